@@ -1,0 +1,178 @@
+//! The flow table: what the kernel remembers of a connection at one endpoint.
+
+use crate::Addr;
+
+/// Who opened the flow, seen from the endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Direction {
+    /// The peer opened it; the endpoint's ingress policy decides.
+    Ingress = 1,
+    /// The endpoint opened it; its egress policy decides.
+    Egress = 2,
+}
+
+/// Key of the flow table. "Local" is the endpoint, "peer" the other side, whoever opened the flow; both hooks of an
+/// endpoint therefore find the same entry. ICMP echo flows carry the identifier as `local_port` and 0 as `peer_port`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FlowKey {
+    /// The endpoint's address.
+    pub local_addr: Addr,
+    /// The other side's address.
+    pub peer_addr: Addr,
+    /// Host-side interface of the endpoint; keeps one endpoint from touching another's flows with a forged address.
+    pub ifindex: u32,
+    /// Host byte order.
+    pub local_port: u16,
+    /// Host byte order.
+    pub peer_port: u16,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// A [`Direction`].
+    pub direction: u8,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+/// What the policy said of a flow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Verdict {
+    /// Every packet passes.
+    Forward = 1,
+    /// Packets with bytes that were not inspected yet go to the engine.
+    Inspect = 2,
+    /// The engine closed the connection; what still comes is answered by the engine or dropped.
+    Closed = 3,
+}
+
+/// Bits of [`FlowState::flags`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlowFlags;
+
+impl FlowFlags {
+    /// The opener's SYN was seen and acknowledged: `base_seq` is valid.
+    pub const BASE_VALID: u16 = 1;
+    /// The other side has answered.
+    pub const REPLIED: u16 = 2;
+    /// A RST was seen, or a FIN from both sides.
+    pub const CLOSING: u16 = 4;
+    /// `bypass` is valid.
+    pub const BYPASS_VALID: u16 = 8;
+    /// `acked_seq` and `reply_next_seq` are valid.
+    pub const REPLY_VALID: u16 = 16;
+    /// Data of the side that was opened to goes to the engine, too.
+    pub const PUNT_REPLIES: u16 = 32;
+    /// A request begins at the end of `bypass`.
+    pub const BOUNDARY_VALID: u16 = 64;
+    /// A request has gone on since `request_ns`; the beginning of its answer is to be copied.
+    pub const EXPECT_ANSWER: u16 = 128;
+    /// The opener has sent a FIN.
+    pub const OPENER_FIN: u16 = 256;
+    /// The side that was opened to has sent a FIN.
+    pub const OTHER_FIN: u16 = 512;
+}
+
+/// Value of the flow table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct FlowState {
+    /// `bpf_ktime_get_ns` of the last packet in either direction.
+    pub last_seen_ns: u64,
+    /// [`crate::Endpoint::epoch`] under which the verdict was given.
+    pub epoch: u32,
+    /// Identity of the peer when the verdict was given.
+    pub peer_identity: u32,
+    /// Rule set of an inspected flow, 0 otherwise.
+    pub rule_set: u32,
+    /// Sequence number of the first data byte of the opener (ISN + 1), once the other side has acknowledged its SYN.
+    pub base_seq: u32,
+    /// Opener's sequence numbers that need no inspection, see [`FlowState::pack_bypass`]. One word, so that a reader on
+    /// another CPU never sees the start of one range with the end of another.
+    pub bypass: u64,
+    /// Highest acknowledgement by the side that was opened to, of bytes that were let through: what it has received for
+    /// good.
+    pub acked_seq: u32,
+    /// One past the highest sequence number that side has sent.
+    pub reply_next_seq: u32,
+    /// Destination MAC of the opener's frames at the endpoint's device.
+    pub mac_destination: [u8; 6],
+    /// Source MAC of the opener's frames at the endpoint's device.
+    pub mac_source: [u8; 6],
+    /// A [`Verdict`].
+    pub verdict: u8,
+    /// Zero.
+    pub pad: u8,
+    /// [`FlowFlags`].
+    pub flags: u16,
+    /// ISN + 1 of the opener's last SYN; becomes `base_seq` when the other side acknowledges exactly this, so that a
+    /// SYN thrown into a live connection moves nothing.
+    pub pending_base_seq: u32,
+    /// One past the highest sequence number of the opener that was let through. What lies beyond cannot have been
+    /// received, whatever the other side acknowledges.
+    pub sent_next_seq: u32,
+    /// `bpf_ktime_get_ns` when the last request went on.
+    pub request_ns: u64,
+}
+
+impl FlowState {
+    /// Sequence numbers `start..end` as the one word of [`FlowState::bypass`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn pack_bypass(start: u32, end: u32) -> u64 {
+        (start as u64) << 32 | end as u64
+    }
+
+    /// `(start, end)` of [`FlowState::bypass`].
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves of the word")]
+    pub const fn unpack_bypass(bypass: u64) -> (u32, u32) {
+        ((bypass >> 32) as u32, bypass as u32)
+    }
+}
+
+/// Bytes of an answer that are copied: `HTTP/1.1 200 OK\r`. No answer of HTTP/1 is shorter.
+pub const ANSWER_HEAD_LEN: usize = 16;
+
+/// The beginning of the first answer to a request that went on: a record of the answers' ring buffer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct Answer {
+    /// `bpf_ktime_get_ns`.
+    pub time_ns: u64,
+    /// From the request's last byte leaving the engine to the answer's first.
+    pub latency_ns: u64,
+    /// Whose.
+    pub key: FlowKey,
+    /// Zero.
+    pub pad: [u8; 4],
+    /// Its first bytes.
+    pub head: [u8; ANSWER_HEAD_LEN],
+}
+
+/// Key of the table of fragmented datagrams whose first fragment was allowed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct FragmentKey {
+    /// IP source.
+    pub source: Addr,
+    /// IP destination.
+    pub destination: Addr,
+    /// Host-side interface of the endpoint.
+    pub ifindex: u32,
+    /// IPv4 or IPv6 fragment identification.
+    pub id: u32,
+    /// IP protocol number.
+    pub protocol: u8,
+    /// A [`crate::Hook`].
+    pub hook: u8,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
+const _: () = assert!(size_of::<FlowKey>() == 44);
+const _: () = assert!(size_of::<FlowState>() == 72);
+const _: () = assert!(size_of::<FragmentKey>() == 44);
+const _: () = assert!(size_of::<Answer>() == 64 + ANSWER_HEAD_LEN);

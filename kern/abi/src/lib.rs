@@ -1,0 +1,104 @@
+//! What kernel and user space agree on: map keys and values, the bytes that ride with a punted frame, verdicts, drop
+//! reasons and counters.
+//!
+//! Rules of this room: `no_std`, `#[repr(C)]` without implicit padding, no `bool`, sizes asserted at compile time.
+//! Any change of a layout or of the meaning of a number raises [`ABI_VERSION`]; an agent that finds pinned maps of
+//! another version replaces them instead of reading them.
+#![no_std]
+#![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
+
+mod counter;
+mod event;
+mod flow;
+mod policy;
+mod punt;
+mod reason;
+
+pub use counter::{COUNTERS_MAX, Counter, drop_counter};
+pub use event::{Event, EventKind};
+pub use flow::{ANSWER_HEAD_LEN, Answer, Direction, FlowFlags, FlowKey, FlowState, FragmentKey, Verdict};
+pub use policy::{
+    DatapathConfig, Endpoint, EndpointFlags, IDENTITY_ANY, IpcacheEntry, IpcacheKey, NameEntry, NameKey,
+    POLICY_PREFIX_ANY_PORT, POLICY_PREFIX_ANY_PROTO, POLICY_PREFIX_FULL, PolicyEntry, PolicyEntryFlags, PolicyKey,
+    PolicyVerdict, WORKERS_MAX,
+};
+pub use punt::{Hook, InjectAction, InjectMeta, PuntMeta, Replies};
+pub use reason::DropReason;
+
+/// Version of every layout and number in this crate; stored in the configuration map.
+pub const ABI_VERSION: u32 = 3;
+
+/// An address as the maps hold it: 16 bytes in network order, IPv4 mapped into `::ffff:0:0/96`.
+pub type Addr = [u8; 16];
+
+/// IPv4 bytes in the mapped form.
+#[must_use]
+pub const fn mapped_v4(v4: [u8; 4]) -> Addr {
+    [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+}
+
+/// Names of the maps and programs in the kernel object; also their file names under the pin directory.
+pub mod names {
+    /// Program on the host side of an endpoint's veth, ingress: packets from the endpoint.
+    pub const TC_FROM_ENDPOINT: &str = "tc_from_endpoint";
+    /// Program on the host side of an endpoint's veth, egress: packets to the endpoint.
+    pub const TC_TO_ENDPOINT: &str = "tc_to_endpoint";
+    /// Program on the near end of a punt pair: frames that the engine gives back.
+    pub const TC_FROM_PUNT: &str = "tc_from_punt";
+    /// Program on the far end of a punt pair: hands frames to the worker's AF_XDP socket.
+    pub const XDP_PUNT: &str = "xdp_punt";
+    /// [`super::DatapathConfig`], one element.
+    pub const CONFIG: &str = "CONFIG";
+    /// Interface index → [`super::Endpoint`].
+    pub const ENDPOINTS: &str = "ENDPOINTS";
+    /// [`super::IpcacheKey`] → [`super::IpcacheEntry`], longest prefix.
+    pub const IPCACHE: &str = "IPCACHE";
+    /// [`super::NameKey`] → [`super::NameEntry`].
+    pub const NAMES: &str = "NAMES";
+    /// [`super::PolicyKey`] → [`super::PolicyEntry`], longest prefix.
+    pub const POLICY: &str = "POLICY";
+    /// [`super::FlowKey`] → [`super::FlowState`], least recently used out first.
+    pub const FLOWS: &str = "FLOWS";
+    /// [`super::FragmentKey`] → 1 for datagrams whose first fragment was allowed.
+    pub const FRAGMENTS: &str = "FRAGMENTS";
+    /// Interface index of a punt pair's far end → worker.
+    pub const PUNT_WORKERS: &str = "PUNT_WORKERS";
+    /// Worker → AF_XDP socket.
+    pub const XSKS: &str = "XSKS";
+    /// Per-CPU counters, indexed by [`super::Counter`] and [`super::drop_counter`].
+    pub const COUNTERS: &str = "COUNTERS";
+    /// Ring buffer of [`super::Event`].
+    pub const EVENTS: &str = "EVENTS";
+    /// Ring buffer of [`crate::Answer`].
+    pub const ANSWERS: &str = "ANSWERS";
+}
+
+#[cfg(feature = "user")]
+mod pod {
+    use super::{
+        DatapathConfig, Endpoint, Event, FlowKey, FlowState, FragmentKey, IpcacheEntry, IpcacheKey, NameEntry, NameKey,
+        PolicyEntry, PolicyKey,
+    };
+
+    macro_rules! pod {
+        ($($t:ty),+ $(,)?) => {$(
+            // SAFETY: `repr(C)`, integers and byte arrays only, no padding (sizes asserted beside each type), so every
+            // bit pattern is a value and every byte is initialised.
+            unsafe impl aya::Pod for $t {}
+        )+};
+    }
+    pod!(
+        DatapathConfig,
+        Endpoint,
+        Event,
+        FlowKey,
+        FlowState,
+        FragmentKey,
+        IpcacheEntry,
+        IpcacheKey,
+        NameEntry,
+        NameKey,
+        PolicyEntry,
+        PolicyKey
+    );
+}

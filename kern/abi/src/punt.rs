@@ -1,0 +1,328 @@
+//! The twelve bytes that ride in place of the MAC addresses between the kernel and the engine.
+//!
+//! Both ways: byte 0 is a locally administered unicast address byte (bit 1 set, bit 0 clear) whose other six bits are
+//! flags, bytes 1–3 are the interface index of the endpoint (and one more flag), the last eight depend on the way.
+
+/// At which hook of an endpoint's device the frame was taken or is put back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Hook {
+    /// TC ingress of the host-side device: the endpoint sent it.
+    FromEndpoint = 0,
+    /// TC egress of the host-side device: it goes to the endpoint.
+    ToEndpoint = 1,
+}
+
+const MAGIC: u8 = 0b10;
+const MAGIC_MASK: u8 = 0b11;
+const IFINDEX_MAX: u32 = 0x007f_ffff;
+/// Highest bit of the three bytes of the interface index.
+const CLEAN: u32 = 0x0080_0000;
+
+/// Kernel → engine: what the engine cannot see in the frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PuntMeta {
+    /// Where the frame was taken.
+    pub hook: Hook,
+    /// Host-side interface of the endpoint, below 2^23.
+    pub ifindex: u32,
+    /// First data sequence number of the opener, if its SYN was seen.
+    pub base_seq: Option<u32>,
+    /// Highest acknowledgement of the side that was opened to, if any was seen.
+    pub acked_seq: Option<u32>,
+    /// The frame acknowledges everything that side has sent: no reply byte is under way.
+    pub reply_idle: bool,
+    /// The flow is already [`crate::Verdict::Closed`].
+    pub closed: bool,
+    /// The frame is of the side that was opened to; it goes on with [`InjectMeta::reverse`] at the opener's hook.
+    pub reply: bool,
+    /// The frame's first byte begins a request, all bytes before it were received, and none from it on was ever let
+    /// through: an engine that knows nothing of the connection may take it up here.
+    pub boundary: bool,
+    /// Whatever was let through of the opener's bytes has been acknowledged.
+    pub clean: bool,
+}
+
+impl PuntMeta {
+    const HOOK: u8 = 1 << 2;
+    const BASE: u8 = 1 << 3;
+    const ACKED: u8 = 1 << 4;
+    const IDLE: u8 = 1 << 5;
+    const CLOSED: u8 = 1 << 6;
+    const REPLY: u8 = 1 << 7;
+
+    /// The twelve bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn encode(&self) -> [u8; 12] {
+        let mut first = MAGIC;
+        if matches!(self.hook, Hook::ToEndpoint) {
+            first |= Self::HOOK;
+        }
+        let mut base = 0;
+        if let Some(seq) = self.base_seq {
+            first |= Self::BASE;
+            base = seq;
+        }
+        let mut acked = 0;
+        if let Some(seq) = self.acked_seq {
+            first |= Self::ACKED;
+            acked = seq;
+        }
+        if self.reply_idle {
+            first |= Self::IDLE;
+        }
+        if self.closed {
+            first |= Self::CLOSED;
+        }
+        if self.reply {
+            first |= Self::REPLY;
+        }
+        // Answers of closed connections are never punted, so the two bits together are free.
+        if self.boundary {
+            first |= Self::CLOSED | Self::REPLY;
+        }
+        let clean = if self.clean { CLEAN } else { 0 };
+        pack(first, self.ifindex & IFINDEX_MAX | clean, base, acked)
+    }
+
+    /// Reads the twelve bytes; `None` if they are not a punt header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn decode(bytes: &[u8; 12]) -> Option<Self> {
+        let Some((first, ifindex, base, acked)) = unpack(bytes) else {
+            return None;
+        };
+        let boundary = first & (Self::CLOSED | Self::REPLY) == Self::CLOSED | Self::REPLY;
+        Some(Self {
+            hook: if first & Self::HOOK != 0 {
+                Hook::ToEndpoint
+            } else {
+                Hook::FromEndpoint
+            },
+            ifindex: ifindex & IFINDEX_MAX,
+            base_seq: if first & Self::BASE != 0 { Some(base) } else { None },
+            acked_seq: if first & Self::ACKED != 0 { Some(acked) } else { None },
+            reply_idle: first & Self::IDLE != 0,
+            closed: first & Self::CLOSED != 0 && !boundary,
+            reply: first & Self::REPLY != 0 && !boundary,
+            boundary,
+            clean: ifindex & CLEAN != 0,
+        })
+    }
+}
+
+/// What the kernel changes in the flow entry when it puts a frame back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum InjectAction {
+    /// Nothing.
+    Keep,
+    /// Bytes in `start..end` (sequence numbers of the opener, less than 2^31 of them) need no inspection.
+    Bypass {
+        /// First sequence number.
+        start: u32,
+        /// One past the last.
+        end: u32,
+        /// A request begins at `end`.
+        boundary: bool,
+    },
+    /// Every further packet passes in the kernel while the endpoint's epoch is `epoch`.
+    Forward {
+        /// [`crate::Endpoint::epoch`] under which the engine decided.
+        epoch: u32,
+    },
+    /// The connection is denied: replies are dropped, the opener's data and FIN come to the engine.
+    Close,
+}
+
+/// What becomes of the data that the side sends that was opened to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Replies {
+    /// As before.
+    Keep = 0,
+    /// It goes to the engine from now on.
+    Punt = 1,
+    /// It passes in the kernel from now on.
+    Pass = 2,
+    /// The beginning of the next is copied; none is held. Otherwise as before.
+    Copy = 3,
+}
+
+/// Engine → kernel: where a frame goes and what to remember.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct InjectMeta {
+    /// Hook at which the flow is inspected; the frame continues from there.
+    pub hook: Hook,
+    /// Host-side interface of the endpoint, below 2^23.
+    pub ifindex: u32,
+    /// The frame goes back to the opener instead of on to the other side.
+    pub reverse: bool,
+    /// Change of the flow entry.
+    pub action: InjectAction,
+    /// Another change of the flow entry.
+    pub replies: Replies,
+}
+
+impl InjectMeta {
+    const HOOK: u8 = 1 << 2;
+    const REVERSE: u8 = 1 << 3;
+    const ACTION_SHIFT: u32 = 4;
+    const REPLIES_SHIFT: u32 = 6;
+    const BOUNDARY: u32 = 1 << 31;
+
+    /// The twelve bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn encode(&self) -> [u8; 12] {
+        let (action, first_word, second_word) = match self.action {
+            InjectAction::Keep => (0, 0, 0),
+            InjectAction::Bypass { start, end, boundary } => {
+                let len = end.wrapping_sub(start) & !Self::BOUNDARY;
+                (1, start, if boundary { len | Self::BOUNDARY } else { len })
+            }
+            InjectAction::Forward { epoch } => (2, epoch, 0),
+            InjectAction::Close => (3, 0, 0),
+        };
+        let mut first = MAGIC | action << Self::ACTION_SHIFT | (self.replies as u8) << Self::REPLIES_SHIFT;
+        if matches!(self.hook, Hook::ToEndpoint) {
+            first |= Self::HOOK;
+        }
+        if self.reverse {
+            first |= Self::REVERSE;
+        }
+        pack(first, self.ifindex & IFINDEX_MAX, first_word, second_word)
+    }
+
+    /// Reads the twelve bytes; `None` if they are not a punt header.
+    #[inline(always)]
+    #[must_use]
+    pub const fn decode(bytes: &[u8; 12]) -> Option<Self> {
+        let Some((first, ifindex, first_word, second_word)) = unpack(bytes) else {
+            return None;
+        };
+        let action = match first >> Self::ACTION_SHIFT & 0b11 {
+            0 => InjectAction::Keep,
+            1 => InjectAction::Bypass {
+                start: first_word,
+                end: first_word.wrapping_add(second_word & !Self::BOUNDARY),
+                boundary: second_word & Self::BOUNDARY != 0,
+            },
+            2 => InjectAction::Forward { epoch: first_word },
+            _ => InjectAction::Close,
+        };
+        let replies = match first >> Self::REPLIES_SHIFT {
+            0 => Replies::Keep,
+            1 => Replies::Punt,
+            2 => Replies::Pass,
+            _ => Replies::Copy,
+        };
+        Some(Self {
+            hook: if first & Self::HOOK != 0 {
+                Hook::ToEndpoint
+            } else {
+                Hook::FromEndpoint
+            },
+            ifindex,
+            reverse: first & Self::REVERSE != 0,
+            action,
+            replies,
+        })
+    }
+}
+
+#[inline(always)]
+const fn pack(first: u8, ifindex: u32, a: u32, b: u32) -> [u8; 12] {
+    let i = ifindex.to_be_bytes();
+    let a = a.to_be_bytes();
+    let b = b.to_be_bytes();
+    [first, i[1], i[2], i[3], a[0], a[1], a[2], a[3], b[0], b[1], b[2], b[3]]
+}
+
+#[inline(always)]
+const fn unpack(m: &[u8; 12]) -> Option<(u8, u32, u32, u32)> {
+    if m[0] & MAGIC_MASK != MAGIC {
+        return None;
+    }
+    Some((
+        m[0],
+        u32::from_be_bytes([0, m[1], m[2], m[3]]),
+        u32::from_be_bytes([m[4], m[5], m[6], m[7]]),
+        u32::from_be_bytes([m[8], m[9], m[10], m[11]]),
+    ))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Hook, InjectAction, InjectMeta, PuntMeta, Replies};
+
+    #[test]
+    fn punt_meta_survives_the_wire() {
+        for hook in [Hook::FromEndpoint, Hook::ToEndpoint] {
+            for base_seq in [None, Some(0), Some(u32::MAX)] {
+                for acked_seq in [None, Some(7)] {
+                    for (reply_idle, closed, reply, boundary) in [
+                        (false, false, true, false),
+                        (true, false, false, false),
+                        (false, true, false, false),
+                        (true, false, false, true),
+                    ] {
+                        let meta = PuntMeta {
+                            hook,
+                            ifindex: 0x002b_cdef,
+                            base_seq,
+                            acked_seq,
+                            reply_idle,
+                            closed,
+                            reply,
+                            boundary,
+                            clean: closed || boundary,
+                        };
+                        assert_eq!(PuntMeta::decode(&meta.encode()), Some(meta));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn inject_meta_survives_the_wire() {
+        let actions = [
+            InjectAction::Keep,
+            InjectAction::Bypass {
+                start: u32::MAX - 5,
+                end: 1 << 30,
+                boundary: true,
+            },
+            InjectAction::Bypass {
+                start: 7,
+                end: 7,
+                boundary: false,
+            },
+            InjectAction::Forward { epoch: 9 },
+            InjectAction::Close,
+        ];
+        for hook in [Hook::FromEndpoint, Hook::ToEndpoint] {
+            for reverse in [false, true] {
+                for action in actions {
+                    for replies in [Replies::Keep, Replies::Punt, Replies::Pass, Replies::Copy] {
+                        let meta = InjectMeta {
+                            hook,
+                            ifindex: 77,
+                            reverse,
+                            action,
+                            replies,
+                        };
+                        assert_eq!(InjectMeta::decode(&meta.encode()), Some(meta));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_with_ordinary_mac_addresses_is_refused() {
+        assert_eq!(PuntMeta::decode(&[0xff; 12]), None);
+        assert_eq!(InjectMeta::decode(&[0x00; 12]), None);
+    }
+}

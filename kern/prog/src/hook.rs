@@ -1,0 +1,425 @@
+//! The function that decides a packet at an endpoint's device, and the flow table behind it.
+//!
+//! Tiers, cheapest first; the first that applies is the answer:
+//! 1. back from the engine (mark) or nothing enforced here: pass;
+//! 2. not IP, fragment, ICMP: rules of their own;
+//! 3. a flow that this side opened, decided under the endpoint's present epoch: obey;
+//! 4. a flow that the other side opened: this is a reply, pass;
+//! 5. a new flow, or one decided under an older epoch: ask the policy, remember.
+
+use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
+use seventh_abi::{
+    Counter, DatapathConfig, Direction, DropReason, Endpoint, FlowFlags, FlowKey, FlowState, FragmentKey, Hook, Verdict,
+};
+
+use crate::{
+    answer,
+    counters::{PASS, count, drop_packet, pass, report_flow, shot},
+    icmp, inspect,
+    maps::{CONFIG, ENDPOINTS, FLOWS, FRAGMENTS, SCRATCH, Scratch},
+    packet::{
+        FRAGMENT_FIRST, FRAGMENT_LATER, Frame, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Packet, TCP_ACK, TCP_SYN,
+        parse,
+    },
+};
+
+/// Everything a decision reads, gathered once.
+pub struct Scene<'a> {
+    pub ctx: &'a TcContext,
+    pub config: &'a DatapathConfig,
+    pub endpoint: &'a Endpoint,
+    pub scratch: &'a mut Scratch,
+    pub hook: Hook,
+    pub ifindex: u32,
+    pub now_ns: u64,
+}
+
+/// Decides one packet. Returns a TC action.
+#[inline(always)]
+pub fn classify(ctx: &TcContext, hook: Hook) -> i32 {
+    let Some(config) = CONFIG.get(0) else {
+        return shot(DropReason::NoConfiguration);
+    };
+    if take_mark(ctx, config.mark) {
+        return pass(Counter::Reinjected);
+    }
+    // SAFETY: reads a field of the context that the kernel passed in.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    // SAFETY: the element is plain data; the agent replaces it as a whole.
+    let Some(endpoint) = (unsafe { ENDPOINTS.get(&ifindex) }) else {
+        return shot(DropReason::NoConfiguration);
+    };
+    if endpoint.flags == 0 && matches!(hook, Hook::ToEndpoint) {
+        return pass(Counter::Unmanaged);
+    }
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return shot(DropReason::NoConfiguration);
+    };
+    // SAFETY: this CPU's element, used by nobody else while the program runs; any bytes are a valid `Scratch`.
+    let scratch = unsafe { &mut *scratch };
+    // SAFETY: the helper has no preconditions.
+    let now_ns = unsafe { bpf_ktime_get_ns() };
+    let mut scene = Scene {
+        ctx,
+        config,
+        endpoint,
+        scratch,
+        hook,
+        ifindex,
+        now_ns,
+    };
+    let frame = parse(ctx, &mut scene.scratch.packet);
+    if endpoint.flags == 0 {
+        return unmanaged(&mut scene);
+    }
+    match frame {
+        Frame::Ip => classify_ip(&mut scene),
+        Frame::Arp => pass(Counter::Unmanaged),
+        Frame::Drop(reason) => drop_packet(&scene, 0, reason as u8),
+    }
+}
+
+/// No policy speaks of what this endpoint sends. But policies of others go by its address, so it must be its own.
+/// Link-local and unspecified addresses are nobody's identity.
+#[inline(always)]
+fn unmanaged(scene: &mut Scene<'_>) -> i32 {
+    let packet = &scene.scratch.packet;
+    let [first, second, ..] = packet.source;
+    let link_local = packet.ip_version == 6 && first == 0xfe && second & 0xc0 == 0x80;
+    if packet.ip_version == 0 || link_local || is_unspecified(packet) || owns_source(scene) {
+        return pass(Counter::Unmanaged);
+    }
+    drop_packet(scene, 0, DropReason::InvalidSourceIp as u8)
+}
+
+#[inline(always)]
+fn is_unspecified(packet: &Packet) -> bool {
+    let source = u128::from_be_bytes(packet.source);
+    source == 0 || (packet.ip_version == 4 && source == 0xffff_0000_0000)
+}
+
+/// True for a frame that the engine gave back; its mark is taken off again.
+#[inline(always)]
+fn take_mark(ctx: &TcContext, bits: u32) -> bool {
+    // SAFETY: reads a field of the context that the kernel passed in.
+    let mark = unsafe { (*ctx.skb.skb).mark };
+    if bits == 0 || mark & bits != bits {
+        return false;
+    }
+    ctx.set_mark(mark & !bits);
+    true
+}
+
+#[inline(always)]
+fn classify_ip(scene: &mut Scene<'_>) -> i32 {
+    let fragment = scene.scratch.packet.fragment;
+    if fragment == FRAGMENT_LATER {
+        return later_fragment(scene);
+    }
+    let action = match scene.scratch.packet.protocol {
+        PROTOCOL_ICMP | PROTOCOL_ICMPV6 => icmp::classify(scene),
+        _ => {
+            set_flow_key(scene);
+            classify_flow(scene)
+        }
+    };
+    if fragment == FRAGMENT_FIRST && action == PASS {
+        remember_fragment(scene);
+    }
+    action
+}
+
+/// Key of the flow as if this packet's sender had opened it.
+#[inline(always)]
+fn set_flow_key(scene: &mut Scene<'_>) {
+    let packet = &scene.scratch.packet;
+    let key = &mut scene.scratch.key;
+    match scene.hook {
+        Hook::FromEndpoint => {
+            key.local_addr = packet.source;
+            key.peer_addr = packet.destination;
+            key.local_port = packet.source_port;
+            key.peer_port = packet.destination_port;
+        }
+        Hook::ToEndpoint => {
+            key.local_addr = packet.destination;
+            key.peer_addr = packet.source;
+            key.local_port = packet.destination_port;
+            key.peer_port = packet.source_port;
+        }
+    }
+    key.direction = own_direction(scene.hook);
+    key.ifindex = scene.ifindex;
+    key.protocol = packet.protocol;
+    key.pad = [0; 2];
+}
+
+/// Direction of flows that the sender of a packet at this hook opens.
+#[inline(always)]
+pub fn own_direction(hook: Hook) -> u8 {
+    match hook {
+        Hook::FromEndpoint => Direction::Egress as u8,
+        Hook::ToEndpoint => Direction::Ingress as u8,
+    }
+}
+
+/// The direction of flows that the other side of `direction` opened.
+#[inline(always)]
+pub fn opposite(direction: u8) -> u8 {
+    if direction == Direction::Egress as u8 {
+        Direction::Ingress as u8
+    } else {
+        Direction::Egress as u8
+    }
+}
+
+/// Tiers 3 to 5 for anything that has flows (TCP, UDP, other transports, ICMP echo), by `scratch.key`.
+#[inline(always)]
+pub fn classify_flow(scene: &mut Scene<'_>) -> i32 {
+    if let Some(flow) = live_flow(scene.config, &scene.scratch.key, scene.now_ns) {
+        return forward_packet(scene, flow);
+    }
+    let packet = &scene.scratch.packet;
+    let opens = packet.protocol == PROTOCOL_TCP && packet.tcp_flags & (TCP_SYN | TCP_ACK) == TCP_SYN;
+    if !opens {
+        scene.scratch.other_key = scene.scratch.key;
+        scene.scratch.other_key.direction = opposite(scene.scratch.key.direction);
+        if let Some(flow) = live_flow(scene.config, &scene.scratch.other_key, scene.now_ns) {
+            return reply_packet(scene, flow);
+        }
+    }
+    new_flow(scene, opens)
+}
+
+/// The entry of this key, unless it has been idle for too long.
+#[inline(always)]
+pub fn live_flow(config: &DatapathConfig, key: &FlowKey, now_ns: u64) -> Option<&'static mut FlowState> {
+    let flow = FLOWS.get_ptr_mut(key)?;
+    // SAFETY: the map gave a pointer to its element; entries are plain data and stay allocated while the program runs.
+    let flow = unsafe { &mut *flow };
+    let limit_ns = if key.protocol != PROTOCOL_TCP {
+        config.other_idle_ns
+    } else if flow.flags & FlowFlags::CLOSING != 0 || flow.flags & FlowFlags::REPLIED == 0 {
+        config.tcp_closing_ns
+    } else {
+        config.tcp_idle_ns
+    };
+    if now_ns > flow.last_seen_ns && now_ns - flow.last_seen_ns > limit_ns {
+        return None;
+    }
+    Some(flow)
+}
+
+/// Tier 3: a packet of the side that opened the flow.
+#[inline(always)]
+fn forward_packet(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
+    let packet = &scene.scratch.packet;
+    if packet.protocol == PROTOCOL_TCP {
+        if packet.tcp_flags & TCP_SYN != 0 {
+            if inspect::reuses_numbers(packet, flow) {
+                return drop_packet(scene, flow.peer_identity, DropReason::SequenceReused as u8);
+            }
+            flow.pending_base_seq = packet.sequence.wrapping_add(1);
+        }
+        inspect::track_end(packet.tcp_flags, FlowFlags::OPENER_FIN, flow);
+    }
+    flow.last_seen_ns = scene.now_ns;
+    if flow.epoch != scene.endpoint.epoch {
+        scene.scratch.question.decide_again(scene.endpoint, &scene.scratch.key);
+        if !decided_again(scene, flow) {
+            return drop_denied(scene);
+        }
+    }
+    if flow.verdict == Verdict::Forward as u8 {
+        return pass(Counter::Forwarded);
+    }
+    inspect::forward(scene, flow)
+}
+
+/// Tier 4: a packet of the side that was opened to.
+#[inline(always)]
+fn reply_packet(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
+    flow.last_seen_ns = scene.now_ns;
+    if flow.epoch != scene.endpoint.epoch {
+        scene
+            .scratch
+            .question
+            .decide_again(scene.endpoint, &scene.scratch.other_key);
+        if !decided_again(scene, flow) {
+            return drop_denied(scene);
+        }
+    }
+    if scene.scratch.packet.protocol == PROTOCOL_TCP {
+        if flow.flags & FlowFlags::EXPECT_ANSWER != 0 {
+            answer::copy(scene, flow);
+        }
+        inspect::track_reply(&scene.scratch.packet, flow);
+        if flow.verdict == Verdict::Closed as u8 {
+            return drop_packet(scene, flow.peer_identity, DropReason::DeniedConnection as u8);
+        }
+    }
+    flow.flags |= FlowFlags::REPLIED;
+    if flow.flags & FlowFlags::PUNT_REPLIES != 0 && flow.verdict == Verdict::Inspect as u8 {
+        return inspect::reply(scene, flow);
+    }
+    pass(Counter::ForwardedReply)
+}
+
+/// The policy has changed since the flow was decided, and `scratch.question` holds what it says now. False if denied.
+#[inline(always)]
+fn decided_again(scene: &Scene<'_>, flow: &mut FlowState) -> bool {
+    let answer = &scene.scratch.question;
+    if answer.verdict == 0 {
+        return false;
+    }
+    count(Counter::FlowRedecided as u32);
+    flow.peer_identity = answer.peer_identity;
+    flow.rule_set = answer.rule_set;
+    flow.flags |= answer.flow_flags;
+    if flow.verdict != answer.verdict {
+        // What has passed, or will, without being read, is no stream with a known beginning. What lies in the other
+        // side's buffers out of order is not known either.
+        flow.flags &= !(FlowFlags::BASE_VALID | FlowFlags::BYPASS_VALID | FlowFlags::BOUNDARY_VALID);
+    }
+    // A connection that the engine closed stays closed: the other side has been reset.
+    if flow.verdict != Verdict::Closed as u8 {
+        flow.verdict = answer.verdict;
+    }
+    flow.epoch = scene.endpoint.epoch;
+    true
+}
+
+/// Drops for what `scratch.question` answered.
+#[inline(always)]
+pub fn drop_denied(scene: &Scene<'_>) -> i32 {
+    let answer = &scene.scratch.question;
+    drop_packet(scene, answer.peer_identity, answer.reason)
+}
+
+/// Tier 5: nobody knows this flow. `opens` is set for a packet that begins a connection.
+#[inline(always)]
+fn new_flow(scene: &mut Scene<'_>, opens: bool) -> i32 {
+    if !owns_source(scene) {
+        return drop_packet(scene, 0, DropReason::InvalidSourceIp as u8);
+    }
+    scene.scratch.question.decide(scene.endpoint, &scene.scratch.key);
+    if scene.scratch.question.verdict == 0 {
+        return drop_denied(scene);
+    }
+    if !opens && scene.scratch.question.verdict == Verdict::Forward as u8 && is_perhaps_a_reply(scene) {
+        return drop_packet(
+            scene,
+            scene.scratch.question.peer_identity,
+            DropReason::UnknownConnection as u8,
+        );
+    }
+    fill_new_flow(scene);
+    let peer_identity = scene.scratch.question.peer_identity;
+    if FLOWS.insert(&scene.scratch.key, &scene.scratch.new_flow, 0).is_err() {
+        return drop_packet(scene, peer_identity, DropReason::FlowTableFull as u8);
+    }
+    count(Counter::FlowCreated as u32);
+    if scene.scratch.question.verdict == Verdict::Forward as u8 {
+        report_flow(scene, peer_identity, Verdict::Forward);
+        return pass(Counter::Forwarded);
+    }
+    report_flow(scene, peer_identity, Verdict::Inspect);
+    match FLOWS.get_ptr_mut(&scene.scratch.key) {
+        // SAFETY: as in `live_flow`.
+        Some(flow) => inspect::forward(scene, unsafe { &mut *flow }),
+        None => drop_packet(scene, peer_identity, DropReason::FlowTableFull as u8),
+    }
+}
+
+/// First port that systems give to clients by themselves.
+const EPHEMERAL_FIRST: u16 = 32_768;
+
+/// This packet may pass if its sender opened the conversation, but perhaps it answers one that the other side opened and
+/// whose entry is gone: it must not open the way for that one, which may be denied, or inspected. An inspected one is
+/// always refused; a denied one only where the ports do not tell who is the client. Leaves `scratch.question` as it was.
+#[inline(always)]
+fn is_perhaps_a_reply(scene: &mut Scene<'_>) -> bool {
+    let protocol = scene.scratch.packet.protocol;
+    if protocol == PROTOCOL_ICMP || protocol == PROTOCOL_ICMPV6 {
+        return false;
+    }
+    let Scratch {
+        packet,
+        other_key,
+        question,
+        ..
+    } = &mut *scene.scratch;
+    question.decide(scene.endpoint, other_key);
+    let denied = question.verdict == 0;
+    let inspected = question.verdict == Verdict::Inspect as u8;
+    question.verdict = Verdict::Forward as u8;
+    question.reason = 0;
+    question.rule_set = 0;
+    question.flow_flags = 0;
+    let from_client = packet.source_port >= EPHEMERAL_FIRST && packet.destination_port < EPHEMERAL_FIRST;
+    inspected || (denied && protocol == PROTOCOL_TCP && !from_client)
+}
+
+#[inline(always)]
+fn fill_new_flow(scene: &mut Scene<'_>) {
+    let Scratch {
+        packet,
+        question,
+        new_flow,
+        ..
+    } = &mut *scene.scratch;
+    new_flow.last_seen_ns = scene.now_ns;
+    new_flow.epoch = scene.endpoint.epoch;
+    new_flow.peer_identity = question.peer_identity;
+    new_flow.rule_set = question.rule_set;
+    new_flow.base_seq = 0;
+    new_flow.bypass = 0;
+    new_flow.acked_seq = 0;
+    new_flow.reply_next_seq = 0;
+    new_flow.mac_destination = [0; 6];
+    new_flow.mac_source = [0; 6];
+    new_flow.verdict = question.verdict;
+    new_flow.flags = question.flow_flags;
+    new_flow.pad = 0;
+    new_flow.pending_base_seq = packet.sequence.wrapping_add(1);
+    new_flow.sent_next_seq = 0;
+    new_flow.request_ns = 0;
+}
+
+/// An endpoint may only speak for addresses that the ipcache knows as its own.
+#[inline(always)]
+pub fn owns_source(scene: &mut Scene<'_>) -> bool {
+    match scene.hook {
+        Hook::FromEndpoint => scene.scratch.question.owner(&scene.scratch.packet.source) == scene.ifindex,
+        Hook::ToEndpoint => true,
+    }
+}
+
+#[inline(always)]
+fn fragment_key(scene: &Scene<'_>) -> FragmentKey {
+    let packet = &scene.scratch.packet;
+    FragmentKey {
+        source: packet.source,
+        destination: packet.destination,
+        ifindex: scene.ifindex,
+        id: packet.fragment_id,
+        protocol: packet.protocol,
+        hook: scene.hook as u8,
+        pad: [0; 2],
+    }
+}
+
+#[inline(never)]
+fn later_fragment(scene: &Scene<'_>) -> i32 {
+    if FRAGMENTS.get_ptr(&fragment_key(scene)).is_some() {
+        return pass(Counter::Forwarded);
+    }
+    drop_packet(scene, 0, DropReason::FragmentNotFound as u8)
+}
+
+/// The rest of this datagram may pass. The table forgets the oldest datagrams by itself; if it takes no entry the rest
+/// is dropped, which is the safe side.
+#[inline(never)]
+fn remember_fragment(scene: &Scene<'_>) {
+    let _ = FRAGMENTS.insert(&fragment_key(scene), &1, 0);
+}

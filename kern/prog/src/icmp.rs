@@ -1,0 +1,211 @@
+//! ICMP and ICMPv6: echo has flows, errors belong to the flow they speak of, the rest is judged by its type.
+
+use seventh_abi::{Addr, Counter, Direction, DropReason, Hook, Verdict, mapped_v4};
+
+use crate::{
+    counters::{drop_packet, pass},
+    hook::{Scene, classify_flow, drop_denied, live_flow, opposite, own_direction, owns_source},
+    maps::Scratch,
+    packet::{PROTOCOL_ICMP, PROTOCOL_ICMPV6, read},
+};
+
+/// Echo request and reply, and the errors, by version (RFC 792, RFC 4443).
+const V4_ECHO_REPLY: u16 = 0;
+const V4_UNREACHABLE: u16 = 3;
+const V4_ECHO_REQUEST: u16 = 8;
+const V4_TIME_EXCEEDED: u16 = 11;
+const V4_PARAMETER_PROBLEM: u16 = 12;
+const V6_ERROR_LAST: u16 = 4;
+const V6_ECHO_REQUEST: u16 = 128;
+const V6_ECHO_REPLY: u16 = 129;
+
+/// Decides an ICMP packet that is not a later fragment.
+#[inline(always)]
+pub fn classify(scene: &mut Scene<'_>) -> i32 {
+    let kind = scene.scratch.packet.source_port;
+    let v4 = scene.scratch.packet.protocol == PROTOCOL_ICMP;
+    if !v4 && is_neighbour_discovery(kind, scene.scratch.packet.hop_limit) {
+        return pass(Counter::Unmanaged);
+    }
+    if (v4 && kind == V4_ECHO_REQUEST) || (!v4 && kind == V6_ECHO_REQUEST) {
+        set_echo_key(scene, own_direction(scene.hook));
+        return classify_flow(scene);
+    }
+    if (v4 && kind == V4_ECHO_REPLY) || (!v4 && kind == V6_ECHO_REPLY) {
+        set_echo_key(scene, opposite(own_direction(scene.hook)));
+        return echo_reply(scene);
+    }
+    let is_error = if v4 {
+        matches!(kind, V4_UNREACHABLE | V4_TIME_EXCEEDED | V4_PARAMETER_PROBLEM)
+    } else {
+        (1..=V6_ERROR_LAST).contains(&kind)
+    };
+    if is_error && speaks_of_allowed_flow(scene) {
+        return pass(Counter::ForwardedReply);
+    }
+    by_type(scene)
+}
+
+/// Router and neighbour solicitation and advertisement (RFC 4861: hop limit 255, so never forwarded) and multicast
+/// listener messages (RFC 3810); without them IPv6 does not work at all. Redirect (137) is left to the policy.
+#[inline(always)]
+fn is_neighbour_discovery(kind: u16, hop_limit: u8) -> bool {
+    ((133..=136).contains(&kind) && hop_limit == 255) || (130..=132).contains(&kind) || kind == 143
+}
+
+#[inline(always)]
+fn set_echo_key(scene: &mut Scene<'_>, direction: u8) {
+    let packet = &scene.scratch.packet;
+    let key = &mut scene.scratch.key;
+    match scene.hook {
+        Hook::FromEndpoint => {
+            key.local_addr = packet.source;
+            key.peer_addr = packet.destination;
+        }
+        Hook::ToEndpoint => {
+            key.local_addr = packet.destination;
+            key.peer_addr = packet.source;
+        }
+    }
+    key.local_port = packet.echo_id;
+    key.peer_port = 0;
+    key.ifindex = scene.ifindex;
+    key.protocol = packet.protocol;
+    key.direction = direction;
+    key.pad = [0; 2];
+}
+
+#[inline(always)]
+fn echo_reply(scene: &mut Scene<'_>) -> i32 {
+    match live_flow(scene.config, &scene.scratch.key, scene.now_ns) {
+        Some(flow) if flow.epoch == scene.endpoint.epoch => {
+            flow.last_seen_ns = scene.now_ns;
+            pass(Counter::ForwardedReply)
+        }
+        _ => by_type(scene),
+    }
+}
+
+/// No flow: the policy decides each packet by its type.
+#[inline(always)]
+fn by_type(scene: &mut Scene<'_>) -> i32 {
+    if !owns_source(scene) {
+        return drop_packet(scene, 0, DropReason::InvalidSourceIp as u8);
+    }
+    let direction = own_direction(scene.hook);
+    let Scratch { packet, question, .. } = &mut *scene.scratch;
+    let peer = match scene.hook {
+        Hook::FromEndpoint => &packet.destination,
+        Hook::ToEndpoint => &packet.source,
+    };
+    question.decide_port(scene.endpoint, peer, direction, packet.protocol, packet.source_port);
+    if question.verdict == Verdict::Forward as u8 {
+        return pass(Counter::Forwarded);
+    }
+    if question.verdict != 0 {
+        question.reason = DropReason::PolicyDenied as u8;
+    }
+    drop_denied(scene)
+}
+
+/// An error quotes the packet it is about. It passes if that packet belongs to a flow that is allowed, whoever opened
+/// it, and if it names the endpoint where the error itself does.
+#[inline(always)]
+fn speaks_of_allowed_flow(scene: &mut Scene<'_>) -> bool {
+    if set_quoted_key(scene).is_none() {
+        return false;
+    }
+    let Scratch { packet, other_key, .. } = &mut *scene.scratch;
+    let own_address = match scene.hook {
+        Hook::FromEndpoint => &packet.source,
+        Hook::ToEndpoint => &packet.destination,
+    };
+    if other_key.local_addr != *own_address {
+        return false;
+    }
+    other_key.direction = Direction::Egress as u8;
+    if flow_is_allowed(scene) {
+        return true;
+    }
+    scene.scratch.other_key.direction = Direction::Ingress as u8;
+    flow_is_allowed(scene)
+}
+
+#[inline(always)]
+fn flow_is_allowed(scene: &Scene<'_>) -> bool {
+    match live_flow(scene.config, &scene.scratch.other_key, scene.now_ns) {
+        Some(flow) => flow.verdict != Verdict::Closed as u8 && flow.epoch == scene.endpoint.epoch,
+        None => false,
+    }
+}
+
+/// Key of the quoted packet's flow, but for its direction, into `scratch.other_key`. A function of its own for its stack:
+/// Linux 6.1 rounds each frame up to 32 bytes, and those of the longest chain of calls together must stay within 512.
+#[inline(never)]
+fn set_quoted_key(scene: &mut Scene<'_>) -> Option<()> {
+    // Six extension headers of at most 2 KiB lie before it; the verifier wants to see a bound.
+    let offset = (scene.scratch.packet.l4_offset & 0x3fff) as usize + 8;
+    let (source, destination, protocol, l4_offset) = if scene.scratch.packet.protocol == PROTOCOL_ICMP {
+        quoted_ipv4(scene, offset)?
+    } else {
+        quoted_ipv6(scene, offset)?
+    };
+    let ports: [u8; 8] = read(scene.ctx, l4_offset)?;
+    let is_echo = protocol == PROTOCOL_ICMP || protocol == PROTOCOL_ICMPV6;
+    let (source_port, destination_port) = if is_echo {
+        let id = u16::from_be_bytes([ports[4], ports[5]]);
+        (id, id)
+    } else {
+        (
+            u16::from_be_bytes([ports[0], ports[1]]),
+            u16::from_be_bytes([ports[2], ports[3]]),
+        )
+    };
+    let key = &mut scene.scratch.other_key;
+    // An error that goes to the endpoint quotes what the endpoint sent, and the other way round.
+    match scene.hook {
+        Hook::ToEndpoint => {
+            key.local_addr = source;
+            key.peer_addr = destination;
+            key.local_port = source_port;
+            key.peer_port = destination_port;
+        }
+        Hook::FromEndpoint => {
+            key.local_addr = destination;
+            key.peer_addr = source;
+            key.local_port = destination_port;
+            key.peer_port = source_port;
+        }
+    }
+    if is_echo {
+        key.peer_port = 0;
+    }
+    key.ifindex = scene.ifindex;
+    key.protocol = protocol;
+    key.pad = [0; 2];
+    Some(())
+}
+
+#[inline(always)]
+fn quoted_ipv4(scene: &Scene<'_>, offset: usize) -> Option<(Addr, Addr, u8, usize)> {
+    let header: [u8; 20] = read(scene.ctx, offset)?;
+    let header_length = ((header[0] & 0xf) as usize) << 2;
+    if header[0] >> 4 != 4 || header_length < 20 {
+        return None;
+    }
+    let source = mapped_v4([header[12], header[13], header[14], header[15]]);
+    let destination = mapped_v4([header[16], header[17], header[18], header[19]]);
+    Some((source, destination, header[9], offset + header_length))
+}
+
+/// Only a packet without extension headers is followed.
+#[inline(always)]
+fn quoted_ipv6(scene: &Scene<'_>, offset: usize) -> Option<(Addr, Addr, u8, usize)> {
+    let head: [u8; 8] = read(scene.ctx, offset)?;
+    if head[0] >> 4 != 6 {
+        return None;
+    }
+    let source: Addr = read(scene.ctx, offset + 8)?;
+    let destination: Addr = read(scene.ctx, offset + 24)?;
+    Some((source, destination, head[6], offset + 40))
+}

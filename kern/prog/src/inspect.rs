@@ -1,0 +1,166 @@
+//! Flows under an L7 rule: what may pass in the kernel because there is nothing in it left to read, and what goes to
+//! the engine.
+
+use seventh_abi::{Counter, DropReason, FlowFlags, FlowState, Verdict};
+
+use crate::{
+    counters::{drop_packet, pass},
+    hook::Scene,
+    packet::{FRAGMENT_NONE, PROTOCOL_TCP, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG},
+    punt,
+};
+
+/// `a` comes after `b` on the circle of sequence numbers (RFC 9293 section 3.4).
+#[inline(always)]
+fn after(a: u32, b: u32) -> bool {
+    (a.wrapping_sub(b) as i32) > 0
+}
+
+/// A packet of the side that opened an inspected flow.
+#[inline(always)]
+pub fn forward(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
+    let packet = &scene.scratch.packet;
+    if packet.fragment != FRAGMENT_NONE {
+        return refuse(scene, flow, DropReason::FragmentOfInspectedFlow);
+    }
+    if packet.protocol != PROTOCOL_TCP {
+        return punt::to_engine(scene, flow, false);
+    }
+    let has_data = packet.payload_length > 0;
+    if packet.tcp_flags & TCP_SYN != 0 {
+        return if has_data {
+            refuse(scene, flow, DropReason::SynWithData)
+        } else {
+            pass(Counter::Bypassed)
+        };
+    }
+    if flow.verdict == Verdict::Closed as u8 {
+        // The engine answers repeated data and the opener's FIN; bare acknowledgements have nobody to go to.
+        if has_data || packet.tcp_flags & TCP_FIN != 0 {
+            return punt::to_engine(scene, flow, false);
+        }
+        return refuse(scene, flow, DropReason::DeniedConnection);
+    }
+    if !has_data || needs_no_inspection(packet, flow) {
+        note_sent(packet, flow);
+        return pass(Counter::Bypassed);
+    }
+    punt::to_engine(scene, flow, false)
+}
+
+/// A packet of the other side, on a flow whose answers are read: DNS, or a connection that may leave HTTP.
+#[inline(always)]
+pub fn reply(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
+    let packet = &scene.scratch.packet;
+    if packet.fragment != FRAGMENT_NONE {
+        return refuse(scene, flow, DropReason::FragmentOfInspectedFlow);
+    }
+    if packet.protocol == PROTOCOL_TCP && packet.payload_length == 0 {
+        return pass(Counter::Bypassed);
+    }
+    punt::to_engine(scene, flow, true)
+}
+
+/// The opener's bytes of this packet go to the other side. A packet without any moves nothing, whatever number it
+/// claims: else a row of bare FINs could open the way for bytes that nobody has read.
+#[inline(always)]
+pub fn note_sent(packet: &Packet, flow: &mut FlowState) {
+    let end = packet.sequence.wrapping_add(packet.payload_length);
+    if packet.payload_length > 0 && after(end, flow.sent_next_seq) {
+        flow.sent_next_seq = end;
+    }
+}
+
+/// Bytes that lie in a range the engine gave free. That the other side has acknowledged bytes is no reason: somebody else
+/// may have said so in its name.
+#[inline(always)]
+fn needs_no_inspection(packet: &Packet, flow: &FlowState) -> bool {
+    const NEEDED: u16 = FlowFlags::BASE_VALID | FlowFlags::BYPASS_VALID;
+    if packet.tcp_flags & TCP_URG != 0 || flow.flags & NEEDED != NEEDED {
+        return false;
+    }
+    let start = packet.sequence;
+    let end = start.wrapping_add(packet.payload_length);
+    let (bypass_start, bypass_end) = FlowState::unpack_bypass(flow.bypass);
+    !after(bypass_start, start) && !after(end, bypass_end)
+}
+
+#[inline(always)]
+fn refuse(scene: &Scene<'_>, flow: &FlowState, reason: DropReason) -> i32 {
+    drop_packet(scene, flow.peer_identity, reason as u8)
+}
+
+/// A SYN with the sequence number of the connection that the entry is about. Sent again it is harmless before anything
+/// else has gone on; later it would give another connection's bytes the numbers of bytes that were read.
+#[inline(always)]
+pub fn reuses_numbers(packet: &Packet, flow: &FlowState) -> bool {
+    flow.flags & FlowFlags::BASE_VALID != 0
+        && packet.sequence.wrapping_add(1) == flow.base_seq
+        && (flow.sent_next_seq != flow.base_seq || flow.acked_seq != flow.base_seq)
+}
+
+/// Notices a RST, or a FIN of the side whose flag this is. With a FIN of one side alone a connection may live on.
+#[inline(always)]
+pub fn track_end(tcp_flags: u8, own_fin: u16, flow: &mut FlowState) {
+    const BOTH: u16 = FlowFlags::OPENER_FIN | FlowFlags::OTHER_FIN;
+    if tcp_flags & TCP_FIN != 0 {
+        flow.flags |= own_fin;
+    }
+    if tcp_flags & TCP_RST != 0 || flow.flags & BOTH == BOTH {
+        flow.flags |= FlowFlags::CLOSING;
+    }
+}
+
+/// Follows what the side that was opened to acknowledges and sends.
+#[inline(always)]
+pub fn track_reply(packet: &Packet, flow: &mut FlowState) {
+    track_end(packet.tcp_flags, FlowFlags::OTHER_FIN, flow);
+    if packet.tcp_flags & TCP_ACK == 0 {
+        return;
+    }
+    let mut next = packet.sequence.wrapping_add(packet.payload_length);
+    if packet.tcp_flags & (TCP_SYN | TCP_FIN) != 0 {
+        next = next.wrapping_add(1);
+    }
+    if packet.tcp_flags & TCP_SYN != 0 {
+        return accept_connection(packet, flow, next);
+    }
+    if flow.flags & FlowFlags::REPLY_VALID == 0 {
+        return;
+    }
+    if flow.verdict == Verdict::Forward as u8 && after(packet.acknowledgement, flow.sent_next_seq) {
+        // Nobody follows what is sent on a flow that is not read.
+        flow.sent_next_seq = packet.acknowledgement;
+    }
+    // What was never let through cannot have been received: such an acknowledgement would open the way for bytes that
+    // nobody has read.
+    let acked = if after(packet.acknowledgement, flow.sent_next_seq) {
+        flow.sent_next_seq
+    } else {
+        packet.acknowledgement
+    };
+    if after(acked, flow.acked_seq) {
+        flow.acked_seq = acked;
+    }
+    if after(next, flow.reply_next_seq) {
+        flow.reply_next_seq = next;
+    }
+}
+
+/// A SYN-ACK that acknowledges exactly the opener's SYN begins a connection, also on a flow whose last one is over.
+#[inline(always)]
+fn accept_connection(packet: &Packet, flow: &mut FlowState, next: u32) {
+    let base = packet.acknowledgement;
+    if flow.pending_base_seq != base || (flow.flags & FlowFlags::BASE_VALID != 0 && flow.base_seq == base) {
+        return;
+    }
+    flow.base_seq = base;
+    flow.acked_seq = base;
+    flow.sent_next_seq = base;
+    flow.reply_next_seq = next;
+    flow.flags =
+        FlowFlags::BASE_VALID | FlowFlags::REPLY_VALID | FlowFlags::REPLIED | flow.flags & FlowFlags::PUNT_REPLIES;
+    if flow.verdict == Verdict::Closed as u8 {
+        flow.verdict = Verdict::Inspect as u8;
+    }
+}

@@ -1,0 +1,67 @@
+//! The kernel half of Seventh: decides L3/L4, lets inspected bytes pass, and sends what must be read to the engine.
+//!
+//! Four programs. `tc_from_endpoint` and `tc_to_endpoint` sit on the host side of every endpoint's veth and share one
+//! decision, [`hook::classify`]. `xdp_punt` hands punted frames to a worker's AF_XDP socket; `tc_from_punt` takes back
+//! what the engine returns.
+//!
+//! On any other target than BPF this is an empty program, so that the ordinary stable clippy can read it.
+#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![expect(
+    clippy::needless_borrows_for_generic_args,
+    reason = "a key passed by value is copied to the stack of 512 bytes first"
+)]
+
+mod answer;
+mod counters;
+mod hook;
+mod icmp;
+mod inspect;
+mod maps;
+mod packet;
+mod policy;
+mod punt;
+
+use aya_ebpf::{
+    macros::{classifier, xdp},
+    programs::{TcContext, XdpContext},
+};
+use seventh_abi::Hook;
+
+/// Ingress of an endpoint's host-side device: egress policy of the endpoint.
+#[classifier]
+pub fn tc_from_endpoint(ctx: TcContext) -> i32 {
+    hook::classify(&ctx, Hook::FromEndpoint)
+}
+
+/// Egress of an endpoint's host-side device: ingress policy of the endpoint.
+#[classifier]
+pub fn tc_to_endpoint(ctx: TcContext) -> i32 {
+    hook::classify(&ctx, Hook::ToEndpoint)
+}
+
+/// Ingress of a punt pair's near end: frames from the engine.
+#[classifier]
+pub fn tc_from_punt(ctx: TcContext) -> i32 {
+    punt::inject(&ctx)
+}
+
+/// Far end of a punt pair: to the worker's socket.
+#[xdp(frags)]
+pub fn xdp_punt(ctx: XdpContext) -> u32 {
+    punt::to_worker(&ctx)
+}
+
+#[cfg(not(target_arch = "bpf"))]
+fn main() {}
+
+#[cfg(target_arch = "bpf")]
+#[panic_handler]
+fn panic(_: &core::panic::PanicInfo) -> ! {
+    // Never reached: the verifier refuses a program that could get here.
+    loop {}
+}
+
+/// This crate is offered under Apache-2.0 or GPL-2.0; the kernel's helpers ask for the latter.
+#[unsafe(link_section = "license")]
+#[unsafe(no_mangle)]
+static LICENSE: [u8; 4] = *b"GPL\0";

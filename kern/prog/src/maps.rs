@@ -1,0 +1,57 @@
+//! Every map, with the default sizes; the agent sets others when it loads the object.
+
+use aya_ebpf::{
+    bindings::BPF_F_NO_PREALLOC,
+    macros::map,
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, XskMap},
+};
+use seventh_abi::{
+    COUNTERS_MAX, DatapathConfig, Endpoint, FlowKey, FlowState, FragmentKey, IpcacheEntry, IpcacheKey, NameEntry,
+    NameKey, PolicyEntry, PolicyKey, WORKERS_MAX,
+};
+
+use crate::{packet::Packet, policy::Question};
+
+#[map]
+pub static CONFIG: Array<DatapathConfig> = Array::with_max_entries(1, 0);
+#[map]
+pub static ENDPOINTS: HashMap<u32, Endpoint> = HashMap::with_max_entries(4096, 0);
+#[map]
+pub static IPCACHE: LpmTrie<IpcacheKey, IpcacheEntry> = LpmTrie::with_max_entries(262_144, 0);
+/// Without preallocation: most nodes know few names.
+#[map]
+pub static NAMES: HashMap<NameKey, NameEntry> = HashMap::with_max_entries(262_144, BPF_F_NO_PREALLOC);
+#[map]
+pub static POLICY: LpmTrie<PolicyKey, PolicyEntry> = LpmTrie::with_max_entries(262_144, 0);
+#[map]
+pub static FLOWS: LruHashMap<FlowKey, FlowState> = LruHashMap::with_max_entries(262_144, 0);
+#[map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, u32> = LruHashMap::with_max_entries(8192, 0);
+#[map]
+pub static PUNT_WORKERS: HashMap<u32, u32> = HashMap::with_max_entries(WORKERS_MAX as u32, 0);
+#[map]
+pub static XSKS: XskMap = XskMap::with_max_entries(WORKERS_MAX as u32, 0);
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_MAX, 0);
+/// Working memory of one packet: more than the 512 bytes of stack hold. A program runs to its end on one CPU before
+/// another of ours starts there.
+#[map]
+pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// Beginnings of answers, apart from the events: neither pushes the other out.
+#[map]
+pub static ANSWERS: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
+
+/// See [`SCRATCH`].
+#[repr(C)]
+pub struct Scratch {
+    pub packet: Packet,
+    /// Flow that this packet's sender would have opened.
+    pub key: FlowKey,
+    /// The same flow opened by the other side, or one that an ICMP error quotes.
+    pub other_key: FlowKey,
+    pub question: Question,
+    pub new_flow: FlowState,
+}

@@ -1,0 +1,241 @@
+//! The way to the engine and back.
+
+use aya_ebpf::{
+    bindings::{BPF_F_INGRESS, xdp_action},
+    helpers::{bpf_ktime_get_ns, bpf_redirect},
+    programs::{TcContext, XdpContext},
+};
+use seventh_abi::{
+    Counter, DropReason, FlowFlags, FlowKey, FlowState, Hook, InjectAction, InjectMeta, PuntMeta, Replies, Verdict,
+    WORKERS_MAX, drop_counter,
+};
+
+use crate::{
+    counters::{count, drop_packet, shot},
+    hook::{Scene, own_direction},
+    inspect,
+    maps::{CONFIG, FLOWS, PUNT_WORKERS, SCRATCH, Scratch, XSKS},
+    packet::{Frame, PROTOCOL_TCP, Packet, parse, read},
+};
+
+/// Sends the frame to the worker of its flow; the MAC addresses of an opener's frame stay behind in the flow entry.
+#[inline(never)]
+pub fn to_engine(scene: &Scene<'_>, flow: &mut FlowState, reply: bool) -> i32 {
+    let workers = scene.config.workers;
+    if workers == 0 || workers as usize > WORKERS_MAX {
+        return refuse(scene, flow, DropReason::NoWorker);
+    }
+    if !fits(scene) {
+        return refuse(scene, flow, DropReason::PuntTooLarge);
+    }
+    let Some(macs) = read::<[u8; 12]>(scene.ctx, 0) else {
+        return refuse(scene, flow, DropReason::FrameAccess);
+    };
+    if !reply {
+        flow.mac_destination = [macs[0], macs[1], macs[2], macs[3], macs[4], macs[5]];
+        flow.mac_source = [macs[6], macs[7], macs[8], macs[9], macs[10], macs[11]];
+    }
+    let meta = PuntMeta {
+        hook: scene.hook,
+        ifindex: scene.ifindex,
+        base_seq: if flow.flags & FlowFlags::BASE_VALID != 0 {
+            Some(flow.base_seq)
+        } else {
+            None
+        },
+        acked_seq: if flow.flags & FlowFlags::REPLY_VALID != 0 {
+            Some(flow.acked_seq)
+        } else {
+            None
+        },
+        reply_idle: flow.flags & FlowFlags::REPLY_VALID != 0
+            && flow.reply_next_seq == scene.scratch.packet.acknowledgement,
+        closed: flow.verdict == Verdict::Closed as u8,
+        reply,
+        boundary: !reply && begins_request(&scene.scratch.packet, flow),
+        clean: flow.sent_next_seq == flow.acked_seq,
+    };
+    if scene.ctx.store(0, &meta.encode(), 0).is_err() {
+        return refuse(scene, flow, DropReason::FrameAccess);
+    }
+    // The compiler can prove the bound and would drop the mask; the verifier cannot and needs it.
+    let worker = core::hint::black_box(flow_hash(&scene.scratch.key) % workers) as usize & (WORKERS_MAX - 1);
+    count(Counter::Punted as u32);
+    // SAFETY: the helper only records where the frame goes; an unknown device drops it.
+    unsafe { bpf_redirect(scene.config.punt_ifindex[worker], 0) as i32 }
+}
+
+/// See [`PuntMeta::boundary`].
+#[inline(always)]
+fn begins_request(packet: &Packet, flow: &FlowState) -> bool {
+    const NEEDED: u16 = FlowFlags::BASE_VALID | FlowFlags::REPLY_VALID | FlowFlags::BOUNDARY_VALID;
+    let (_, boundary) = FlowState::unpack_bypass(flow.bypass);
+    flow.flags & NEEDED == NEEDED
+        && flow.verdict == Verdict::Inspect as u8
+        && packet.sequence == boundary
+        && flow.acked_seq == boundary
+        && flow.sent_next_seq == boundary
+}
+
+/// A super-packet is cut to its segment size on the way; anything else must fit as it is.
+#[inline(always)]
+fn fits(scene: &Scene<'_>) -> bool {
+    // SAFETY: reads a field of the context that the kernel passed in.
+    let gso_size = unsafe { (*scene.ctx.skb.skb).gso_size };
+    let ip_length = if gso_size > 0 {
+        scene
+            .scratch
+            .packet
+            .ip_length
+            .wrapping_sub(scene.scratch.packet.payload_length)
+            .wrapping_add(gso_size)
+    } else {
+        scene.scratch.packet.ip_length
+    };
+    ip_length <= scene.config.punt_mtu
+}
+
+/// The same for both directions of a connection, so that it always meets the same worker.
+#[inline(always)]
+fn flow_hash(key: &FlowKey) -> u32 {
+    let mut hash = (key.local_port ^ key.peer_port) as u32 ^ (key.protocol as u32) << 16;
+    for i in 0..4 {
+        let word = |a: &[u8; 16]| u32::from_ne_bytes([a[i * 4], a[i * 4 + 1], a[i * 4 + 2], a[i * 4 + 3]]);
+        hash = (hash ^ word(&key.local_addr) ^ word(&key.peer_addr)).wrapping_mul(0x9e37_79b1);
+        hash ^= hash >> 15;
+    }
+    hash
+}
+
+#[inline(always)]
+fn refuse(scene: &Scene<'_>, flow: &FlowState, reason: DropReason) -> i32 {
+    drop_packet(scene, flow.peer_identity, reason as u8)
+}
+
+/// `xdp_punt`: only frames with punt metadata reach a socket; without a socket the answer is a counted drop.
+#[inline(always)]
+pub fn to_worker(ctx: &XdpContext) -> u32 {
+    let start = ctx.data();
+    if start + 12 > ctx.data_end() {
+        count(drop_counter(DropReason::InjectInvalid));
+        return xdp_action::XDP_DROP;
+    }
+    // SAFETY: twelve bytes are there, as just compared.
+    let meta = unsafe { core::ptr::read_unaligned(start as *const [u8; 12]) };
+    if PuntMeta::decode(&meta).is_none() {
+        count(drop_counter(DropReason::InjectInvalid));
+        return xdp_action::XDP_DROP;
+    }
+    // SAFETY: reads a field of the context that the kernel passed in.
+    let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
+    // SAFETY: the element is one word that changes only when workers are set up.
+    let worker = unsafe { PUNT_WORKERS.get(&ifindex) };
+    if let Some(worker) = worker
+        && let Ok(action) = XSKS.redirect(*worker, xdp_action::XDP_DROP as u64)
+    {
+        count(Counter::ToWorker as u32);
+        return action;
+    }
+    count(drop_counter(DropReason::NoWorker));
+    xdp_action::XDP_DROP
+}
+
+/// `tc_from_punt`: a frame from the engine continues where its flow was taken, or goes back to the opener.
+#[inline(always)]
+pub fn inject(ctx: &TcContext) -> i32 {
+    let Some(config) = CONFIG.get(0) else {
+        return shot(DropReason::NoConfiguration);
+    };
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return shot(DropReason::NoConfiguration);
+    };
+    // SAFETY: this CPU's element, used by nobody else while the program runs; any bytes are a valid `Scratch`.
+    let scratch = unsafe { &mut *scratch };
+    if !matches!(parse(ctx, &mut scratch.packet), Frame::Ip) {
+        return shot(DropReason::InjectInvalid);
+    }
+    let Some(meta) = read::<[u8; 12]>(ctx, 0).as_ref().and_then(InjectMeta::decode) else {
+        return shot(DropReason::InjectInvalid);
+    };
+    set_injected_key(&meta, scratch);
+    let Some(flow) = FLOWS.get_ptr_mut(&scratch.key) else {
+        return shot(DropReason::InjectFlowGone);
+    };
+    // SAFETY: the map gave a pointer to its element; entries are plain data and stay allocated while the program runs.
+    let flow = unsafe { &mut *flow };
+    apply(&meta, flow);
+    if scratch.packet.protocol == PROTOCOL_TCP && !meta.reverse {
+        inspect::note_sent(&scratch.packet, flow);
+    }
+    let macs = if meta.reverse {
+        join(&flow.mac_source, &flow.mac_destination)
+    } else {
+        join(&flow.mac_destination, &flow.mac_source)
+    };
+    if ctx.store(0, &macs, 0).is_err() {
+        return shot(DropReason::FrameAccess);
+    }
+    ctx.set_mark(config.mark);
+    let to_ingress = matches!(meta.hook, Hook::FromEndpoint) != meta.reverse;
+    // SAFETY: the helper only records where the frame goes; an unknown device drops it.
+    unsafe { bpf_redirect(meta.ifindex, if to_ingress { BPF_F_INGRESS as u64 } else { 0 }) as i32 }
+}
+
+/// Key of the flow whose opener's frame this is, or whose opener it answers, into `scratch.key`.
+#[inline(always)]
+fn set_injected_key(meta: &InjectMeta, scratch: &mut Scratch) {
+    let Scratch { packet, key, .. } = scratch;
+    if matches!(meta.hook, Hook::FromEndpoint) != meta.reverse {
+        key.local_addr = packet.source;
+        key.peer_addr = packet.destination;
+        key.local_port = packet.source_port;
+        key.peer_port = packet.destination_port;
+    } else {
+        key.local_addr = packet.destination;
+        key.peer_addr = packet.source;
+        key.local_port = packet.destination_port;
+        key.peer_port = packet.source_port;
+    }
+    key.direction = own_direction(meta.hook);
+    key.ifindex = meta.ifindex;
+    key.protocol = packet.protocol;
+    key.pad = [0; 2];
+}
+
+#[inline(always)]
+fn apply(meta: &InjectMeta, flow: &mut FlowState) {
+    match meta.replies {
+        Replies::Keep => {}
+        Replies::Punt => flow.flags |= FlowFlags::PUNT_REPLIES,
+        Replies::Pass => flow.flags &= !FlowFlags::PUNT_REPLIES,
+        Replies::Copy => {
+            flow.flags |= FlowFlags::EXPECT_ANSWER;
+            // SAFETY: the helper has no preconditions.
+            flow.request_ns = unsafe { bpf_ktime_get_ns() };
+        }
+    }
+    match meta.action {
+        InjectAction::Keep => {}
+        InjectAction::Bypass { start, end, boundary } => {
+            flow.bypass = FlowState::pack_bypass(start, end);
+            flow.flags |= FlowFlags::BYPASS_VALID;
+            if boundary {
+                flow.flags |= FlowFlags::BOUNDARY_VALID;
+            } else {
+                flow.flags &= !FlowFlags::BOUNDARY_VALID;
+            }
+        }
+        InjectAction::Forward { epoch } => {
+            flow.verdict = Verdict::Forward as u8;
+            flow.epoch = epoch;
+            // What passes from now on is not read: see `decided_again`.
+            flow.flags &= !(FlowFlags::BASE_VALID | FlowFlags::BYPASS_VALID | FlowFlags::BOUNDARY_VALID);
+        }
+        InjectAction::Close => flow.verdict = Verdict::Closed as u8,
+    }
+}
+
+#[inline(always)]
+fn join(a: &[u8; 6], b: &[u8; 6]) -> [u8; 12] {
+    [a[0], a[1], a[2], a[3], a[4], a[5], b[0], b[1], b[2], b[3], b[4], b[5]]
+}
