@@ -1,0 +1,620 @@
+//! From checked rules to the tables of an endpoint.
+//!
+//! A table per direction holds entries for single identities and entries for any identity. The kernel asks the peer's
+//! own entries first and the others only if none of those matched, so an identity that any rule names gets the rules
+//! for everybody merged into its own entries: the first lookup that matches is final.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use seventh_abi::{Direction, DropReason, PolicyKey};
+
+use crate::compiled::{CompiledDirection, CompiledPolicy, KernelEntry};
+use crate::finding::RuleOrigin;
+use crate::identity::{AllocateError, Identities, Identity, IdentityId, NamedPorts};
+use crate::label::{Labels, SOURCE_RESERVED};
+use crate::rule::{
+    Action, DirectionRules, PeerSelector, Peers, PolicyRule, PortMatch, PortRange, Ports, Precedence, Rule, Subject,
+    Tier, is_host, is_init,
+};
+use crate::rule_set::RuleSetRegistry;
+use crate::selector::{Operator, Requirement, Selector, SelectorKey};
+use crate::subject_index::SubjectIndex;
+use crate::table::{Area, Conflict, Covering, Decider, Decision, PortTable};
+
+/// When an endpoint is in default deny.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Enforcement {
+    /// Per direction, once a policy with default deny selects it.
+    #[default]
+    Default,
+    /// Always, even without any policy.
+    Always,
+    /// Never; policies are not enforced at all.
+    Never,
+}
+
+/// Settings that change what rules mean.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct CompileOptions {
+    /// Mode of enforcement.
+    pub enforcement: Enforcement,
+    /// The node may always reach its endpoints, past L7 rules too, unless a deny rule says otherwise (kubelet's probes).
+    pub allow_localhost: bool,
+}
+
+/// What the rules ask of the endpoint they govern.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct EndpointFacts {
+    /// All its labels.
+    pub labels: Labels,
+    /// Ports that its containers declare, for ingress rules by port name.
+    pub named_ports: NamedPorts,
+}
+
+/// Compiles and remembers: rules, identities, which identities a selector means, and the policies that came out, so
+/// that a change costs only what it touches.
+///
+/// Order of publication, so that no packet meets half of a change: entries of a policy before the endpoint is switched
+/// to it; patches for a new identity before its addresses enter the ipcache.
+#[derive(Debug)]
+pub struct Compiler {
+    options: CompileOptions,
+    rules: Vec<NumberedRule>,
+    subjects: SubjectIndex,
+    last_rule: u64,
+    identities: Identities,
+    selections: HashMap<PeerSelector, Vec<IdentityId>>,
+    registry: RuleSetRegistry,
+    policies: HashMap<PolicyContent, Built>,
+    last_policy_id: u32,
+}
+
+#[derive(Clone, Debug)]
+struct NumberedRule {
+    number: u64,
+    rule: Arc<PolicyRule>,
+}
+
+/// All that decides what a policy comes to, apart from the identities.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct PolicyContent {
+    /// Numbers of the rules that select the endpoint, in their order.
+    rules: Vec<u64>,
+    default_deny: [bool; 2],
+    /// Only if a rule for ingress names a port.
+    named_ports: NamedPorts,
+    localhost: bool,
+}
+
+/// A policy with what is needed to extend it.
+#[derive(Debug)]
+struct Built {
+    policy: Arc<CompiledPolicy>,
+    plans: [Plan; 2],
+}
+
+/// The rules of one direction, ready to be applied to identities.
+#[derive(Debug)]
+struct Plan {
+    direction: Direction,
+    enforced: bool,
+    rules: Vec<Arc<Rule>>,
+    own_ports: NamedPorts,
+    unmatched: Decision,
+    any: Arc<PortTable>,
+    /// Tables by which rules apply.
+    classes: HashMap<Class, Arc<PortTable>>,
+}
+
+/// Rules that name an identity, with the port numbers that its port names stand for.
+type Class = Vec<(usize, Area)>;
+
+const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+impl Compiler {
+    /// A compiler without rules that knows the reserved identities.
+    #[must_use]
+    pub fn new(options: CompileOptions) -> Self {
+        Self {
+            options,
+            rules: Vec::new(),
+            subjects: SubjectIndex::default(),
+            last_rule: 0,
+            identities: Identities::new(),
+            selections: HashMap::new(),
+            registry: RuleSetRegistry::default(),
+            policies: HashMap::new(),
+            last_policy_id: 0,
+        }
+    }
+
+    /// The identities as they are.
+    #[must_use]
+    pub fn identities(&self) -> &Identities {
+        &self.identities
+    }
+
+    /// The rules in force.
+    pub fn rules(&self) -> impl Iterator<Item = &Arc<PolicyRule>> {
+        self.rules.iter().map(|r| &r.rule)
+    }
+
+    /// Replaces the rules. Rules that were there before with the same content keep what was compiled from them, so that
+    /// [`Compiler::compile`] gives endpoints they alone govern the same policy as before.
+    pub fn set_rules(&mut self, rules: impl IntoIterator<Item = Arc<PolicyRule>>) {
+        let mut old: HashMap<Arc<RuleOrigin>, Vec<NumberedRule>> = HashMap::new();
+        for rule in self.rules.drain(..) {
+            old.entry(rule.rule.origin.clone()).or_default().push(rule);
+        }
+        for rule in rules {
+            let known = old.get_mut(&rule.origin).and_then(|same_place| {
+                let at = same_place.iter().position(|r| r.rule == rule)?;
+                Some(same_place.swap_remove(at))
+            });
+            self.rules.push(known.unwrap_or_else(|| {
+                self.last_rule += 1;
+                NumberedRule {
+                    number: self.last_rule,
+                    rule,
+                }
+            }));
+        }
+        self.subjects = SubjectIndex::new(self.rules.iter().map(|r| &r.rule));
+        self.forget_unused();
+    }
+
+    /// The policy of an endpoint. Endpoints that the same rules govern share one.
+    ///
+    /// # Errors
+    /// All numbers of policies were used.
+    pub fn compile(&mut self, endpoint: &EndpointFacts) -> Result<Arc<CompiledPolicy>, PolicyIdsUsedUp> {
+        let selected = self.governing(endpoint);
+        let content = self.content(&selected, endpoint);
+        if let Some(built) = self.policies.get(&content) {
+            return Ok(built.policy.clone());
+        }
+        self.last_policy_id = self.last_policy_id.checked_add(1).ok_or(PolicyIdsUsedUp)?;
+        let built = self.build(self.last_policy_id, &content, &selected);
+        let policy = built.policy.clone();
+        self.policies.insert(content, built);
+        Ok(policy)
+    }
+
+    /// The rules that are asked for an endpoint, those included that the modes of enforcement add. Their order is not
+    /// that in which they are asked.
+    #[must_use]
+    pub fn rules_for(&self, direction: Direction, endpoint: &EndpointFacts) -> Vec<Arc<Rule>> {
+        let selected = self.governing(endpoint);
+        let content = self.content(&selected, endpoint);
+        self.plan(direction, &content, &selected).rules
+    }
+
+    /// Number of a label set. For a new one, every policy whose rules mean it is patched.
+    ///
+    /// # Errors
+    /// The scope has no number left.
+    pub fn add_identity(&mut self, labels: &Labels) -> Result<(IdentityId, Vec<PolicyPatch>), AllocateError> {
+        if let Some(id) = self.identities.find(labels) {
+            return Ok((id, Vec::new()));
+        }
+        let id = self.identities.allocate(labels)?;
+        Ok((id, self.identity_changed(id)))
+    }
+
+    /// An identity with a number that others gave.
+    pub fn insert_identity(&mut self, id: IdentityId, labels: Labels) -> Vec<PolicyPatch> {
+        self.identities.insert(id, labels);
+        self.identity_changed(id)
+    }
+
+    /// Declares the named ports of the endpoints with this identity.
+    pub fn set_named_ports(&mut self, id: IdentityId, ports: NamedPorts) -> Vec<PolicyPatch> {
+        if self.identities.set_named_ports(id, ports) {
+            self.identity_changed(id)
+        } else {
+            Vec::new()
+        }
+    }
+
+    /// Releases an identity. Its addresses must have left the ipcache before.
+    pub fn remove_identity(&mut self, id: IdentityId) -> Vec<PolicyPatch> {
+        if self.identities.remove(id) {
+            self.identity_changed(id)
+        } else {
+            Vec::new()
+        }
+    }
+
+    fn governing(&self, endpoint: &EndpointFacts) -> Vec<NumberedRule> {
+        let candidates = self.subjects.candidates(&endpoint.labels).into_iter();
+        let governing = candidates
+            .filter_map(|at| self.rules.get(at))
+            .filter(|r| governs(&r.rule.subject, &endpoint.labels));
+        governing.cloned().collect()
+    }
+
+    fn content(&self, selected: &[NumberedRule], endpoint: &EndpointFacts) -> PolicyContent {
+        let named = selected.iter().filter_map(|r| r.rule.ingress.as_ref()).any(names_ports);
+        PolicyContent {
+            rules: selected.iter().map(|r| r.number).collect(),
+            default_deny: DIRECTIONS.map(|d| self.default_deny(d, selected, &endpoint.labels)),
+            named_ports: if named {
+                endpoint.named_ports.clone()
+            } else {
+                NamedPorts::default()
+            },
+            localhost: self.options.allow_localhost && !is_host(&endpoint.labels),
+        }
+    }
+
+    fn default_deny(&self, direction: Direction, selected: &[NumberedRule], labels: &Labels) -> bool {
+        match self.options.enforcement {
+            Enforcement::Always => true,
+            Enforcement::Never => false,
+            Enforcement::Default => {
+                is_init(labels)
+                    || selected
+                        .iter()
+                        .filter_map(|r| r.rule.direction(direction))
+                        .any(|part| part.default_deny)
+            }
+        }
+    }
+
+    fn build(&mut self, policy_id: u32, content: &PolicyContent, selected: &[NumberedRule]) -> Built {
+        let mut conflicts = Vec::new();
+        let [ingress, egress] = DIRECTIONS.map(|direction| {
+            let mut plan = self.plan(direction, content, selected);
+            let compiled = self.apply(&mut plan, &mut conflicts);
+            (compiled, plan)
+        });
+        let policy = CompiledPolicy::new(policy_id, [ingress.0, egress.0], conflicts);
+        Built {
+            policy: Arc::new(policy),
+            plans: [ingress.1, egress.1],
+        }
+    }
+
+    fn plan(&self, direction: Direction, content: &PolicyContent, selected: &[NumberedRule]) -> Plan {
+        let default_deny = content.default_deny[index(direction)];
+        let mut rules = Vec::new();
+        if self.options.enforcement != Enforcement::Never {
+            let parts: Vec<_> = selected.iter().filter_map(|r| r.rule.direction(direction)).collect();
+            // Default deny of the Normal tier is a final word: the Baseline tier behind it is not asked.
+            let final_word = parts.iter().any(|part| part.default_deny);
+            let asked = parts.iter().flat_map(|part| &part.rules);
+            let asked = asked.filter(|rule| !(final_word && rule.precedence.tier == Tier::Baseline));
+            rules.extend(asked.map(|rule| Arc::new(rule.clone())));
+            if !parts.is_empty() && !default_deny {
+                let read_only = rules.iter().filter(|r| r.l7.is_some()).map(|r| Arc::new(without_l7(r)));
+                rules.extend(read_only.collect::<Vec<_>>());
+                rules.push(Arc::new(allow_instead_of_default_deny()));
+            }
+        }
+        let enforced = default_deny || !rules.is_empty();
+        if enforced && direction == Direction::Ingress && content.localhost {
+            rules.push(Arc::new(allow_localhost()));
+        }
+        let unmatched = if default_deny {
+            Decision::Deny(DropReason::PolicyDenied)
+        } else {
+            Decision::Allow
+        };
+        Plan {
+            direction,
+            enforced,
+            rules,
+            own_ports: content.named_ports.clone(),
+            unmatched,
+            any: Arc::default(),
+            classes: HashMap::new(),
+        }
+    }
+
+    /// Applies a plan to all identities.
+    fn apply(&mut self, plan: &mut Plan, conflicts: &mut Vec<Conflict>) -> CompiledDirection {
+        plan.any = plan.table(&Class::new(), &mut self.registry, conflicts);
+        let mut named: BTreeMap<IdentityId, Class> = BTreeMap::new();
+        for (at, rule) in plan.rules.iter().enumerate() {
+            for id in self.meant(plan, rule) {
+                let Some(identity) = self.identities.get(id) else {
+                    continue;
+                };
+                named
+                    .entry(id)
+                    .or_default()
+                    .push((at, plan.area(rule, Some(&identity.named_ports))));
+            }
+        }
+        let mut by_identity = HashMap::with_capacity(named.len());
+        for (id, class) in named {
+            let table = plan.table(&class, &mut self.registry, conflicts);
+            if table != plan.any {
+                by_identity.insert(id, table);
+            }
+        }
+        CompiledDirection {
+            enforced: plan.enforced,
+            any: plan.any.clone(),
+            by_identity,
+        }
+    }
+
+    /// Identities that a rule treats apart from everybody.
+    fn meant(&mut self, plan: &Plan, rule: &Rule) -> Vec<IdentityId> {
+        match &rule.peers {
+            Peers::Any if plan.needs_peer_ports(rule) => self
+                .identities
+                .iter()
+                .filter(|i| !i.named_ports.is_empty())
+                .map(|i| i.id)
+                .collect(),
+            Peers::Any => Vec::new(),
+            Peers::Selected(selectors) => match selectors.as_slice() {
+                [one] => self.selection(one).to_vec(),
+                many => {
+                    let mut ids: Vec<_> = many.iter().flat_map(|s| self.selection(s).to_vec()).collect();
+                    ids.sort_unstable();
+                    ids.dedup();
+                    ids
+                }
+            },
+        }
+    }
+
+    fn selection(&mut self, selector: &PeerSelector) -> &[IdentityId] {
+        if !self.selections.contains_key(selector) {
+            let ids = self
+                .identities
+                .iter()
+                .filter(|i| selector.selects(i))
+                .map(|i| i.id)
+                .collect();
+            self.selections.insert(selector.clone(), ids);
+        }
+        self.selections.get(selector).map_or(&[], Vec::as_slice)
+    }
+
+    /// Brings selections and policies up to date with an identity that came, went or changed.
+    fn identity_changed(&mut self, id: IdentityId) -> Vec<PolicyPatch> {
+        let identity = self.identities.get(id).cloned();
+        for (selector, ids) in &mut self.selections {
+            let selected = identity.as_ref().is_some_and(|i| selector.selects(i));
+            match (ids.binary_search(&id), selected) {
+                (Ok(at), false) => drop(ids.remove(at)),
+                (Err(at), true) => ids.insert(at, id),
+                _ => {}
+            }
+        }
+        let mut patches = Vec::new();
+        for built in self.policies.values_mut() {
+            if let Some(patch) = built.identity_changed(id, identity.as_deref(), &mut self.registry) {
+                patches.push(patch);
+            }
+        }
+        patches
+    }
+
+    /// Drops selections that no rule uses and policies that no endpoint holds or whose rules are gone.
+    fn forget_unused(&mut self) {
+        let numbers: std::collections::HashSet<u64> = self.rules.iter().map(|r| r.number).collect();
+        self.policies.retain(|content, built| {
+            content.rules.iter().all(|n| numbers.contains(n)) && Arc::strong_count(&built.policy) > 1
+        });
+        let rules = self
+            .rules
+            .iter()
+            .flat_map(|r| [&r.rule.ingress, &r.rule.egress])
+            .flatten()
+            .flat_map(|p| &p.rules);
+        let used: std::collections::HashSet<&PeerSelector> = rules
+            .flat_map(|r| match &r.peers {
+                Peers::Any => &[][..],
+                Peers::Selected(selectors) => selectors,
+            })
+            .collect();
+        self.selections.retain(|selector, _| used.contains(selector));
+    }
+}
+
+impl Built {
+    fn identity_changed(
+        &mut self,
+        id: IdentityId,
+        identity: Option<&Identity>,
+        registry: &mut RuleSetRegistry,
+    ) -> Option<PolicyPatch> {
+        let mut conflicts = Vec::new();
+        let mut changes = Vec::new();
+        for plan in &mut self.plans {
+            let class = identity.map(|i| plan.class(i)).unwrap_or_default();
+            let table = plan.table(&class, registry, &mut conflicts);
+            let table = (!class.is_empty() && table != plan.any).then_some(table);
+            if table.as_ref() != self.policy.direction(plan.direction).by_identity.get(&id) {
+                changes.push((plan.direction, table));
+            }
+        }
+        if changes.is_empty() {
+            return None;
+        }
+        let policy = Arc::make_mut(&mut self.policy);
+        let mut patch = PolicyPatch {
+            policy: Arc::default(),
+            added: Vec::new(),
+            removed: Vec::new(),
+        };
+        for (direction, table) in changes {
+            policy.replace(direction, id, table.as_ref(), &mut patch.added, &mut patch.removed);
+        }
+        policy.add_conflicts(conflicts);
+        patch.policy = self.policy.clone();
+        Some(patch)
+    }
+}
+
+impl Plan {
+    /// The rules that name this identity.
+    fn class(&self, identity: &Identity) -> Class {
+        let named = |rule: &Rule| match &rule.peers {
+            Peers::Any => self.needs_peer_ports(rule) && !identity.named_ports.is_empty(),
+            Peers::Selected(selectors) => selectors.iter().any(|s| s.selects(identity)),
+        };
+        let rules = self.rules.iter().enumerate().filter(|(_, rule)| named(rule));
+        rules
+            .map(|(at, rule)| (at, self.area(rule, Some(&identity.named_ports))))
+            .collect()
+    }
+
+    /// The table of identities that exactly these rules name: they and the rules for everybody.
+    fn table(
+        &mut self,
+        class: &Class,
+        registry: &mut RuleSetRegistry,
+        conflicts: &mut Vec<Conflict>,
+    ) -> Arc<PortTable> {
+        if let Some(known) = self.classes.get(class) {
+            return known.clone();
+        }
+        let for_all = self.rules.iter().filter(|r| r.peers == Peers::Any);
+        let for_all = for_all.map(|rule| Covering {
+            rule,
+            area: self.area(rule, None),
+        });
+        let named = class.iter().filter_map(|(at, area)| {
+            Some(Covering {
+                rule: self.rules.get(*at)?,
+                area: area.clone(),
+            })
+        });
+        let mut decider = Decider { registry, conflicts };
+        let table = Arc::new(PortTable::build(
+            &for_all.chain(named).collect::<Vec<_>>(),
+            &self.unmatched,
+            &mut decider,
+        ));
+        self.classes.insert(class.clone(), table.clone());
+        table
+    }
+
+    fn needs_peer_ports(&self, rule: &Rule) -> bool {
+        self.direction == Direction::Egress && rule_names_ports(rule)
+    }
+
+    /// Protocols and ports of a rule, port names resolved: for ingress by the endpoint, for egress by the peer. A name
+    /// that nobody declares covers nothing.
+    fn area(&self, rule: &Rule, peer_ports: Option<&NamedPorts>) -> Area {
+        let Ports::Some(matches) = &rule.ports else {
+            return Area::All;
+        };
+        let declared = if self.direction == Direction::Ingress {
+            Some(&self.own_ports)
+        } else {
+            peer_ports
+        };
+        let mut spans = Vec::with_capacity(matches.len());
+        for PortMatch { protocol, ports } in matches {
+            match ports {
+                PortRange::All => spans.push((*protocol, 0, u16::MAX)),
+                PortRange::Numbers(first, last) => spans.push((*protocol, *first, *last)),
+                PortRange::Name(name) => {
+                    let numbers = declared.into_iter().flat_map(|d| d.resolve(name, *protocol));
+                    spans.extend(numbers.map(|port| (*protocol, port, port)));
+                }
+            }
+        }
+        Area::Spans(spans)
+    }
+}
+
+/// A change of a policy in force that needs no new number: entries of one identity.
+#[derive(Clone, Debug)]
+pub struct PolicyPatch {
+    /// The policy as it is now; its number is the old one.
+    pub policy: Arc<CompiledPolicy>,
+    /// Entries to write.
+    pub added: Vec<KernelEntry>,
+    /// Keys to delete.
+    pub removed: Vec<(u32, PolicyKey)>,
+}
+
+/// All numbers of policies that a process can give were used.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("all policy numbers of this process were used; restart the agent")]
+pub struct PolicyIdsUsedUp;
+
+/// Whether a rule governs an endpoint: the node itself is governed only by rules with a node selector, and they govern
+/// nothing else.
+#[must_use]
+pub fn governs(subject: &Subject, labels: &Labels) -> bool {
+    match subject {
+        Subject::Endpoints(selector) => !is_host(labels) && selector.matches(labels),
+        Subject::Nodes(selector) => is_host(labels) && selector.matches(labels),
+    }
+}
+
+pub(crate) fn index(direction: Direction) -> usize {
+    match direction {
+        Direction::Ingress => 0,
+        Direction::Egress => 1,
+    }
+}
+
+fn names_ports(part: &DirectionRules) -> bool {
+    part.rules.iter().any(rule_names_ports)
+}
+
+fn rule_names_ports(rule: &Rule) -> bool {
+    match &rule.ports {
+        Ports::All => false,
+        Ports::Some(matches) => matches.iter().any(|m| matches!(m.ports, PortRange::Name(_))),
+    }
+}
+
+fn without_l7(rule: &Rule) -> Rule {
+    Rule {
+        l7: None,
+        ..rule.clone()
+    }
+}
+
+/// Stands in for default deny where only policies with `enableDefaultDeny: false` select the endpoint.
+fn allow_instead_of_default_deny() -> Rule {
+    built_in("default-allow", Tier::Default, Peers::Any)
+}
+
+fn allow_localhost() -> Rule {
+    let host = Requirement {
+        key: SelectorKey::new(SOURCE_RESERVED, "host"),
+        operator: Operator::Exists,
+    };
+    let host = PeerSelector::Labels(Selector::new(vec![host]));
+    Rule {
+        action: Action::Bypass,
+        ..built_in("allow-localhost", Tier::Normal, Peers::Selected(vec![host]))
+    }
+}
+
+/// A rule that no document holds.
+fn built_in(name: &str, tier: Tier, peers: Peers) -> Rule {
+    let origin = RuleOrigin {
+        file: "".into(),
+        document: 0,
+        line: 0,
+        kind: "built-in",
+        namespace: "".into(),
+        name: name.into(),
+        labels: Labels::new(Vec::new()),
+        log: None,
+        path: String::new(),
+    };
+    Rule {
+        origin: Arc::new(origin),
+        precedence: Precedence::of_tier(tier),
+        action: Action::Allow,
+        peers,
+        ports: Ports::All,
+        l7: None,
+        authentication_required: false,
+    }
+}

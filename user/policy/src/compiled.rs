@@ -1,0 +1,227 @@
+//! What the compiler makes of the rules for one endpoint: tables for kernel and engine.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use seventh_abi::{
+    Direction, DropReason, IDENTITY_ANY, POLICY_PREFIX_ANY_PORT, POLICY_PREFIX_ANY_PROTO, PolicyEntry,
+    PolicyEntryFlags, PolicyKey, PolicyVerdict,
+};
+
+use crate::compile::index;
+use crate::identity::IdentityId;
+use crate::rule_set::RuleSet;
+use crate::table::{Conflict, Decision, PortPrefix, PortTable};
+
+/// Prefix length, key and value of one element of the kernel's policy table.
+pub type KernelEntry = (u32, PolicyKey, PolicyEntry);
+
+/// The policy of one or more endpoints.
+#[derive(Clone, Debug, Default)]
+pub struct CompiledPolicy {
+    policy_id: u32,
+    directions: [CompiledDirection; 2],
+    rule_sets: HashMap<u32, Arc<RuleSet>>,
+    conflicts: Vec<Conflict>,
+}
+
+#[derive(Clone, Debug, Default)]
+pub(crate) struct CompiledDirection {
+    pub(crate) enforced: bool,
+    pub(crate) any: Arc<PortTable>,
+    /// Only identities whose table differs from `any`.
+    pub(crate) by_identity: HashMap<IdentityId, Arc<PortTable>>,
+}
+
+/// What a policy says of a new flow.
+#[derive(Clone, Copy, Debug)]
+pub enum L4Decision<'a> {
+    /// It passes.
+    Allow,
+    /// It is dropped.
+    Deny(DropReason),
+    /// The engine decides by these rules.
+    Inspect(&'a Arc<RuleSet>),
+}
+
+impl CompiledPolicy {
+    pub(crate) fn new(policy_id: u32, directions: [CompiledDirection; 2], conflicts: Vec<Conflict>) -> Self {
+        let mut policy = Self {
+            policy_id,
+            directions,
+            rule_sets: HashMap::new(),
+            conflicts,
+        };
+        policy.collect_rule_sets();
+        policy
+    }
+
+    /// Its number, never 0 for a policy that a compiler made.
+    #[must_use]
+    pub fn policy_id(&self) -> u32 {
+        self.policy_id
+    }
+
+    /// Whether the direction has policy: what no entry allows is dropped.
+    #[must_use]
+    pub fn enforced(&self, direction: Direction) -> bool {
+        self.direction(direction).enforced
+    }
+
+    /// The decision for a flow that the endpoint opens (egress) or that is opened to it (ingress). `port` is the
+    /// destination port; for ICMP, the type.
+    #[must_use]
+    pub fn lookup(&self, direction: Direction, peer: IdentityId, protocol: u8, port: u16) -> L4Decision<'_> {
+        let side = self.direction(direction);
+        let own = side
+            .by_identity
+            .get(&peer)
+            .and_then(|table| table.lookup(protocol, port));
+        match own.or_else(|| side.any.lookup(protocol, port)) {
+            Some(Decision::Allow) => L4Decision::Allow,
+            Some(Decision::Deny(reason)) => L4Decision::Deny(*reason),
+            Some(Decision::Inspect(rules)) => L4Decision::Inspect(rules),
+            None if side.enforced => L4Decision::Deny(DropReason::PolicyDenied),
+            None => L4Decision::Allow,
+        }
+    }
+
+    /// Every element that the kernel's policy table holds for this policy.
+    pub fn kernel_entries(&self) -> impl Iterator<Item = KernelEntry> {
+        [Direction::Ingress, Direction::Egress]
+            .into_iter()
+            .flat_map(move |direction| {
+                let side = self.direction(direction);
+                let own = side
+                    .by_identity
+                    .iter()
+                    .flat_map(move |(id, table)| self.entries(direction, *id, table));
+                self.entries(direction, IDENTITY_ANY, &side.any).chain(own)
+            })
+    }
+
+    /// The rule set with this number, if the policy uses it.
+    #[must_use]
+    pub fn rule_set(&self, id: u32) -> Option<&Arc<RuleSet>> {
+        self.rule_sets.get(&id)
+    }
+
+    /// Every rule set that the policy uses.
+    pub fn rule_sets(&self) -> impl Iterator<Item = &Arc<RuleSet>> {
+        self.rule_sets.values()
+    }
+
+    /// Rules that could not hold together; the traffic they cover is denied.
+    #[must_use]
+    pub fn conflicts(&self) -> &[Conflict] {
+        &self.conflicts
+    }
+
+    pub(crate) fn direction(&self, direction: Direction) -> &CompiledDirection {
+        &self.directions[index(direction)]
+    }
+
+    /// Gives an identity another table (or none of its own) and says what that changes in the kernel.
+    pub(crate) fn replace(
+        &mut self,
+        direction: Direction,
+        id: IdentityId,
+        table: Option<&Arc<PortTable>>,
+        added: &mut Vec<KernelEntry>,
+        removed: &mut Vec<(u32, PolicyKey)>,
+    ) {
+        let own = &mut self.directions[index(direction)].by_identity;
+        let old = match table {
+            Some(table) => own.insert(id, table.clone()),
+            None => own.remove(&id),
+        };
+        let list = |t: Option<&Arc<PortTable>>| -> Vec<KernelEntry> {
+            t.into_iter().flat_map(|t| self.entries(direction, id, t)).collect()
+        };
+        let (before, after) = (list(old.as_ref()), list(table));
+        added.extend(after.iter().filter(|entry| !before.contains(entry)));
+        let kept = |key: &(u32, PolicyKey)| after.iter().any(|(bits, k, _)| (*bits, *k) == *key);
+        removed.extend(
+            before
+                .iter()
+                .map(|(bits, key, _)| (*bits, *key))
+                .filter(|key| !kept(key)),
+        );
+        self.collect_rule_sets();
+    }
+
+    pub(crate) fn add_conflicts(&mut self, conflicts: Vec<Conflict>) {
+        for conflict in conflicts {
+            if !self.conflicts.contains(&conflict) {
+                self.conflicts.push(conflict);
+            }
+        }
+    }
+
+    fn collect_rule_sets(&mut self) {
+        let tables = self
+            .directions
+            .iter()
+            .flat_map(|side| side.by_identity.values().chain([&side.any]));
+        self.rule_sets = tables
+            .flat_map(|table| table.rule_sets())
+            .map(|set| (set.id(), set.clone()))
+            .collect();
+    }
+
+    fn entries<'a>(
+        &'a self,
+        direction: Direction,
+        identity: IdentityId,
+        table: &'a PortTable,
+    ) -> impl Iterator<Item = KernelEntry> + use<'a> {
+        let policy_id = self.policy_id;
+        table
+            .entries()
+            .map(move |(prefix, decision)| kernel_entry(policy_id, direction, identity, prefix, decision))
+    }
+}
+
+fn kernel_entry(
+    policy_id: u32,
+    direction: Direction,
+    identity: IdentityId,
+    prefix: PortPrefix,
+    decision: &Decision,
+) -> KernelEntry {
+    let bits = match prefix.protocol {
+        None => POLICY_PREFIX_ANY_PROTO,
+        Some(_) => POLICY_PREFIX_ANY_PORT + prefix.port_bits,
+    };
+    let key = PolicyKey::new(
+        policy_id,
+        identity,
+        direction,
+        prefix.protocol.unwrap_or(0),
+        prefix.port,
+    );
+    let (verdict, reason, rule_set) = match decision {
+        Decision::Allow => (PolicyVerdict::Allow, 0, 0),
+        Decision::Deny(reason) => (PolicyVerdict::Deny, *reason as u8, 0),
+        Decision::Inspect(rules) => (PolicyVerdict::Inspect, 0, rules.id()),
+    };
+    // What a DNS server answers is learned from. A TLS server may ask for a second ClientHello; and after a change of
+    // policy a connection on which only the server speaks must come up, too.
+    let reads_replies =
+        |rules: &RuleSet| rules.dns().is_some() || (rules.tls().is_some() && rules.allows_all().is_none());
+    let flags = match decision {
+        Decision::Inspect(rules) if reads_replies(rules) => PolicyEntryFlags::PUNT_REPLIES,
+        _ => 0,
+    };
+    (
+        bits,
+        key,
+        PolicyEntry {
+            verdict: verdict as u8,
+            reason,
+            flags,
+            pad: 0,
+            rule_set,
+        },
+    )
+}

@@ -1,0 +1,233 @@
+//! Rule sets: the L7 rules that apply to the same traffic, under a number that the kernel carries.
+
+use std::collections::HashMap;
+use std::hash::{Hash, Hasher};
+use std::sync::{Arc, Weak};
+
+use crate::finding::RuleOrigin;
+use crate::http::{HttpRule, HttpRuleSet};
+use crate::rule::{DnsRule, TlsRule};
+
+/// Rules that apply to the same traffic.
+#[derive(Debug)]
+pub struct RuleSet {
+    id: u32,
+    kind: RuleSetKind,
+    allows_all: Option<Arc<RuleOrigin>>,
+}
+
+/// Rules of one protocol.
+#[derive(Debug)]
+pub enum RuleSetKind {
+    /// HTTP requests.
+    Http(HttpRuleSet),
+    /// DNS queries.
+    Dns(DnsRuleSet),
+    /// TLS server names.
+    Tls(TlsRuleSet),
+}
+
+impl RuleSet {
+    /// Its number: never 0, never given to another content within a process.
+    #[must_use]
+    pub fn id(&self) -> u32 {
+        self.id
+    }
+
+    /// The rules.
+    #[must_use]
+    pub fn kind(&self) -> &RuleSetKind {
+        &self.kind
+    }
+
+    /// The rule without L7 part that covers the same traffic, if there is one: then whatever is well-formed is allowed
+    /// and the L7 rules only make it visible.
+    #[must_use]
+    pub fn allows_all(&self) -> Option<&Arc<RuleOrigin>> {
+        self.allows_all.as_ref()
+    }
+
+    /// The HTTP rules, if it has such.
+    #[must_use]
+    pub fn http(&self) -> Option<&HttpRuleSet> {
+        if let RuleSetKind::Http(rules) = &self.kind {
+            Some(rules)
+        } else {
+            None
+        }
+    }
+
+    /// The DNS rules, if it has such.
+    #[must_use]
+    pub fn dns(&self) -> Option<&DnsRuleSet> {
+        if let RuleSetKind::Dns(rules) = &self.kind {
+            Some(rules)
+        } else {
+            None
+        }
+    }
+
+    /// The TLS rules, if it has such.
+    #[must_use]
+    pub fn tls(&self) -> Option<&TlsRuleSet> {
+        if let RuleSetKind::Tls(rules) = &self.kind {
+            Some(rules)
+        } else {
+            None
+        }
+    }
+}
+
+/// DNS rules: a query passes if one of them matches its name.
+#[derive(Debug)]
+pub struct DnsRuleSet {
+    rules: Vec<Arc<DnsRule>>,
+    allows_all: Option<Arc<RuleOrigin>>,
+}
+
+impl DnsRuleSet {
+    /// Index of the first rule that allows a query for this name, which must be in normal form
+    /// ([`crate::name_pattern::normal_name`]).
+    #[must_use]
+    pub fn judge(&self, name: &str) -> Option<u32> {
+        let matches = |rule: &Arc<DnsRule>| rule.patterns.iter().any(|p| p.is_everything() || p.matches(name));
+        first_or_all(
+            self.rules.iter().position(matches),
+            self.rules.len(),
+            self.allows_all.as_ref(),
+        )
+    }
+
+    /// Where the rule with this index was written.
+    #[must_use]
+    pub fn origin(&self, rule: u32) -> Option<&Arc<RuleOrigin>> {
+        let index = usize::try_from(rule).ok()?;
+        self.rules
+            .get(index)
+            .map_or(self.allows_all.as_ref().filter(|_| index == self.rules.len()), |r| {
+                Some(&r.origin)
+            })
+    }
+}
+
+/// TLS rules: a connection passes if one of them matches its server name.
+#[derive(Debug)]
+pub struct TlsRuleSet {
+    rules: Vec<Arc<TlsRule>>,
+    allows_all: Option<Arc<RuleOrigin>>,
+}
+
+impl TlsRuleSet {
+    /// Index of the first rule that allows this server name; a ClientHello without one passes none.
+    #[must_use]
+    pub fn judge(&self, server_name: Option<&str>) -> Option<u32> {
+        let matches = |rule: &Arc<TlsRule>| server_name.is_some_and(|name| rule.pattern.matches(name));
+        first_or_all(
+            self.rules.iter().position(matches),
+            self.rules.len(),
+            self.allows_all.as_ref(),
+        )
+    }
+
+    /// Where the rule with this index was written.
+    #[must_use]
+    pub fn origin(&self, rule: u32) -> Option<&Arc<RuleOrigin>> {
+        let index = usize::try_from(rule).ok()?;
+        self.rules
+            .get(index)
+            .map_or(self.allows_all.as_ref().filter(|_| index == self.rules.len()), |r| {
+                Some(&r.origin)
+            })
+    }
+}
+
+/// Index of the first rule that matches, or of the allow-all rule behind the last.
+fn first_or_all(first: Option<usize>, len: usize, allows_all: Option<&Arc<RuleOrigin>>) -> Option<u32> {
+    let index = first.or(allows_all.map(|_| len))?;
+    u32::try_from(index).ok()
+}
+
+/// What a rule set is made of; equal content has the same number.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) struct RuleSetContent {
+    pub(crate) rules: RuleSetRules,
+    pub(crate) allows_all: Option<Arc<RuleOrigin>>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub(crate) enum RuleSetRules {
+    Http(Vec<ByAddress<HttpRule>>),
+    Dns(Vec<ByAddress<DnsRule>>),
+    Tls(Vec<ByAddress<TlsRule>>),
+}
+
+/// A shared rule, equal to others of the same content; the same allocation is recognised without comparing.
+#[derive(Clone, Debug)]
+pub(crate) struct ByAddress<T>(pub(crate) Arc<T>);
+
+impl<T: PartialEq> PartialEq for ByAddress<T> {
+    fn eq(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0) || self.0 == other.0
+    }
+}
+
+impl<T: Eq> Eq for ByAddress<T> {}
+
+impl<T: Hash> Hash for ByAddress<T> {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.0.hash(state);
+    }
+}
+
+/// Gives numbers to contents. What nobody holds any more is forgotten when the table has doubled since the last look;
+/// its number is not used again.
+#[derive(Debug, Default)]
+pub(crate) struct RuleSetRegistry {
+    known: HashMap<RuleSetContent, Weak<RuleSet>>,
+    last_id: u32,
+    sweep_at: usize,
+}
+
+impl RuleSetRegistry {
+    /// # Errors
+    /// The patterns together are too large, or all numbers were used.
+    pub(crate) fn intern(&mut self, content: RuleSetContent) -> Result<Arc<RuleSet>, String> {
+        if let Some(known) = self.known.get(&content).and_then(Weak::upgrade) {
+            return Ok(known);
+        }
+        let kind = match &content.rules {
+            RuleSetRules::Http(rules) => {
+                let rules: Vec<&HttpRule> = rules.iter().map(|r| &*r.0).collect();
+                RuleSetKind::Http(HttpRuleSet::new(&rules, content.allows_all.as_ref())?)
+            }
+            RuleSetRules::Dns(rules) => RuleSetKind::Dns(DnsRuleSet {
+                rules: unwrap(rules),
+                allows_all: content.allows_all.clone(),
+            }),
+            RuleSetRules::Tls(rules) => RuleSetKind::Tls(TlsRuleSet {
+                rules: unwrap(rules),
+                allows_all: content.allows_all.clone(),
+            }),
+        };
+        let id = self
+            .last_id
+            .checked_add(1)
+            .ok_or("all rule set numbers of this process were used; restart it")?;
+        self.last_id = id;
+        let set = Arc::new(RuleSet {
+            id,
+            kind,
+            allows_all: content.allows_all.clone(),
+        });
+        self.known.insert(content, Arc::downgrade(&set));
+        if self.known.len() >= self.sweep_at {
+            self.known.retain(|_, set| set.strong_count() > 0);
+            self.sweep_at = (self.known.len() * 2).max(64);
+        }
+        Ok(set)
+    }
+}
+
+fn unwrap<T>(rules: &[ByAddress<T>]) -> Vec<Arc<T>> {
+    rules.iter().map(|r| r.0.clone()).collect()
+}
