@@ -1,0 +1,556 @@
+//! The decision.
+
+use crate::answer;
+use crate::counters::EngineCounter;
+use crate::dns;
+use crate::flow::{Flow, FlowPolicy, FlowTable, Grant};
+use crate::inspector::{Change, Inspection, Inspector, Judge, Patience, Refusal};
+use crate::judge::{About, Desk};
+use crate::outbox::Outbox;
+use crate::punted::{FlowId, Punted, Segment};
+use crate::quic_flows::QuicFlows;
+use crate::seq::{before, plus};
+use crate::shared::{EndpointView, EngineLimits, EngineShared, PolicyView};
+use crate::stream::{Place, Stream};
+use seventh_abi::{Direction, DropReason, Hook, InjectAction, Replies};
+use seventh_parsers::packet::{TcpFlags, Transport};
+use seventh_policy::{L4Decision, RuleSetKind};
+use std::borrow::Cow;
+use std::net::{IpAddr, Ipv6Addr};
+use std::ops::Range;
+use std::sync::Arc;
+
+/// Connections that one frame may push out when memory is short.
+const PRESSURE_EVICTIONS_MAX: usize = 4;
+/// Distance behind the stream at which the kernel is told to forget a range, long before its sequence numbers come
+/// round again.
+const GRANT_STALE: u32 = 1 << 26;
+
+/// What the caller does with the frame it handed in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Fate {
+    /// Transmit this very frame: its MAC bytes now hold [`seventh_abi::InjectMeta`].
+    Forward,
+    /// Forget it. What is to be sent instead, if anything, is in the outbox.
+    Consumed,
+}
+
+/// A decision about one frame.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Decision {
+    /// The whole frame goes on.
+    Forward(Change),
+    /// A copy with only these bytes of its payload goes on.
+    ForwardPart { payload: Range<usize>, change: Change },
+    /// Nothing goes on; the retransmission will be judged again.
+    Defer,
+    /// Nothing goes on, nobody is told.
+    Drop(DropReason),
+    /// The connection ends: a reset to each side.
+    Reset(DropReason),
+    /// The connection ends: `answer` to the opener, a reset to the other side. The first `repeated` bytes of the payload
+    /// had been let through before.
+    Refuse {
+        reason: DropReason,
+        repeated: usize,
+        answer: Cow<'static, [u8]>,
+    },
+    /// The connection has ended: the opener is told again what it was told then.
+    Repeat,
+}
+
+impl Decision {
+    /// The first `gone` of the `len` bytes were acknowledged, but perhaps by somebody who only pretends to be the other
+    /// side. They cannot be compared any more, so none of them goes on. If nothing else is left, an empty segment in
+    /// their place makes the other side acknowledge again.
+    fn without(self, gone: usize, len: usize) -> Self {
+        match self {
+            Self::Forward(change) if gone > 0 => Self::ForwardPart {
+                payload: gone..len,
+                change,
+            },
+            Self::ForwardPart { payload, change } => Self::ForwardPart {
+                payload: gone.min(payload.end)..payload.end,
+                change,
+            },
+            other => other,
+        }
+    }
+}
+
+/// Decides punted frames. One per worker; a connection always meets the same one.
+#[derive(Debug)]
+pub struct Engine {
+    pub(crate) desk: Desk,
+    pub(crate) flows: FlowTable,
+    pub(crate) limits: EngineLimits,
+    /// Memory held by all streams.
+    pub(crate) held: usize,
+    pub(crate) quic: QuicFlows,
+}
+
+impl Engine {
+    /// An engine without any connection.
+    #[must_use]
+    pub fn new(shared: Arc<EngineShared>, limits: EngineLimits) -> Self {
+        Self {
+            desk: Desk::new(shared, &limits),
+            flows: FlowTable::new(limits.flows_max),
+            limits,
+            held: 0,
+            quic: QuicFlows::new(&limits),
+        }
+    }
+
+    /// Decides one punted frame at `now_ns`. The tiers, in order; the first that has an answer ends the matter:
+    ///
+    /// 1. **Read**: punt metadata, headers, checksums. What cannot be read is dropped. `Punted::read`
+    /// 2. **Policy**: what the endpoint's policy of this moment says of the flow. One that it allows or denies without
+    ///    looking inside leaves here. `policy_of`
+    /// 3. **Connection**: known, new at its first byte, or under way without us (reset). `Engine::admit`
+    /// 4. **Closed**: a connection that was refused gets the same answer again. `Decision::Repeat`
+    /// 5. **Stream**: a gap is dropped, repeated bytes must be equal. `Engine::place`
+    /// 6. **Requests**: the new bytes complete heads; each head is judged. `Engine::inspect`, which asks
+    ///    `Inspector::inspect` (where a head ends) and `Desk::judge` (verdict cache, then rules)
+    ///
+    /// Data of the side that was opened to, where it is read at all, takes tiers 1, 2 and a simpler 5 and 6:
+    /// `Engine::decide_reply`.
+    ///
+    /// Then the decision is carried out by `Engine::carry_out`: this frame goes on, or frames of our own go to `out`,
+    /// to be sent in their order. Work is linear in the frame's length; memory is bounded by [`EngineLimits`].
+    pub fn decide(&mut self, frame: &mut [u8], now_ns: u64, out: &mut Outbox) -> Fate {
+        self.desk.forget_request();
+        let punted = match Punted::read(frame, now_ns) {
+            Ok(punted) => punted,
+            Err(reason) => {
+                self.desk.counters.count_reason(reason);
+                return Fate::Consumed;
+            }
+        };
+        let change = match *punted.frame.transport() {
+            Transport::Tcp(tcp) => {
+                let segment = Segment {
+                    punted,
+                    tcp,
+                    payload: punted.frame.payload(),
+                };
+                let decision = if punted.meta.reply {
+                    self.decide_reply(&segment)
+                } else {
+                    self.decide_segment(&segment)
+                };
+                self.carry_out(decision.unwrap_or_else(|early| early), &segment, out)
+            }
+            Transport::Udp(_) => {
+                let decision = self.decide_datagram(&punted, out).unwrap_or_else(|early| early);
+                self.carry_out_datagram(decision, &punted, out)
+            }
+        };
+        let Some(meta) = change.map(|change| answer::onward(&punted, change)) else {
+            return Fate::Consumed;
+        };
+        let Some(macs) = frame.first_chunk_mut() else {
+            return Fate::Consumed;
+        };
+        *macs = meta;
+        Fate::Forward
+    }
+
+    /// Tiers 2 to 6 for TCP. `Err` is a decision too: the one of an early tier.
+    fn decide_segment(&mut self, segment: &Segment<'_>) -> Result<Decision, Decision> {
+        let flags = segment.tcp.flags;
+        if segment.payload.is_empty() && !self.is_closed(segment) {
+            return Ok(Decision::Forward(Change::default()));
+        }
+        if flags.any(TcpFlags::SYN | TcpFlags::RST) || !flags.any(TcpFlags::ACK) {
+            return Err(Decision::Drop(DropReason::EngineInvalidHeader));
+        }
+        if flags.any(TcpFlags::URG) {
+            return Err(Decision::Drop(DropReason::UrgentData));
+        }
+        let place = self.admit(segment)?;
+        let repeated = self.place(segment, place)?;
+        let gone = self.flow(place)?.stream.gone(segment.tcp.seq, segment.payload.len());
+        let decision = self.decide_placed(segment, place, repeated)?;
+        Ok(decision.without(gone, segment.payload.len()))
+    }
+
+    /// Tier 6, if there is anything new.
+    fn decide_placed(&mut self, segment: &Segment<'_>, place: usize, repeated: usize) -> Result<Decision, Decision> {
+        if repeated == segment.payload.len() {
+            let flow = self.flow(place)?;
+            let mut change = forward_change(flow, segment, None);
+            if flow.reply_next.is_some() && !flow.inspector.reads_replies() {
+                // The frame that told the kernel so may have been lost.
+                change.replies = Replies::Punt;
+            }
+            return Ok(Decision::Forward(change));
+        }
+        self.make_room(segment, place, repeated)?;
+        self.inspect(segment, place, repeated)
+    }
+
+    /// Datagrams of both sides (`punted.meta.reply` tells which). `Err` is a decision too: the one of an early tier.
+    fn decide_datagram(&mut self, punted: &Punted<'_>, out: &mut Outbox) -> Result<Decision, Decision> {
+        let view = self.desk.shared.load_policy();
+        let endpoint = find_endpoint(&view, punted)?;
+        let policy = policy_of(&self.desk.shared, &view, endpoint, punted)?;
+        let about = About::of(punted, Some(&policy));
+        let mut judge = Judge {
+            desk: &mut self.desk,
+            policy: &policy,
+            about: &about,
+        };
+        match policy.rules.kind() {
+            RuleSetKind::Tls(_) => self.decide_quic(punted, &policy, out),
+            RuleSetKind::Dns(_) => Ok(dns::datagram(
+                &mut judge,
+                punted.frame.payload(),
+                punted.meta.reply,
+                &self.limits,
+            )),
+            RuleSetKind::Http(_) => Err(Decision::Drop(DropReason::InspectorMissing)),
+        }
+    }
+
+    /// Tiers 2 and 3: the place of the connection, which is now under the endpoint's policy of this moment.
+    fn admit(&mut self, segment: &Segment<'_>) -> Result<usize, Decision> {
+        let punted = &segment.punted;
+        let view = self.desk.shared.load_policy();
+        let endpoint = find_endpoint(&view, punted)?;
+        if let Some(place) = self.flows.touch(&punted.id) {
+            let flow = self.flow(place)?;
+            if punted.meta.base_seq.is_none_or(|base| base == flow.base) {
+                flow.last_seen_ns = punted.now_ns;
+                if flow.closed.is_none() && flow.policy.epoch != endpoint.epoch {
+                    self.judge_again(place, punted, policy_of(&self.desk.shared, &view, endpoint, punted))?;
+                }
+                let flow = self.flow(place)?;
+                if flow.closed.is_none() && flow.inspector.is_settled() {
+                    let epoch = flow.policy.epoch;
+                    return Err(Decision::Forward(InjectAction::Forward { epoch }.into()));
+                }
+                return Ok(place);
+            }
+            // Another first byte under the same addresses and ports: a new connection.
+            self.forget(&punted.id);
+        }
+        if punted.meta.closed {
+            return Err(Decision::Repeat);
+        }
+        let policy = policy_of(&self.desk.shared, &view, endpoint, punted)?;
+        let inspector = Inspector::new(&policy.rules, &self.limits);
+        let mut inspector = inspector.ok_or(Decision::Reset(DropReason::InspectorMissing))?;
+        if punted.meta.boundary {
+            inspector.taken_up();
+        }
+        let start = first_byte(segment).ok_or(Decision::Reset(DropReason::MidStream))?;
+        Ok(self.create(segment, policy, inspector, start))
+    }
+
+    /// The policy has changed: the connection goes on under it, or it ends, or it is the engine's no longer.
+    pub(crate) fn judge_again(
+        &mut self,
+        place: usize,
+        punted: &Punted<'_>,
+        policy: Result<FlowPolicy, Decision>,
+    ) -> Result<(), Decision> {
+        match policy {
+            Ok(policy) => {
+                let Self { desk, flows, .. } = self;
+                let flow = flows.at(place).ok_or(Decision::Drop(DropReason::EngineFault))?;
+                if !flow.inspector.serves(&policy.rules) {
+                    return Err(Decision::Reset(DropReason::MidStream));
+                }
+                flow.policy = policy;
+                let about = About::of(punted, Some(&flow.policy));
+                let mut judge = Judge {
+                    desk,
+                    policy: &flow.policy,
+                    about: &about,
+                };
+                flow.inspector.judge_again(&mut judge).map_err(Decision::Reset)
+            }
+            Err(decision) => {
+                if matches!(decision, Decision::Forward(_)) {
+                    self.forget(&punted.id);
+                }
+                Err(decision)
+            }
+        }
+    }
+
+    fn create(&mut self, segment: &Segment<'_>, policy: FlowPolicy, inspector: Inspector, start: u32) -> usize {
+        let flow = Flow {
+            id: segment.punted.id,
+            link: segment.punted.link,
+            policy,
+            base: segment.punted.meta.base_seq.unwrap_or(start),
+            stream: Stream::new(start),
+            // Nothing of the other side has come before the opener's first byte: what it expects is the first.
+            reply_next: inspector.reads_replies().then_some(segment.tcp.ack),
+            inspector,
+            request_ack: None,
+            last_ack: segment.tcp.ack,
+            grant: None,
+            closed: None,
+            finished: false,
+            last_seen_ns: segment.punted.now_ns,
+            head_since_ns: None,
+        };
+        self.desk.counters.count(EngineCounter::FlowCreated);
+        let (place, evicted) = self.flows.insert(flow);
+        if let Some(evicted) = evicted {
+            self.evicted(&evicted);
+        }
+        place
+    }
+
+    /// Tiers 4 and 5: how many of the first bytes are repeated ones, all equal to what was inspected.
+    fn place(&mut self, segment: &Segment<'_>, place: usize) -> Result<usize, Decision> {
+        let (tcp, meta) = (&segment.tcp, &segment.punted.meta);
+        let flow = self.flow(place)?;
+        if flow.closed.is_some() || meta.closed {
+            return Err(Decision::Repeat);
+        }
+        flow.last_ack = tcp.ack;
+        flow.finished |= tcp.flags.any(TcpFlags::FIN);
+        if let Some(acked) = meta.acked_seq {
+            // The other side has bytes (or more than a FIN) that we have never seen.
+            if before(flow.stream.next().wrapping_add(1), acked) {
+                return Err(Decision::Reset(DropReason::MidStream));
+            }
+            let held_before = flow.stream.held();
+            flow.stream.acknowledged(acked, flow.inspector.pending());
+            let held_after = flow.stream.held();
+            self.held = (self.held + held_after).saturating_sub(held_before);
+        }
+        let flow = self.flow(place)?;
+        let Place::Repeats(repeated) = flow.stream.place(tcp.seq, segment.payload.len()) else {
+            return Err(Decision::Drop(DropReason::OutOfOrder));
+        };
+        let old = segment.payload.get(..repeated).unwrap_or_default();
+        if !flow.stream.repeats(tcp.seq, old) {
+            return Err(Decision::Drop(DropReason::RetransmissionDiffers));
+        }
+        Ok(repeated)
+    }
+
+    /// Sees that the new bytes can be held: connections that were not used lately give way.
+    fn make_room(&mut self, segment: &Segment<'_>, place: usize, repeated: usize) -> Result<(), Decision> {
+        let new = segment.payload.len() - repeated;
+        let limits = self.limits;
+        if self.flow(place)?.stream.kept_len() + new > limits.flow_bytes_max {
+            return Err(Decision::Drop(DropReason::EngineLimit));
+        }
+        for _ in 0..PRESSURE_EVICTIONS_MAX {
+            if self.held + new <= limits.held_bytes_max {
+                return Ok(());
+            }
+            if let Some(evicted) = self.flows.evict() {
+                self.evicted(&evicted);
+                if evicted.id == segment.punted.id {
+                    break;
+                }
+            }
+        }
+        Err(Decision::Drop(DropReason::EngineLimit))
+    }
+
+    /// Tier 6.
+    fn inspect(&mut self, segment: &Segment<'_>, place: usize, repeated: usize) -> Result<Decision, Decision> {
+        let new = segment.payload.get(repeated..).unwrap_or_default();
+        let Self { desk, flows, held, .. } = self;
+        let flow = flows.at(place).ok_or(Decision::Drop(DropReason::EngineFault))?;
+        let (held_before, pending_before) = (flow.stream.held(), flow.inspector.pending());
+        let about = About::of(&segment.punted, Some(&flow.policy));
+        let mut judge = Judge {
+            desk,
+            policy: &flow.policy,
+            about: &about,
+        };
+        let mut inspection = flow.inspector.inspect(&mut flow.stream, new, &mut judge);
+        if inspection.allowed > 0 {
+            flow.request_ack = Some(segment.tcp.ack);
+        }
+        if flow.inspector.pending() == 0 {
+            flow.head_since_ns = None;
+        } else if pending_before == 0 || inspection.allowed > 0 {
+            flow.head_since_ns = Some(segment.punted.now_ns);
+        }
+        match inspection.replies {
+            Replies::Punt => flow.reply_next = Some(segment.tcp.ack),
+            Replies::Pass => flow.reply_next = None,
+            Replies::Keep | Replies::Copy => {}
+        }
+        let decision = match inspection.refusal.take() {
+            None => {
+                let grant = flow.inspector.grant(&mut flow.stream).map(|(start, end)| Grant {
+                    start,
+                    end,
+                    boundary: flow.inspector.at_boundary(),
+                });
+                if grant.is_some() {
+                    desk.counters.count(EngineCounter::BypassGranted);
+                }
+                let mut change = forward_change(flow, segment, grant);
+                if inspection.settled {
+                    flow.stream = Stream::new(flow.stream.next());
+                    change.action = InjectAction::Forward {
+                        epoch: flow.policy.epoch,
+                    };
+                }
+                change.replies = inspection.replies;
+                Decision::Forward(change)
+            }
+            Some(refusal) => refused(flow, segment, repeated, &inspection, refusal),
+        };
+        *held = (*held + flow.stream.held()).saturating_sub(held_before);
+        Ok(decision)
+    }
+
+    pub(crate) fn forget(&mut self, id: &FlowId) {
+        if let Some(flow) = self.flows.remove(id) {
+            self.held = self.held.saturating_sub(flow.stream.held());
+        }
+    }
+
+    fn evicted(&mut self, flow: &Flow) {
+        self.held = self.held.saturating_sub(flow.stream.held());
+        self.desk.counters.count(EngineCounter::FlowEvicted);
+    }
+
+    fn flow(&mut self, place: usize) -> Result<&mut Flow, Decision> {
+        self.flows.at(place).ok_or(Decision::Drop(DropReason::EngineFault))
+    }
+
+    fn is_closed(&mut self, segment: &Segment<'_>) -> bool {
+        let known = self.flows.get(&segment.punted.id);
+        segment.punted.meta.closed || known.is_some_and(|flow| flow.closed.is_some())
+    }
+}
+
+/// A refusal is told at once only if nothing of earlier requests is under way, in either direction: the 403 would take
+/// the sequence numbers of an answer, the reset would cut off a body. Else what comes before the refused bytes goes on
+/// and the rest will come again. Of several earlier requests without an answer only the last is known to be one.
+fn refused(
+    flow: &mut Flow,
+    segment: &Segment<'_>,
+    repeated: usize,
+    inspection: &Inspection,
+    refusal: Refusal,
+) -> Decision {
+    let meta = &segment.punted.meta;
+    let begin = flow
+        .stream
+        .next()
+        .wrapping_sub(u32::try_from(flow.inspector.pending()).unwrap_or(0));
+    let received = meta.acked_seq.is_none_or(|acked| !before(acked, begin));
+    let answered = flow.request_ack != Some(segment.tcp.ack);
+    // A broken body is the fault of the request itself: its server waits for the rest and will not answer first.
+    let is_time = match inspection.patience {
+        Patience::Answered => refusal.in_body || (received && answered),
+        Patience::Idle => true,
+        Patience::Endless => false,
+        Patience::Over => return Decision::Reset(refusal.reason),
+    };
+    if meta.reply_idle && inspection.allowed == 0 && is_time {
+        return Decision::Refuse {
+            reason: refusal.reason,
+            repeated,
+            answer: refusal.answer,
+        };
+    }
+    match repeated + refusal.passed {
+        0 => Decision::Defer,
+        len => Decision::ForwardPart {
+            payload: 0..len,
+            change: Change {
+                replies: inspection.replies,
+                ..forward_change(flow, segment, None)
+            },
+        },
+    }
+}
+
+/// What the kernel is told with a frame that goes on: a new range; the last one again if the frame shows that it was
+/// not told (bytes of the range would not have come); to forget one whose numbers would otherwise come round again;
+/// that a request begins after this frame, so that another engine may take the connection up there.
+fn forward_change(flow: &mut Flow, segment: &Segment<'_>, new: Option<Grant>) -> Change {
+    if new.is_some() {
+        flow.grant = new;
+    }
+    let next = flow.stream.next();
+    let segment_end = plus(segment.tcp.seq, segment.payload.len());
+    let nothing = Grant {
+        start: next,
+        end: next,
+        boundary: flow.inspector.at_boundary(),
+    };
+    let tell = match flow.grant {
+        Some(grant) if before(grant.end, next) && next.wrapping_sub(grant.end) > GRANT_STALE => {
+            flow.grant = None;
+            Some(nothing)
+        }
+        Some(grant) if new.is_some() || (before(segment.tcp.seq, grant.end) && before(grant.start, segment_end)) => {
+            Some(grant)
+        }
+        _ if nothing.boundary && segment_end == next => Some(nothing),
+        _ => None,
+    };
+    tell.map_or_else(Change::default, |Grant { start, end, boundary }| {
+        InjectAction::Bypass { start, end, boundary }.into()
+    })
+}
+
+pub(crate) fn find_endpoint<'a>(view: &'a PolicyView, punted: &Punted<'_>) -> Result<&'a EndpointView, Decision> {
+    let endpoint = view.endpoints.get(&punted.meta.ifindex);
+    endpoint.ok_or(Decision::Drop(DropReason::EngineNoPolicy))
+}
+
+/// What the endpoint's policy says of the flow: the rules that judge its requests, or the decision.
+pub(crate) fn policy_of(
+    shared: &EngineShared,
+    view: &PolicyView,
+    endpoint: &EndpointView,
+    punted: &Punted<'_>,
+) -> Result<FlowPolicy, Decision> {
+    let id = &punted.id;
+    let (direction, peer) = match id.hook {
+        Hook::FromEndpoint => (Direction::Egress, id.destination),
+        Hook::ToEndpoint => (Direction::Ingress, id.source),
+    };
+    // As the kernel does: what an endpoint opens goes by the names it has learned first.
+    let by_name = match direction {
+        Direction::Egress => shared.names.identity(endpoint.id, &peer),
+        Direction::Ingress => None,
+    };
+    let peer_identity = by_name.unwrap_or_else(|| view.ipcache.lookup(IpAddr::V6(Ipv6Addr::from(peer))).identity);
+    let protocol = punted.frame.transport().protocol();
+    match endpoint
+        .policy
+        .lookup(direction, peer_identity, protocol, id.destination_port)
+    {
+        L4Decision::Allow => Err(Decision::Forward(
+            InjectAction::Forward { epoch: endpoint.epoch }.into(),
+        )),
+        L4Decision::Deny(reason) => Err(Decision::Reset(reason)),
+        L4Decision::Inspect(rules) => Ok(FlowPolicy {
+            epoch: endpoint.epoch,
+            endpoint_id: endpoint.id,
+            peer_identity,
+            rules: rules.clone(),
+        }),
+    }
+}
+
+/// Number of the first byte to read of a connection that is not known: the opener's first if none was let through yet,
+/// else this segment's if the kernel knows that a request begins there. Only then is it certain that no byte
+/// of a request went by unseen.
+fn first_byte(segment: &Segment<'_>) -> Option<u32> {
+    let meta = &segment.punted.meta;
+    if meta.boundary {
+        return Some(segment.tcp.seq);
+    }
+    meta.base_seq.filter(|base| meta.clean && meta.acked_seq == Some(*base))
+}

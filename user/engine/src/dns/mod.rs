@@ -1,0 +1,204 @@
+//! DNS: which questions may be asked, and what the answers teach.
+//!
+//! Over UDP each datagram is a message; over TCP [`DnsInspector`] finds the messages in both directions. Either way a
+//! query is judged by [`query`] and an answer learned from by [`answer`] before its last byte goes on.
+//!
+//! What an endpoint was answered counts only if it had asked: the same addresses and ports, id and questions. Everything
+//! else an endpoint is sent under a DNS rule is dropped.
+
+mod queries;
+mod stream;
+
+pub(crate) use stream::DnsInspector;
+
+use crate::counters::EngineCounter;
+use crate::decide::Decision;
+use crate::inspector::{Change, Judge};
+use crate::names::Lesson;
+use crate::shared::EngineLimits;
+use queries::{Queries, Slot};
+use seventh_abi::DropReason;
+use seventh_parsers::dns::{
+    Head, Header, Message, Name, OPCODE_QUERY, RCODE_FORMERR, RCODE_NOERROR, RCODE_NXDOMAIN, RCODE_REFUSED, type_name,
+    write_refusal,
+};
+use seventh_policy::DnsRuleSet;
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
+
+/// Cached form of "no rule allows it"; a rule's index is cached as index + 1.
+const CACHED_DENY: u32 = 0;
+/// Name verdicts depend on nothing but what their key holds: a rule set's number is never given to other rules.
+const NAME_EPOCH: u32 = 0;
+
+/// What is answered to a query that no rule allows.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum DnsRefusal {
+    /// REFUSED: resolvers try another server, some give up.
+    #[default]
+    Refused,
+    /// NXDOMAIN: resolvers go on with their search list.
+    NoSuchName,
+}
+
+/// State of one engine that outlives a message.
+#[derive(Debug, Default)]
+pub(crate) struct DnsDesk {
+    queries: Queries,
+    /// The name that is being judged.
+    name: String,
+    /// Bytes of answers over TCP that are not complete, over all connections.
+    answers_held: Arc<AtomicUsize>,
+}
+
+impl DnsDesk {
+    /// Forgets queries for whose answers nobody waits any more.
+    pub(crate) fn expire(&mut self, now_ns: u64) {
+        self.queries.expire(now_ns);
+    }
+}
+
+/// Decides a datagram of either side.
+pub(crate) fn datagram(judge: &mut Judge<'_>, payload: &[u8], reply: bool, limits: &EngineLimits) -> Decision {
+    if reply {
+        return match answer(judge, payload) {
+            Ok(()) => Decision::Forward(Change::default()),
+            Err(reason) => Decision::Drop(reason),
+        };
+    }
+    match query(judge, payload) {
+        Ok(()) => Decision::Forward(Change::default()),
+        Err(reason) => match refusal(payload, reason, limits.dns_refusal) {
+            Some(answer) => Decision::Refuse {
+                reason,
+                repeated: 0,
+                answer: Cow::Owned(answer),
+            },
+            None => Decision::Drop(reason),
+        },
+    }
+}
+
+/// Judges a query: every question must be allowed. An allowed one is recorded, and its answer awaited; a refused one is
+/// recorded once its refusal is final.
+fn query(judge: &mut Judge<'_>, message: &[u8]) -> Result<(), DropReason> {
+    judge.desk.forget_request();
+    let header = Header::parse(message).map_err(|_| DropReason::DnsMalformed)?;
+    if header.is_response() || header.opcode() != OPCODE_QUERY {
+        return Err(DropReason::DnsNotQuery);
+    }
+    let message = Message::parse(message).map_err(|_| DropReason::DnsMalformed)?;
+    let head = *message.head();
+    let mut rule = None;
+    for question in head.questions() {
+        let kind = type_name(question.query_type);
+        let kind = kind.map_or_else(|| Cow::Owned(format!("TYPE{}", question.query_type)), Cow::Borrowed);
+        rule = Some(judge_name(judge, &question.name, &kind)?);
+    }
+    // A message without a question asks something that no rule can be about.
+    let rule = rule.ok_or(DropReason::DnsNotQuery)?;
+    let origin = judge.policy.rules.dns().and_then(|rules| rules.origin(rule)).cloned();
+    judge.desk.record_allowed(judge.about, origin);
+    let slot = Slot::of(judge.about, header.id);
+    judge.desk.dns.queries.ask(slot, questions(&head), judge.about.time_ns);
+    Ok(())
+}
+
+/// Index of the rule that allows the name; it is noted for the record either way.
+fn judge_name(judge: &mut Judge<'_>, name: &Name<'_>, kind: &str) -> Result<u32, DropReason> {
+    let rules = judge.policy.rules.dns().ok_or(DropReason::InspectorMissing)?;
+    let desk = &mut *judge.desk;
+    let mut text = std::mem::take(&mut desk.dns.name);
+    text.clear();
+    name.write(&mut text);
+    desk.note_request(kind, &text, "");
+    let verdict = verdict(judge, rules, &text);
+    judge.desk.dns.name = text;
+    verdict.ok_or(DropReason::DnsPolicyDenied)
+}
+
+/// Index of the rule that allows the name, from the cache or from the rules.
+fn verdict(judge: &Judge<'_>, rules: &DnsRuleSet, name: &str) -> Option<u32> {
+    let shared = &judge.desk.shared;
+    let key = shared
+        .hasher
+        .begin()
+        .number(judge.policy.rules.id())
+        .bytes(name.as_bytes())
+        .finish();
+    let cached = if let Some(cached) = shared.request_verdicts.lookup(&key, NAME_EPOCH) {
+        judge.desk.counters.count(EngineCounter::CacheHit);
+        cached
+    } else {
+        judge.desk.counters.count(EngineCounter::CacheMiss);
+        let cached = rules.judge(name).map_or(CACHED_DENY, |rule| rule.saturating_add(1));
+        shared.request_verdicts.insert(&key, NAME_EPOCH, cached);
+        cached
+    };
+    cached.checked_sub(1)
+}
+
+/// Learns from an answer; it may go on only when this succeeds.
+fn answer(judge: &mut Judge<'_>, message: &[u8]) -> Result<(), DropReason> {
+    judge.desk.forget_request();
+    let head = Head::parse(message).map_err(|_| DropReason::DnsMalformedAnswer)?;
+    let header = *head.header();
+    let whole = Message::parse(message);
+    if whole.is_err() && !header.is_truncated() {
+        return Err(DropReason::DnsMalformedAnswer);
+    }
+    let slot = Slot::of(judge.about, header.id);
+    let queries = &mut judge.desk.dns.queries;
+    // A server that cannot read a query may leave its question out.
+    let bare_error = header.questions == 0 && header.rcode() != RCODE_NOERROR;
+    let asked = header.is_response()
+        && if bare_error {
+            queries.answered_any(&slot)
+        } else {
+            queries.answered(&slot, &questions(&head), judge.about.time_ns)
+        };
+    if !asked {
+        return Err(DropReason::DnsUnsolicitedAnswer);
+    }
+    // A cut answer may end anywhere: it goes on, so that the whole one is asked for over TCP, and teaches nothing.
+    let Ok(message) = whole else { return Ok(()) };
+    if header.rcode() != RCODE_NOERROR {
+        return Ok(());
+    }
+    for question in head.questions() {
+        let lesson = Lesson::of(&message, &question);
+        let names = &judge.desk.shared.names;
+        names
+            .learn(judge.policy.endpoint_id, &lesson, judge.about.time_ns)
+            .map_err(|_| DropReason::DnsNotLearned)?;
+    }
+    Ok(())
+}
+
+/// The answer to a query that may not go on, if it can be answered.
+fn refusal(query: &[u8], reason: DropReason, refusal: DnsRefusal) -> Option<Vec<u8>> {
+    let rcode = match (reason, refusal) {
+        (DropReason::DnsMalformed, _) => RCODE_FORMERR,
+        (DropReason::DnsPolicyDenied, DnsRefusal::NoSuchName) => RCODE_NXDOMAIN,
+        _ => RCODE_REFUSED,
+    };
+    let mut answer = Vec::new();
+    write_refusal(query, rcode, &mut answer).then_some(answer)
+}
+
+/// The questions in a form in which equal ones are equal bytes.
+fn questions(head: &Head<'_>) -> Box<[u8]> {
+    let mut bytes = Vec::with_capacity(64);
+    for question in head.questions() {
+        for label in question.name.labels() {
+            // A label has 63 bytes at most.
+            bytes.push(u8::try_from(label.len()).unwrap_or(u8::MAX));
+            bytes.extend(label.iter().map(u8::to_ascii_lowercase));
+        }
+        bytes.push(0);
+        bytes.extend_from_slice(&question.query_type.to_be_bytes());
+        bytes.extend_from_slice(&question.class.to_be_bytes());
+    }
+    bytes.into()
+}

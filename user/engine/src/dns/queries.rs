@@ -1,0 +1,251 @@
+//! Queries whose answers are awaited.
+
+use crate::judge::About;
+use crate::punted::FlowId;
+use std::collections::{HashMap, VecDeque};
+
+/// How long an answer is awaited. Resolvers wait for 5 seconds at most before they ask again.
+const WAIT_NS: u64 = 30_000_000_000;
+/// Queries of one endpoint that are awaited at most; the oldest gives way.
+const ENDPOINT_QUERIES_MAX: usize = 8192;
+/// Queries that are awaited at most by one engine; the oldest of the endpoint that asks gives way, else that of the one
+/// that has most.
+const QUERIES_MAX: usize = 65_536;
+/// Different questions under the same addresses, ports and id at most; the oldest gives way.
+const SLOT_QUERIES_MAX: usize = 4;
+
+/// Where an answer comes back to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub(super) struct Slot {
+    flow: FlowId,
+    protocol: u8,
+    id: u16,
+}
+
+impl Slot {
+    pub(super) fn of(about: &About<'_>, id: u16) -> Self {
+        Self {
+            flow: *about.id,
+            protocol: about.protocol,
+            id,
+        }
+    }
+}
+
+/// Bounded table of queries, by endpoint so that one cannot push out another's.
+#[derive(Debug, Default)]
+pub(super) struct Queries {
+    endpoints: HashMap<u32, Asked>,
+    len: usize,
+}
+
+#[derive(Debug, Default)]
+struct Asked {
+    slots: HashMap<Slot, Vec<Query>>,
+    /// Slots in the order in which they were asked; those that were answered since are passed over.
+    order: VecDeque<(Slot, u64)>,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Query {
+    questions: Box<[u8]>,
+    asked_ns: u64,
+}
+
+impl Queries {
+    /// A query goes on.
+    pub(super) fn ask(&mut self, slot: Slot, questions: Box<[u8]>, now_ns: u64) {
+        let endpoint = slot.flow.ifindex;
+        let asked = self.endpoints.entry(endpoint).or_default();
+        let before = asked.len;
+        asked.expire(now_ns);
+        asked.insert(slot, questions, now_ns);
+        while asked.len > ENDPOINT_QUERIES_MAX {
+            asked.drop_oldest();
+        }
+        self.len = (self.len + asked.len).saturating_sub(before);
+        while self.len > QUERIES_MAX {
+            let own = self.endpoints.get(&endpoint).is_some_and(|asked| asked.len > 1);
+            let largest = self
+                .endpoints
+                .iter()
+                .max_by_key(|(_, asked)| asked.len)
+                .map(|(&at, _)| at);
+            let Some(asked) = (if own { Some(endpoint) } else { largest }).and_then(|at| self.endpoints.get_mut(&at))
+            else {
+                return;
+            };
+            let before = asked.len;
+            asked.drop_oldest();
+            self.len = (self.len + asked.len).saturating_sub(before);
+        }
+    }
+
+    /// An answer to these questions has come. False if nobody asked them.
+    pub(super) fn answered(&mut self, slot: &Slot, questions: &[u8], now_ns: u64) -> bool {
+        self.take(slot, |query| {
+            *query.questions == *questions && now_ns.saturating_sub(query.asked_ns) < WAIT_NS
+        })
+    }
+
+    /// An answer that does not say to what has come.
+    pub(super) fn answered_any(&mut self, slot: &Slot) -> bool {
+        self.take(slot, |_| true)
+    }
+
+    /// Forgets queries that have waited too long.
+    pub(super) fn expire(&mut self, now_ns: u64) {
+        self.endpoints.retain(|_, asked| {
+            asked.expire(now_ns);
+            asked.len > 0
+        });
+        self.len = self.endpoints.values().map(|asked| asked.len).sum();
+    }
+
+    fn take(&mut self, slot: &Slot, is: impl Fn(&Query) -> bool) -> bool {
+        let Some(asked) = self.endpoints.get_mut(&slot.flow.ifindex) else {
+            return false;
+        };
+        let Some(queries) = asked.slots.get_mut(slot) else {
+            return false;
+        };
+        let Some(place) = queries.iter().position(is) else {
+            return false;
+        };
+        queries.remove(place);
+        if queries.is_empty() {
+            asked.slots.remove(slot);
+        }
+        asked.len -= 1;
+        self.len = self.len.saturating_sub(1);
+        true
+    }
+}
+
+impl Asked {
+    fn insert(&mut self, slot: Slot, questions: Box<[u8]>, now_ns: u64) {
+        let queries = self.slots.entry(slot).or_default();
+        // Asked again: it is awaited once, from now on.
+        if let Some(place) = queries.iter().position(|query| query.questions == questions) {
+            queries.remove(place);
+            self.len -= 1;
+        } else if queries.len() >= SLOT_QUERIES_MAX {
+            queries.remove(0);
+            self.len -= 1;
+        }
+        queries.push(Query {
+            questions,
+            asked_ns: now_ns,
+        });
+        self.len += 1;
+        self.order.push_back((slot, now_ns));
+        // What was answered leaves its place behind: not more of those than of others.
+        if self.order.len() > 2 * ENDPOINT_QUERIES_MAX {
+            let slots = &self.slots;
+            let waits = |slot: &Slot, at: u64| slots.get(slot).is_some_and(|q| q.iter().any(|q| q.asked_ns == at));
+            self.order.retain(|(slot, at)| waits(slot, *at));
+        }
+    }
+
+    fn expire(&mut self, now_ns: u64) {
+        while self
+            .order
+            .front()
+            .is_some_and(|(_, at)| now_ns.saturating_sub(*at) >= WAIT_NS)
+        {
+            self.drop_oldest();
+        }
+    }
+
+    /// Forgets what was asked first.
+    fn drop_oldest(&mut self) {
+        let Some((slot, at)) = self.order.pop_front() else {
+            self.slots.clear();
+            self.len = 0;
+            return;
+        };
+        let Some(queries) = self.slots.get_mut(&slot) else {
+            return;
+        };
+        let before = queries.len();
+        queries.retain(|query| query.asked_ns != at);
+        self.len -= before - queries.len();
+        if queries.is_empty() {
+            self.slots.remove(&slot);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ENDPOINT_QUERIES_MAX, FlowId, QUERIES_MAX, Queries, SLOT_QUERIES_MAX, Slot, WAIT_NS};
+    use seventh_abi::Hook;
+
+    fn slot(ifindex: u32, port: u16, id: u16) -> Slot {
+        let flow = FlowId {
+            source: [1; 16],
+            destination: [2; 16],
+            ifindex,
+            source_port: port,
+            destination_port: 53,
+            hook: Hook::FromEndpoint,
+            ipv4: true,
+        };
+        Slot { flow, protocol: 17, id }
+    }
+
+    fn ask(queries: &mut Queries, slot: Slot, question: &[u8], now_ns: u64) {
+        queries.ask(slot, question.into(), now_ns);
+    }
+
+    #[test]
+    fn only_what_was_asked_is_answered_and_only_once() {
+        let mut queries = Queries::default();
+        ask(&mut queries, slot(1, 1000, 7), b"a", 0);
+        for other in [slot(1, 1000, 8), slot(1, 1001, 7), slot(2, 1000, 7)] {
+            assert!(!queries.answered(&other, b"a", 0));
+        }
+        assert!(!queries.answered(&slot(1, 1000, 7), b"b", 0));
+        assert!(queries.answered(&slot(1, 1000, 7), b"a", WAIT_NS - 1));
+        assert!(!queries.answered(&slot(1, 1000, 7), b"a", WAIT_NS - 1));
+        ask(&mut queries, slot(1, 1000, 7), b"a", 0);
+        assert!(!queries.answered(&slot(1, 1000, 7), b"a", WAIT_NS), "too late");
+    }
+
+    #[test]
+    fn different_questions_share_an_id_within_bounds() {
+        let mut queries = Queries::default();
+        for question in 0..=SLOT_QUERIES_MAX as u8 {
+            ask(&mut queries, slot(1, 1, 1), &[question], 0);
+            ask(&mut queries, slot(1, 1, 1), &[question], 1);
+        }
+        assert_eq!(queries.len, SLOT_QUERIES_MAX);
+        assert!(!queries.answered(&slot(1, 1, 1), &[0], 1) && queries.answered(&slot(1, 1, 1), &[1], 1));
+    }
+
+    #[test]
+    fn a_flood_of_one_endpoint_leaves_the_queries_of_another() {
+        let mut queries = Queries::default();
+        ask(&mut queries, slot(1, 1, 1), b"a", 0);
+        for n in 0..3 * ENDPOINT_QUERIES_MAX {
+            ask(&mut queries, slot(2, (n >> 16) as u16, n as u16), b"x", n as u64);
+        }
+        assert_eq!(queries.len, ENDPOINT_QUERIES_MAX + 1);
+        assert!(queries.endpoints[&2].order.len() <= 2 * ENDPOINT_QUERIES_MAX + 1);
+        assert!(queries.answered(&slot(1, 1, 1), b"a", 1));
+    }
+
+    #[test]
+    fn the_whole_is_bounded_and_empties_itself() {
+        let mut queries = Queries::default();
+        for endpoint in 0..20 {
+            for n in 0..ENDPOINT_QUERIES_MAX {
+                ask(&mut queries, slot(endpoint, 1, n as u16), b"x", 5);
+            }
+        }
+        assert_eq!(queries.len, QUERIES_MAX);
+        queries.expire(5 + WAIT_NS);
+        assert!(queries.len == 0 && queries.endpoints.is_empty());
+    }
+}

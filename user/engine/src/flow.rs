@@ -1,0 +1,183 @@
+//! Connections of one engine.
+
+use crate::inspector::Inspector;
+use crate::punted::{FlowId, LinkType};
+use crate::stream::Stream;
+use seventh_policy::RuleSet;
+use std::borrow::Cow;
+use std::collections::HashMap;
+use std::sync::Arc;
+
+/// Places that one eviction looks at before it takes what it finds.
+const EVICTION_LOOKS_MAX: usize = 64;
+
+/// What the policy said of a connection.
+#[derive(Clone, Debug)]
+pub(crate) struct FlowPolicy {
+    /// Under which it was asked.
+    pub(crate) epoch: u32,
+    pub(crate) endpoint_id: u32,
+    pub(crate) peer_identity: u32,
+    /// The rules that judge its requests.
+    pub(crate) rules: Arc<RuleSet>,
+}
+
+/// How a connection was closed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Closed {
+    /// `answer` was sent to the opener; its first byte has this number.
+    Refused {
+        response_seq: u32,
+        answer: Cow<'static, [u8]>,
+    },
+    /// Both sides were reset.
+    Reset,
+}
+
+/// A range of the opener's sequence numbers that is not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Grant {
+    pub(crate) start: u32,
+    pub(crate) end: u32,
+    /// A request begins at the end.
+    pub(crate) boundary: bool,
+}
+
+/// A connection under inspection.
+#[derive(Debug)]
+pub(crate) struct Flow {
+    pub(crate) id: FlowId,
+    pub(crate) link: LinkType,
+    pub(crate) policy: FlowPolicy,
+    /// Number of the opener's first byte.
+    pub(crate) base: u32,
+    pub(crate) stream: Stream,
+    pub(crate) inspector: Inspector,
+    /// Next byte of the other side that is to be read, while its bytes are.
+    pub(crate) reply_next: Option<u32>,
+    /// Acknowledgement that the segment carried which completed the last allowed request: while the opener still
+    /// sends this one, it has got nothing of the answer.
+    pub(crate) request_ack: Option<u32>,
+    /// Acknowledgement of the last segment.
+    pub(crate) last_ack: u32,
+    /// The range that the kernel was last told to let pass.
+    pub(crate) grant: Option<Grant>,
+    pub(crate) closed: Option<Closed>,
+    /// The opener's FIN came with data: nothing new will follow.
+    pub(crate) finished: bool,
+    pub(crate) last_seen_ns: u64,
+    /// When the head that is not complete began.
+    pub(crate) head_since_ns: Option<u64>,
+}
+
+/// Bounded table of connections. When it is full, an old one that was not used since the hand last passed gives way.
+#[derive(Debug)]
+pub(crate) struct FlowTable {
+    index: HashMap<FlowId, usize>,
+    slots: Vec<Slot>,
+    free: Vec<usize>,
+    flows_max: usize,
+    /// Next place that an eviction looks at.
+    hand: usize,
+    /// Next place that a sweep looks at.
+    broom: usize,
+}
+
+#[derive(Debug, Default)]
+struct Slot {
+    flow: Option<Box<Flow>>,
+    used: bool,
+}
+
+impl FlowTable {
+    pub(crate) fn new(flows_max: usize) -> Self {
+        Self {
+            index: HashMap::new(),
+            slots: Vec::new(),
+            free: Vec::new(),
+            flows_max: flows_max.max(1),
+            hand: 0,
+            broom: 0,
+        }
+    }
+
+    pub(crate) fn len(&self) -> usize {
+        self.index.len()
+    }
+
+    /// The connection.
+    pub(crate) fn get(&mut self, id: &FlowId) -> Option<&mut Flow> {
+        self.at(*self.index.get(id)?)
+    }
+
+    /// Its place, marked as used. A connection that never gets a second frame is never marked, so that a crowd of those
+    /// does not push out the ones in use.
+    pub(crate) fn touch(&mut self, id: &FlowId) -> Option<usize> {
+        let place = *self.index.get(id)?;
+        self.slots.get_mut(place)?.used = true;
+        Some(place)
+    }
+
+    /// The connection at a place that was found for the frame being decided.
+    pub(crate) fn at(&mut self, place: usize) -> Option<&mut Flow> {
+        self.slots.get_mut(place)?.flow.as_deref_mut()
+    }
+
+    /// Adds a connection that is not there yet: its place, and the one that had to go for it.
+    pub(crate) fn insert(&mut self, flow: Flow) -> (usize, Option<Box<Flow>>) {
+        let evicted = if self.len() >= self.flows_max {
+            self.evict()
+        } else {
+            None
+        };
+        let place = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot::default());
+            self.slots.len() - 1
+        });
+        self.index.insert(flow.id, place);
+        if let Some(slot) = self.slots.get_mut(place) {
+            slot.flow = Some(Box::new(flow));
+            slot.used = false;
+        }
+        (place, evicted)
+    }
+
+    pub(crate) fn remove(&mut self, id: &FlowId) -> Option<Box<Flow>> {
+        let place = self.index.remove(id)?;
+        self.free.push(place);
+        self.slots.get_mut(place)?.flow.take()
+    }
+
+    /// Takes out a connection that was not used lately.
+    pub(crate) fn evict(&mut self) -> Option<Box<Flow>> {
+        let mut candidate = None;
+        // Twice round at most: the first time takes the marks away.
+        for _ in 0..(2 * self.slots.len()).min(EVICTION_LOOKS_MAX) {
+            self.hand = (self.hand + 1) % self.slots.len();
+            let Some(slot) = self.slots.get_mut(self.hand) else {
+                break;
+            };
+            let Some(flow) = &slot.flow else { continue };
+            candidate = Some(flow.id);
+            if !std::mem::take(&mut slot.used) {
+                break;
+            }
+        }
+        self.remove(&candidate.or_else(|| self.index.keys().next().copied())?)
+    }
+
+    /// Ids of the connections among the next `looks` places, for a sweep that takes a while to come round.
+    pub(crate) fn sweep(&mut self, looks: usize) -> Vec<FlowId> {
+        let mut ids = Vec::new();
+        for _ in 0..looks.min(self.slots.len()) {
+            self.broom = (self.broom + 1) % self.slots.len();
+            ids.extend(
+                self.slots
+                    .get(self.broom)
+                    .and_then(|slot| slot.flow.as_ref())
+                    .map(|flow| flow.id),
+            );
+        }
+        ids
+    }
+}

@@ -1,0 +1,463 @@
+//! Follows HTTP/2 through the opener's stream: every request on every stream of the connection is judged.
+//!
+//! A header block can be acted on with its last byte, not before; so that byte waits for the verdict, as the last byte
+//! of an HTTP/1 head does, and a refused block leaves no trace: neither in the [`Stream`] nor in the table of the
+//! decompressor. Other frames are judged by their headers. Data is followed and, if there is much of it, given free.
+//!
+//! Kept for a connection: the decompressor's table ([`seventh_parsers::http2::TABLE_LEN_MAX`]), the lengths that
+//! streams have promised ([`PROMISES_MAX`]) and four [`Allowance`]s. Nothing is kept for a stream that has promised no
+//! length: numbers of new streams only rise (RFC 9113 §5.1.1), so a block on an older stream is trailers, and those
+//! cannot hold a request.
+
+use crate::http::{GRANT_MAX, GRANT_MIN, HeadJudge, http_reason};
+use crate::http2_answer::{ErrorCode, forbidden, go_away};
+use crate::inspector::{Inspection, Patience, Refusal};
+use crate::stream::Stream;
+use seventh_abi::DropReason;
+use seventh_parsers::http1::Limits;
+use seventh_parsers::http2::{
+    Decoder, Fields, FrameHeader, FrameKind, FrameScanner, Http2Fault, PREFACE, Unit, check_trailers, join_block,
+    read_request,
+};
+use std::borrow::Cow;
+
+/// Streams whose promised length is still to come. Servers allow a hundred or so at a time.
+const PROMISES_MAX: usize = 256;
+const SECOND_NS: u64 = 1_000_000_000;
+/// How long a refusal waits for the answers to earlier requests, which it would cut off.
+const POLITENESS_NS: u64 = SECOND_NS;
+/// How long it waits for a moment in which no answer is under way. Then the connection is reset.
+const PATIENCE_NS: u64 = 10 * SECOND_NS;
+
+/// Frames that make work for the server without asking it for anything: so many at once, and so many a second.
+#[derive(Clone, Copy, Debug)]
+struct Pace {
+    burst: u32,
+    per_second: u32,
+}
+
+/// SETTINGS: clients send a handful in the life of a connection.
+const SETTINGS: Pace = Pace {
+    burst: 100,
+    per_second: 10,
+};
+/// PING, PRIORITY, unknown types, acknowledgements, DATA without content. Clients of gRPC measure the path with a PING
+/// per round trip.
+const CONTROL: Pace = Pace {
+    burst: 10_000,
+    per_second: 10_000,
+};
+/// `RST_STREAM`: the figures that nghttp2 has against rapid reset, three times over a second.
+const RESETS: Pace = Pace {
+    burst: 1000,
+    per_second: 100,
+};
+/// `WINDOW_UPDATE`: a fast download needs many.
+const WINDOWS: Pace = Pace {
+    burst: 100_000,
+    per_second: 200_000,
+};
+
+/// What is left of a [`Pace`].
+#[derive(Clone, Copy, Debug)]
+struct Allowance {
+    left: u32,
+    since_ns: u64,
+}
+
+impl Allowance {
+    const fn full(pace: Pace) -> Self {
+        Self {
+            left: pace.burst,
+            since_ns: 0,
+        }
+    }
+
+    /// Takes one; false if there is none.
+    fn take(&mut self, pace: Pace, now_ns: u64) -> bool {
+        let per_one_ns = SECOND_NS / u64::from(pace.per_second);
+        let earned = now_ns.saturating_sub(self.since_ns) / per_one_ns;
+        if self.left >= pace.burst || earned > u64::from(pace.burst) {
+            self.since_ns = now_ns;
+        } else {
+            self.since_ns += earned * per_one_ns;
+        }
+        let earned = u32::try_from(earned).unwrap_or(u32::MAX);
+        self.left = self.left.saturating_add(earned).min(pace.burst);
+        match self.left.checked_sub(1) {
+            Some(left) => {
+                self.left = left;
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// Where in the frames the stream stands.
+#[derive(Debug)]
+pub(crate) struct Http2Inspector {
+    phase: Phase,
+    limits: Limits,
+    decoder: Decoder,
+    /// No frame has come yet: SETTINGS must be the first.
+    at_first: bool,
+    /// The newest stream of the opener.
+    newest: u32,
+    /// Streams, in the order of their numbers, and the bytes of data that their Content-Length still promises.
+    promises: Vec<(u32, u64)>,
+    settings: Allowance,
+    control: Allowance,
+    resets: Allowance,
+    windows: Allowance,
+    /// Since when the present refusal waits to be told.
+    refused_since_ns: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Phase {
+    /// So many bytes of the preface are there.
+    Preface(usize),
+    /// In a frame, a header block, or before one.
+    Unit(FrameScanner),
+    /// So many bytes of data are still to come.
+    Data(u64),
+}
+
+/// Why a unit may not go on, and what the opener is told.
+struct Refused {
+    reason: DropReason,
+    answer: Vec<u8>,
+}
+
+impl Http2Inspector {
+    /// After so many bytes of the preface, which were let through.
+    pub(crate) fn new(limits: Limits, preface: usize) -> Self {
+        Self {
+            phase: Phase::Preface(preface),
+            limits,
+            decoder: Decoder::new(),
+            at_first: true,
+            newest: 0,
+            promises: Vec::new(),
+            settings: Allowance::full(SETTINGS),
+            control: Allowance::full(CONTROL),
+            resets: Allowance::full(RESETS),
+            windows: Allowance::full(WINDOWS),
+            refused_since_ns: None,
+        }
+    }
+
+    /// After an upgrade: the request that asked for it was stream 1 (RFC 7540 §3.2).
+    pub(crate) fn upgraded(limits: Limits) -> Self {
+        Self {
+            newest: 1,
+            ..Self::new(limits, 0)
+        }
+    }
+
+    /// Bytes of the preface, frame or header block that has begun and is not complete.
+    pub(crate) const fn pending(&self) -> usize {
+        match &self.phase {
+            Phase::Preface(there) => *there,
+            Phase::Unit(scanner) => scanner.taken(),
+            Phase::Data(_) => 0,
+        }
+    }
+
+    /// Takes new bytes, which begin at `stream.next()`.
+    pub(crate) fn inspect(&mut self, stream: &mut Stream, new: &[u8], judge: &mut dyn HeadJudge) -> Inspection {
+        let mut rest = new;
+        let mut allowed = 0;
+        // Each turn takes at least one byte or ends the loop.
+        while !rest.is_empty() {
+            let step = match self.phase {
+                Phase::Preface(there) => self.preface(there, stream, rest),
+                Phase::Unit(scanner) => self.unit(scanner, stream, rest, judge, &mut allowed),
+                Phase::Data(left) => Ok(self.data(left, stream, rest)),
+            };
+            match step {
+                Ok(taken) => rest = rest.get(taken..).unwrap_or_default(),
+                Err(refused) => {
+                    let passed = new.len() - rest.len();
+                    return self.refuse(refused, passed, allowed, judge.now_ns());
+                }
+            }
+        }
+        self.refused_since_ns = None;
+        Inspection {
+            allowed,
+            ..Inspection::default()
+        }
+    }
+
+    /// Gives the rest of the present data free, if that pays: the range of sequence numbers.
+    pub(crate) fn grant(&mut self, stream: &mut Stream) -> Option<(u32, u32)> {
+        let Phase::Data(left) = self.phase else { return None };
+        if left < GRANT_MIN {
+            return None;
+        }
+        let len = left.min(GRANT_MAX);
+        let start = stream.next();
+        if !stream.grant(u32::try_from(len).ok()?) {
+            return None;
+        }
+        self.phase = self.after_data(left - len);
+        Some((start, stream.next()))
+    }
+
+    /// A refusal is told when it disturbs nothing, but not for ever: see `docs/http.md`.
+    fn refuse(&mut self, refused: Refused, passed: usize, allowed: usize, now_ns: u64) -> Inspection {
+        let since_ns = *self.refused_since_ns.get_or_insert(now_ns);
+        let patience = match now_ns.saturating_sub(since_ns) {
+            ..POLITENESS_NS => Patience::Answered,
+            POLITENESS_NS..PATIENCE_NS => Patience::Idle,
+            _ => Patience::Over,
+        };
+        Inspection {
+            allowed,
+            refusal: Some(Refusal {
+                reason: refused.reason,
+                passed,
+                in_body: false,
+                answer: Cow::Owned(refused.answer),
+            }),
+            patience,
+            ..Inspection::default()
+        }
+    }
+
+    fn preface(&mut self, there: usize, stream: &mut Stream, rest: &[u8]) -> Result<usize, Refused> {
+        let wanted = PREFACE.get(there..).unwrap_or_default();
+        let here = rest.get(..wanted.len()).unwrap_or(rest);
+        if !wanted.starts_with(here) {
+            return Err(self.fault(Http2Fault::BadPreface));
+        }
+        stream.append(here);
+        self.phase = if here.len() == wanted.len() {
+            self.after_data(0)
+        } else {
+            Phase::Preface(there + here.len())
+        };
+        Ok(here.len())
+    }
+
+    fn data(&mut self, left: u64, stream: &mut Stream, rest: &[u8]) -> usize {
+        let take = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
+        stream.append(rest.get(..take).unwrap_or_default());
+        self.phase = self.after_data(left.saturating_sub(take as u64));
+        take
+    }
+
+    const fn after_data(&self, left: u64) -> Phase {
+        if left == 0 {
+            Phase::Unit(FrameScanner::new(&self.limits))
+        } else {
+            Phase::Data(left)
+        }
+    }
+
+    fn unit(
+        &mut self,
+        mut scanner: FrameScanner,
+        stream: &mut Stream,
+        rest: &[u8],
+        judge: &mut dyn HeadJudge,
+        allowed: &mut usize,
+    ) -> Result<usize, Refused> {
+        let earlier = scanner.taken();
+        let progress = scanner.advance(rest).map_err(|fault| self.fault(fault))?;
+        if self.at_first && scanner.kind().is_some_and(|kind| kind != FrameKind::Settings) {
+            return Err(self.fault(Http2Fault::BadPreface));
+        }
+        let Some((end, unit)) = progress else {
+            stream.append(rest);
+            self.phase = Phase::Unit(scanner);
+            return Ok(rest.len());
+        };
+        let here = rest.get(..end).unwrap_or_default();
+        match unit {
+            Unit::Block { stream: id, end_stream } => {
+                // The block's last bytes count only if it is allowed.
+                let judged = if earlier == 0 {
+                    self.block(id, end_stream, here, judge)
+                } else {
+                    stream.append(here);
+                    let judged = self.block(id, end_stream, stream.tail(earlier + end), judge);
+                    stream.retract(end);
+                    judged
+                };
+                *allowed += usize::from(judged?);
+                self.phase = self.after_data(0);
+            }
+            Unit::Data {
+                stream: id,
+                end_stream,
+                len,
+                padding,
+            } => {
+                self.data_frame(id, end_stream, len, padding, judge.now_ns())?;
+                self.phase = self.after_data(u64::from(len));
+            }
+            Unit::Frame(frame) => {
+                self.frame(&frame, judge.now_ns())?;
+                self.phase = self.after_data(0);
+            }
+        }
+        self.at_first = false;
+        stream.append(here);
+        Ok(end)
+    }
+
+    /// Whether the block is a request (else it is trailers).
+    fn block(&mut self, id: u32, end_stream: bool, unit: &[u8], judge: &mut dyn HeadJudge) -> Result<bool, Refused> {
+        let result = self.decode_and_judge(id, end_stream, unit, judge);
+        if result.is_ok() {
+            self.decoder.commit();
+        } else {
+            self.decoder.rollback();
+        }
+        result
+    }
+
+    fn decode_and_judge(
+        &mut self,
+        id: u32,
+        end_stream: bool,
+        unit: &[u8],
+        judge: &mut dyn HeadJudge,
+    ) -> Result<bool, Refused> {
+        let block = join_block(unit).map_err(|fault| self.fault(fault))?;
+        let mut fields = Fields::default();
+        self.decoder
+            .decode(&block, &self.limits, &mut fields)
+            .map_err(|fault| self.fault(fault))?;
+        if id <= self.newest {
+            return self.trailers(id, end_stream, &fields).map(|()| false);
+        }
+        let mut lines = Vec::new();
+        let on_stream = |reason, is_grpc| Refused {
+            reason,
+            answer: forbidden(id, is_grpc),
+        };
+        let request = read_request(&fields, &mut lines).map_err(|fault| on_stream(http2_reason(fault), false))?;
+        let promised = request.content_length.unwrap_or(0);
+        if end_stream && promised > 0 {
+            return Err(on_stream(DropReason::Http2LengthMismatch, request.is_grpc));
+        }
+        let is_promise = request.content_length.is_some() && !end_stream;
+        if is_promise && self.promises.len() >= PROMISES_MAX {
+            return Err(on_stream(DropReason::Http2TooManyStreams, request.is_grpc));
+        }
+        judge
+            .request(&request.head)
+            .map_err(|reason| on_stream(reason, request.is_grpc))?;
+        self.newest = id;
+        if is_promise {
+            // The newest stream has the highest number: the order is kept.
+            self.promises.push((id, promised));
+        }
+        Ok(true)
+    }
+
+    fn trailers(&mut self, id: u32, end_stream: bool, fields: &Fields) -> Result<(), Refused> {
+        check_trailers(fields).map_err(|fault| self.fault(fault))?;
+        // RFC 9113 §8.1: what is not the first block of a stream ends it.
+        if !end_stream {
+            return Err(self.fault(Http2Fault::BadFrame));
+        }
+        self.keep_promise(id, 0, true)
+    }
+
+    fn data_frame(&mut self, id: u32, end_stream: bool, len: u32, padding: u32, now_ns: u64) -> Result<(), Refused> {
+        if id > self.newest {
+            return Err(self.fault(Http2Fault::BadFrame));
+        }
+        if len == padding && !end_stream && !self.control.take(CONTROL, now_ns) {
+            return Err(self.flood(DropReason::Http2ControlFlood));
+        }
+        self.keep_promise(id, len - padding, end_stream)
+    }
+
+    /// Data of a stream that has promised a length: no more than that, and at the end no less.
+    fn keep_promise(&mut self, id: u32, len: u32, end_stream: bool) -> Result<(), Refused> {
+        let Ok(at) = self.promises.binary_search_by_key(&id, |(stream, _)| *stream) else {
+            return Ok(());
+        };
+        let left = self.promises.get(at).map_or(0, |(_, left)| *left);
+        match left.checked_sub(u64::from(len)) {
+            Some(0) if end_stream => drop(self.promises.remove(at)),
+            Some(left) if !end_stream => {
+                if let Some(promise) = self.promises.get_mut(at) {
+                    promise.1 = left;
+                }
+            }
+            _ => {
+                return Err(Refused {
+                    reason: DropReason::Http2LengthMismatch,
+                    answer: go_away(self.newest, ErrorCode::Protocol),
+                });
+            }
+        }
+        Ok(())
+    }
+
+    fn frame(&mut self, frame: &FrameHeader, now_ns: u64) -> Result<(), Refused> {
+        if self.at_first && frame.is_ack() {
+            return Err(self.fault(Http2Fault::BadPreface));
+        }
+        // Frames about streams that nobody has opened (RFC 9113 §5.1); PRIORITY may come first.
+        let is_idle = frame.stream > self.newest && frame.stream % 2 == 1;
+        if is_idle && matches!(frame.kind, FrameKind::ResetStream | FrameKind::WindowUpdate) {
+            return Err(self.fault(Http2Fault::BadFrame));
+        }
+        let (is_within, reason) = match frame.kind {
+            FrameKind::Settings if !frame.is_ack() => {
+                (self.settings.take(SETTINGS, now_ns), DropReason::Http2ControlFlood)
+            }
+            FrameKind::ResetStream => (self.resets.take(RESETS, now_ns), DropReason::Http2ResetFlood),
+            FrameKind::WindowUpdate => (self.windows.take(WINDOWS, now_ns), DropReason::Http2ControlFlood),
+            _ => (self.control.take(CONTROL, now_ns), DropReason::Http2ControlFlood),
+        };
+        if !is_within {
+            return Err(self.flood(reason));
+        }
+        if frame.kind == FrameKind::ResetStream {
+            self.promises.retain(|(stream, _)| *stream != frame.stream);
+        }
+        Ok(())
+    }
+
+    fn flood(&self, reason: DropReason) -> Refused {
+        Refused {
+            reason,
+            answer: go_away(self.newest, ErrorCode::EnhanceYourCalm),
+        }
+    }
+
+    fn fault(&self, fault: Http2Fault) -> Refused {
+        let code = match fault {
+            Http2Fault::BadCompression => ErrorCode::Compression,
+            Http2Fault::TooManyContinuations | Http2Fault::Request(_) => ErrorCode::EnhanceYourCalm,
+            _ => ErrorCode::Protocol,
+        };
+        Refused {
+            reason: http2_reason(fault),
+            answer: go_away(self.newest, code),
+        }
+    }
+}
+
+/// The drop reason of each fault.
+const fn http2_reason(fault: Http2Fault) -> DropReason {
+    match fault {
+        Http2Fault::BadPreface => DropReason::Http2BadPreface,
+        Http2Fault::BadFrame => DropReason::Http2BadFrame,
+        Http2Fault::BadCompression => DropReason::Http2BadCompression,
+        Http2Fault::BadPseudoHeader => DropReason::Http2BadPseudoHeader,
+        Http2Fault::BadHeader => DropReason::Http2BadHeader,
+        Http2Fault::ConnectionHeader => DropReason::Http2ConnectionHeader,
+        Http2Fault::TooManyContinuations => DropReason::Http2TooManyContinuations,
+        Http2Fault::Request(fault) => http_reason(fault),
+    }
+}

@@ -1,0 +1,240 @@
+//! What the rules say of one request, and what is told about it.
+
+use crate::counters::{EngineCounter, EngineCounters};
+use crate::dns::DnsDesk;
+use crate::flow::FlowPolicy;
+use crate::http::{HeadJudge, Judged, http_reason};
+use crate::inspector::Judge;
+use crate::punted::{FlowId, Punted};
+use crate::record::{L7Record, RecordVerdict, RequestText};
+use crate::shared::{EngineLimits, EngineShared};
+use crate::upgrade::Protocol;
+use seventh_abi::DropReason;
+use seventh_parsers::http1::{BodyLength, RequestHead, read_head};
+use seventh_policy::{HttpRequest, HttpRuleSet, HttpVerdict};
+use seventh_verdict_cache::Key;
+use std::sync::Arc;
+
+/// Request verdicts depend on nothing but what their key holds: a rule set's number is never given to other rules.
+const REQUEST_EPOCH: u32 = 0;
+/// Cached form of "no rule allows it"; a rule's index is cached as index + 1.
+const CACHED_DENY: u32 = 0;
+
+/// Judges requests and keeps the books of one engine.
+#[derive(Debug)]
+pub(crate) struct Desk {
+    pub(crate) shared: Arc<EngineShared>,
+    pub(crate) counters: Arc<EngineCounters>,
+    pub(crate) dns: DnsDesk,
+    /// The request that was judged last and not recorded yet.
+    pub(crate) text: RequestText,
+    /// See [`crate::EngineLimits::deny_ech`].
+    pub(crate) deny_ech: bool,
+}
+
+/// Whom a record is about.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct About<'a> {
+    pub(crate) time_ns: u64,
+    pub(crate) id: &'a FlowId,
+    pub(crate) protocol: u8,
+    /// None if no policy was found.
+    pub(crate) policy: Option<&'a FlowPolicy>,
+}
+
+impl<'a> About<'a> {
+    pub(crate) fn of(punted: &'a Punted<'_>, policy: Option<&'a FlowPolicy>) -> Self {
+        Self {
+            time_ns: punted.now_ns,
+            id: &punted.id,
+            protocol: punted.frame.transport().protocol(),
+            policy,
+        }
+    }
+}
+
+impl HeadJudge for Judge<'_> {
+    fn head(&mut self, head: &[u8], may_switch: bool) -> Result<Judged, DropReason> {
+        self.desk.forget_request();
+        let head = read_head(head).map_err(http_reason)?;
+        let protocol = self.desk.judge(&head, self.policy, self.about, |head| {
+            let protocol = Protocol::asked_for(head).map_err(|()| DropReason::HttpUpgradeUnsupported)?;
+            // Whether CONNECT has a body, readers do not agree (RFC 9110 §9.3.6).
+            let has_odd_body = head.method == "CONNECT" && head.body != BodyLength::None;
+            match protocol {
+                Some(_) if !may_switch || has_odd_body => Err(DropReason::HttpUpgradeUnsupported),
+                protocol => Ok(protocol),
+            }
+        })?;
+        Ok(Judged {
+            body: head.body,
+            protocol,
+        })
+    }
+
+    fn request(&mut self, head: &RequestHead<'_>) -> Result<(), DropReason> {
+        self.desk.judge(head, self.policy, self.about, |_| Ok(()))
+    }
+
+    fn again(&mut self, head: &[u8]) -> Result<(), DropReason> {
+        let head = read_head(head).map_err(http_reason)?;
+        let rules = self.policy.rules.http().ok_or(DropReason::InspectorMissing)?;
+        self.desk.verdict(rules, self.policy.rules.id(), &head).map(|_| ())
+    }
+
+    fn now_ns(&self) -> u64 {
+        self.about.time_ns
+    }
+}
+
+impl Desk {
+    pub(crate) fn new(shared: Arc<EngineShared>, limits: &EngineLimits) -> Self {
+        Self {
+            counters: shared.register(),
+            shared,
+            dns: DnsDesk::default(),
+            text: RequestText::default(),
+            deny_ech: limits.deny_ech,
+        }
+    }
+
+    /// Judges a request: the rules, then `further`, which gives what is to be known of an allowed one. An allowed
+    /// request is recorded here; a refused one by [`Desk::record_drop`], once its refusal is final.
+    fn judge<T>(
+        &mut self,
+        head: &RequestHead<'_>,
+        policy: &FlowPolicy,
+        about: &About<'_>,
+        further: impl FnOnce(&RequestHead<'_>) -> Result<T, DropReason>,
+    ) -> Result<T, DropReason> {
+        self.text.set(head.method, head.host.unwrap_or_default(), &head.path);
+        let rules = policy.rules.http().ok_or(DropReason::InspectorMissing)?;
+        let rule = self.verdict(rules, policy.rules.id(), head)?;
+        let known = further(head)?;
+        self.counters.count(EngineCounter::RequestAllowed);
+        self.record(about, RecordVerdict::Forwarded, None, rules.origin(rule).cloned());
+        Ok(known)
+    }
+
+    /// Notes what is being judged, for the record of its verdict.
+    pub(crate) fn note_request(&mut self, method: &str, host: &str, path: &str) {
+        self.text.set(method, host, path);
+    }
+
+    /// Records that what was noted last is allowed.
+    pub(crate) fn record_allowed(&mut self, about: &About<'_>, rule: Option<Arc<seventh_policy::RuleOrigin>>) {
+        self.counters.count(EngineCounter::RequestAllowed);
+        self.record(about, RecordVerdict::Forwarded, None, rule);
+    }
+
+    /// Forgets the request that was judged last: what is dropped next is not it.
+    pub(crate) fn forget_request(&mut self) {
+        self.text.clear();
+    }
+
+    /// Records a refused request or a dropped frame.
+    pub(crate) fn record_drop(&mut self, about: &About<'_>, reason: DropReason) {
+        self.counters.count_reason(reason);
+        self.record(about, RecordVerdict::Dropped, Some(reason), None);
+    }
+
+    /// Index of the rule that allows the request.
+    fn verdict(&self, rules: &HttpRuleSet, rule_set: u32, head: &RequestHead<'_>) -> Result<u32, DropReason> {
+        let key = self.request_key(rules, rule_set, head);
+        let rule = self.cached(&key, || {
+            ask(rules, head).map(|verdict| match verdict {
+                HttpVerdict::Allow { rule } => Some(rule),
+                HttpVerdict::Deny => None,
+            })
+        })?;
+        rule.ok_or(DropReason::HttpPolicyDenied)
+    }
+
+    /// Index of the rule that allows what `key` stands for, from the cache or by asking.
+    pub(crate) fn cached(
+        &self,
+        key: &Key,
+        ask: impl FnOnce() -> Result<Option<u32>, DropReason>,
+    ) -> Result<Option<u32>, DropReason> {
+        let cache = &self.shared.request_verdicts;
+        let cached = if let Some(cached) = cache.lookup(key, REQUEST_EPOCH) {
+            self.counters.count(EngineCounter::CacheHit);
+            cached
+        } else {
+            self.counters.count(EngineCounter::CacheMiss);
+            let cached = ask()?.map_or(CACHED_DENY, |rule| rule.saturating_add(1));
+            cache.insert(key, REQUEST_EPOCH, cached);
+            cached
+        };
+        Ok(cached.checked_sub(1))
+    }
+
+    /// Hash of all that the verdict depends on: method, path, host and the headers that the rules read, with how often
+    /// each of them occurs.
+    fn request_key(&self, rules: &HttpRuleSet, rule_set: u32, head: &RequestHead<'_>) -> Key {
+        let mut key = self
+            .shared
+            .hasher
+            .begin()
+            .number(rule_set)
+            .bytes(head.method.as_bytes())
+            .bytes(head.path.as_bytes())
+            .bytes(head.host.unwrap_or_default().as_bytes());
+        for name in rules.headers_read() {
+            let mut count = 0;
+            for value in head.headers.values(name) {
+                key = key.bytes(value);
+                count += 1;
+            }
+            key = key.number(count);
+        }
+        key.finish()
+    }
+
+    pub(crate) fn record(
+        &mut self,
+        about: &About<'_>,
+        verdict: RecordVerdict,
+        reason: Option<DropReason>,
+        rule: Option<Arc<seventh_policy::RuleOrigin>>,
+    ) {
+        let record = L7Record {
+            time_ns: about.time_ns,
+            verdict,
+            reason,
+            hook: about.id.hook,
+            ifindex: about.id.ifindex,
+            endpoint_id: about.policy.map_or(0, |policy| policy.endpoint_id),
+            peer_identity: about.policy.map_or(0, |policy| policy.peer_identity),
+            source: about.id.source,
+            destination: about.id.destination,
+            source_port: about.id.source_port,
+            destination_port: about.id.destination_port,
+            protocol: about.protocol,
+            rule_set: about.policy.map_or(0, |policy| policy.rules.id()),
+            rule,
+            text: std::mem::take(&mut self.text),
+        };
+        self.text = self.shared.records.push(record);
+        self.text.clear();
+    }
+}
+
+/// Asks the rules. They are shown the headers that they read; a value that is not UTF-8 is none they could name, so the
+/// request is refused rather than shown with the value changed.
+fn ask(rules: &HttpRuleSet, head: &RequestHead<'_>) -> Result<HttpVerdict, DropReason> {
+    let read = |name: &str| rules.headers_read().iter().any(|read| read.eq_ignore_ascii_case(name));
+    let headers = head
+        .headers
+        .iter()
+        .filter(|(name, _)| read(name))
+        .map(|(name, value)| std::str::from_utf8(value).map(|value| (name, value)))
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|_| DropReason::HttpBadHeader)?;
+    Ok(rules.judge(&HttpRequest {
+        method: head.method,
+        path: &head.path,
+        host: head.host.unwrap_or_default(),
+        headers: &headers,
+    }))
+}

@@ -1,0 +1,632 @@
+//! Names, the addresses under them, and what each address means because of them.
+
+use super::{Lesson, NameChange, NameClass, NameRules, SCOPE_NODE};
+use seventh_abi::{Addr, NameEntry};
+use seventh_policy::IdentityId;
+use seventh_policy::name_pattern::NamePattern;
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::sync::Arc;
+
+const SECOND_NS: u64 = 1_000_000_000;
+/// Addresses that stay for flows under names whose time is over, at most. Beyond, an address goes at once; its flows
+/// then last as long as the policy does not change.
+const LINGERING_MAX: usize = 10_000;
+
+/// Bounds and waiting times of the table of names.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct NameLimits {
+    /// Names per endpoint at most (or for all together, if they share). The one not learned for longest goes, and of
+    /// those first one that no rule asks for.
+    pub names_max: usize,
+    /// Addresses under one name at most; the one that ends first goes.
+    pub addresses_per_name_max: usize,
+    /// Addresses under all names of all endpoints at most, an address under two names counted twice; the endpoint that
+    /// has most gives up names. Not more than the kernel's map holds.
+    pub addresses_max: usize,
+    /// Shortest time for which an address is open, whatever the answer says: time for its first connection.
+    pub ttl_min_ns: u64,
+    /// How much longer than that, for clients that use answers beyond their time.
+    pub grace_ns: u64,
+}
+
+impl Default for NameLimits {
+    fn default() -> Self {
+        Self {
+            names_max: 10_000,
+            addresses_per_name_max: 1000,
+            addresses_max: 250_000,
+            ttl_min_ns: 60 * SECOND_NS,
+            grace_ns: 0,
+        }
+    }
+}
+
+/// An address under a name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LearnedName {
+    /// [`SCOPE_NODE`] or an endpoint's number.
+    pub scope: u32,
+    /// The name in normal form; of an address that lingers, the selector that it was open for.
+    pub name: String,
+    /// The address, IPv4 mapped.
+    pub addr: Addr,
+    /// When its time is over.
+    pub expires_ns: u64,
+    /// Its time is over, but a flow may still use it.
+    pub lingers: bool,
+    /// Identity that new flows to it get by name, 0 if none.
+    pub identity: IdentityId,
+}
+
+/// What [`Table::due`] has found.
+#[derive(Debug, Default)]
+pub(super) struct Due {
+    pub(super) changes: Vec<NameChange>,
+    pub(super) missing: Vec<NameClass>,
+}
+
+#[derive(Debug)]
+pub(super) struct Table {
+    limits: NameLimits,
+    rules: NameRules,
+    scopes: BTreeMap<u32, Scope>,
+    /// Addresses under names, over all scopes.
+    pairs: usize,
+    /// When the first address of each name ends.
+    ends: BTreeSet<(u64, u32, Arc<str>)>,
+    pending: Pending,
+    /// Addresses that wait for an identity.
+    waiting: BTreeSet<(u32, Addr)>,
+    /// Number of the last lesson.
+    lesson: u64,
+    /// Raised with every change of what is known.
+    revision: u64,
+}
+
+/// Addresses that somebody has to come back to.
+#[derive(Debug, Default)]
+struct Pending {
+    /// May mean something else than what is written.
+    dirty: BTreeSet<(u32, Addr)>,
+    /// Have selectors of names whose time is over.
+    lingering: BTreeSet<(u32, Addr)>,
+}
+
+/// Names that open addresses for the same endpoints.
+#[derive(Debug, Default)]
+struct Scope {
+    names: HashMap<Arc<str>, NameState>,
+    /// By whether a rule asks for it, then by lesson.
+    order: BTreeSet<(bool, u64, Arc<str>)>,
+    /// Only addresses under names that a rule asks for.
+    addresses: HashMap<Addr, AddressState>,
+    pairs: usize,
+}
+
+#[derive(Debug)]
+struct NameState {
+    /// With the time at which each ends.
+    addresses: Vec<(Addr, u64)>,
+    /// Numbers of the selectors that match.
+    selectors: Arc<[u32]>,
+    /// When it was learned last.
+    lesson: u64,
+    /// As it stands in [`Table::ends`].
+    ends_ns: u64,
+}
+
+#[derive(Debug, Default)]
+struct AddressState {
+    /// Selectors that match names above it, with the number of those names.
+    live: BTreeMap<u32, u32>,
+    /// Selectors of names above it whose time is over.
+    lingering: BTreeSet<NamePattern>,
+    written: Option<NameEntry>,
+    /// It lost a selector since it was written.
+    shrunk: bool,
+}
+
+impl Table {
+    pub(super) fn new(limits: NameLimits) -> Self {
+        Self {
+            limits,
+            rules: NameRules::default(),
+            scopes: BTreeMap::new(),
+            pairs: 0,
+            ends: BTreeSet::new(),
+            pending: Pending::default(),
+            waiting: BTreeSet::new(),
+            lesson: 0,
+            revision: 0,
+        }
+    }
+
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    pub(super) fn learn(&mut self, endpoint_id: u32, lesson: &Lesson, now_ns: u64) {
+        let scope = if self.rules.is_node_wide() {
+            SCOPE_NODE
+        } else {
+            endpoint_id
+        };
+        for (name, name_s) in &lesson.names {
+            let credits = lesson.addresses.iter().map(|(addr, addr_s)| {
+                let ttl_ns = u64::from(*name_s.min(addr_s)) * SECOND_NS;
+                (*addr, now_ns.saturating_add(self.limits.held_ns(ttl_ns)))
+            });
+            self.credit(scope, name, &credits.collect::<Vec<_>>());
+        }
+        self.keep_bounds(scope);
+    }
+
+    pub(super) fn restore(&mut self, learned: &LearnedName, now_ns: u64) {
+        if learned.lingers {
+            if let Ok(selector) = NamePattern::pattern(&learned.name)
+                && self.pending.may_linger(learned.scope, learned.addr)
+            {
+                let scope = self.scopes.entry(learned.scope).or_default();
+                let address = scope.addresses.entry(learned.addr).or_default();
+                address.lingering.insert(selector);
+                self.pending.dirty.insert((learned.scope, learned.addr));
+            }
+        } else if learned.expires_ns > now_ns {
+            self.credit(learned.scope, &learned.name, &[(learned.addr, learned.expires_ns)]);
+            self.keep_bounds(learned.scope);
+        }
+    }
+
+    pub(super) fn define(&mut self, class: NameClass, identity: IdentityId) {
+        self.rules.define(class, identity);
+        self.pending.dirty.append(&mut self.waiting);
+    }
+
+    /// Sorts everything by other rules.
+    pub(super) fn set_rules(&mut self, rules: NameRules) {
+        self.rules = rules;
+        for (&number, scope) in &mut self.scopes {
+            for address in scope.addresses.values_mut() {
+                address.live.clear();
+                address.shrunk = true;
+            }
+            scope.order.clear();
+            for (name, state) in &mut scope.names {
+                state.selectors = self.rules.matching(name);
+                let asked = !state.selectors.is_empty();
+                scope.order.insert((asked, state.lesson, name.clone()));
+                for (addr, _) in &state.addresses {
+                    hold(&mut scope.addresses, *addr, &state.selectors);
+                }
+            }
+            self.pending
+                .dirty
+                .extend(scope.addresses.keys().map(|addr| (number, *addr)));
+        }
+        self.waiting.clear();
+    }
+
+    pub(super) fn classes_under(&self, rules: &NameRules) -> HashSet<NameClass> {
+        let mut classes = HashSet::new();
+        for scope in self.scopes.values() {
+            let mut selected: HashMap<Addr, BTreeSet<u32>> = HashMap::new();
+            for (name, state) in &scope.names {
+                let matching = rules.matching(name);
+                if !matching.is_empty() {
+                    for (addr, _) in &state.addresses {
+                        selected.entry(*addr).or_default().extend(matching.iter());
+                    }
+                }
+            }
+            for (addr, address) in &scope.addresses {
+                if !address.lingering.is_empty() {
+                    selected.entry(*addr).or_default();
+                }
+            }
+            for (addr, indices) in selected {
+                let mut selectors: BTreeSet<_> = indices.iter().filter_map(|&index| rules.selector(index)).collect();
+                classes.extend(rules.class(&addr, &selectors));
+                let lingering = scope.addresses.get(&addr).into_iter().flat_map(|a| &a.lingering);
+                selectors.extend(lingering.filter(|selector| rules.knows(selector)));
+                classes.extend(rules.class(&addr, &selectors));
+            }
+        }
+        classes
+    }
+
+    /// Lets addresses go whose time is over.
+    pub(super) fn expire(&mut self, now_ns: u64) {
+        while self.ends.first().is_some_and(|(ends_ns, ..)| *ends_ns <= now_ns) {
+            let Some((_, scope, name)) = self.ends.pop_first() else {
+                break;
+            };
+            self.end_addresses(scope, &name, |_, expires_ns| expires_ns <= now_ns);
+        }
+        // What waits for an identity is looked at again.
+        self.pending.dirty.append(&mut self.waiting);
+    }
+
+    pub(super) fn forget(&mut self, which: impl Fn(u32, &str) -> bool) -> usize {
+        let mut chosen = Vec::new();
+        for (&number, scope) in &self.scopes {
+            chosen.extend(
+                scope
+                    .names
+                    .keys()
+                    .filter(|name| which(number, name))
+                    .map(|name| (number, name.clone())),
+            );
+        }
+        for (scope, name) in &chosen {
+            self.end_addresses(*scope, name, |_, _| true);
+        }
+        chosen.len()
+    }
+
+    pub(super) fn lingering(&self) -> usize {
+        self.pending.lingering.len()
+    }
+
+    pub(super) fn collect(&mut self, has_flow: impl Fn(u32, &Addr) -> bool) {
+        let over: Vec<_> = self
+            .pending
+            .lingering
+            .iter()
+            .filter(|(scope, addr)| !has_flow(*scope, addr))
+            .copied()
+            .collect();
+        self.revision += u64::from(!over.is_empty());
+        for (scope, addr) in over {
+            self.pending.lingering.remove(&(scope, addr));
+            self.pending.dirty.insert((scope, addr));
+            if let Some(address) = self.scopes.get_mut(&scope).and_then(|s| s.addresses.get_mut(&addr)) {
+                address.lingering.clear();
+                address.shrunk = true;
+            }
+        }
+    }
+
+    pub(super) fn list(&self) -> Vec<LearnedName> {
+        let mut list = Vec::new();
+        for (&number, scope) in &self.scopes {
+            let identity = |addr: &Addr| {
+                let written = scope.addresses.get(addr).and_then(|address| address.written);
+                written.map_or(0, |entry| entry.identity)
+            };
+            let mut names: Vec<_> = scope.names.iter().collect();
+            names.sort_unstable_by(|a, b| a.0.cmp(b.0));
+            for (name, state) in names {
+                list.extend(state.addresses.iter().map(|&(addr, expires_ns)| LearnedName {
+                    scope: number,
+                    name: name.to_string(),
+                    addr,
+                    expires_ns,
+                    lingers: false,
+                    identity: identity(&addr),
+                }));
+            }
+            for (addr, address) in &scope.addresses {
+                list.extend(address.lingering.iter().map(|selector| LearnedName {
+                    scope: number,
+                    name: selector.as_str().to_owned(),
+                    addr: *addr,
+                    expires_ns: 0,
+                    lingers: true,
+                    identity: identity(addr),
+                }));
+            }
+        }
+        list
+    }
+
+    /// What is to be written, and classes that lack an identity. Changes stay due until [`Table::written`].
+    pub(super) fn due(&mut self) -> Due {
+        let mut due = Due::default();
+        let mut settled = Vec::new();
+        for &(number, addr) in &self.pending.dirty {
+            let address = self.scopes.get(&number).and_then(|scope| scope.addresses.get(&addr));
+            let Some(address) = address else {
+                settled.push((number, addr));
+                continue;
+            };
+            let (entry, missing) = address.meaning(&addr, &self.rules);
+            if missing.is_empty() {
+                self.waiting.remove(&(number, addr));
+            } else {
+                due.missing.extend(missing);
+                self.waiting.insert((number, addr));
+            }
+            if entry == address.written {
+                settled.push((number, addr));
+            } else {
+                due.changes.push(NameChange {
+                    scope: number,
+                    addr,
+                    entry,
+                });
+            }
+        }
+        for (number, addr) in settled {
+            self.settle(number, addr);
+        }
+        due.missing.sort_unstable();
+        due.missing.dedup();
+        due
+    }
+
+    /// The changes are in force.
+    pub(super) fn written(&mut self, changes: &[NameChange]) {
+        for change in changes {
+            let scope = self.scopes.get_mut(&change.scope);
+            if let Some(address) = scope.and_then(|scope| scope.addresses.get_mut(&change.addr)) {
+                address.written = change.entry;
+            }
+            self.settle(change.scope, change.addr);
+        }
+    }
+
+    /// Nothing is due for this address; if it means nothing any more, it goes.
+    fn settle(&mut self, number: u32, addr: Addr) {
+        self.pending.dirty.remove(&(number, addr));
+        let Some(scope) = self.scopes.get_mut(&number) else {
+            return;
+        };
+        if let Some(address) = scope.addresses.get_mut(&addr) {
+            address.shrunk = false;
+            if address.live.is_empty() && address.lingering.is_empty() && address.written.is_none() {
+                scope.addresses.remove(&addr);
+            }
+        }
+    }
+
+    /// Credits addresses, each with the time at which it ends, to a name.
+    fn credit(&mut self, number: u32, name: &str, addresses: &[(Addr, u64)]) {
+        self.lesson += 1;
+        self.revision += 1;
+        let scope = self.scopes.entry(number).or_default();
+        let (name, mut state) = match scope.names.remove_entry(name) {
+            Some((name, state)) => {
+                scope
+                    .order
+                    .remove(&(!state.selectors.is_empty(), state.lesson, name.clone()));
+                self.ends.remove(&(state.ends_ns, number, name.clone()));
+                (name, state)
+            }
+            None => (Arc::from(name), NameState::new(self.rules.matching(name))),
+        };
+        state.lesson = self.lesson;
+        for &(addr, expires_ns) in addresses {
+            if self.waiting.contains(&(number, addr)) {
+                self.pending.dirty.insert((number, addr));
+            }
+            if let Some((_, known_ns)) = state.addresses.iter_mut().find(|(known, _)| *known == addr) {
+                // A shorter time never takes away what an earlier answer gave.
+                *known_ns = expires_ns.max(*known_ns);
+                continue;
+            }
+            if state.addresses.len() >= self.limits.addresses_per_name_max.max(1)
+                && let Some(gone) = state.take_first_to_end()
+            {
+                scope.pairs -= 1;
+                self.pairs -= 1;
+                release(scope, number, gone, &state.selectors, &self.rules, &mut self.pending);
+            }
+            state.addresses.push((addr, expires_ns));
+            scope.pairs += 1;
+            self.pairs += 1;
+            if !state.selectors.is_empty() {
+                hold(&mut scope.addresses, addr, &state.selectors);
+                self.pending.dirty.insert((number, addr));
+            }
+        }
+        state.ends_ns = state.addresses.iter().map(|(_, at)| *at).min().unwrap_or(0);
+        self.ends.insert((state.ends_ns, number, name.clone()));
+        scope
+            .order
+            .insert((!state.selectors.is_empty(), state.lesson, name.clone()));
+        scope.names.insert(name, state);
+    }
+
+    /// Ends the addresses under a name for which `over` (address, time at which it ends) is true; the name goes with its
+    /// last one.
+    fn end_addresses(&mut self, number: u32, name: &Arc<str>, over: impl Fn(&Addr, u64) -> bool) {
+        let Some(scope) = self.scopes.get_mut(&number) else {
+            return;
+        };
+        self.revision += 1;
+        let Some(mut state) = scope.names.remove(name) else {
+            return;
+        };
+        self.ends.remove(&(state.ends_ns, number, name.clone()));
+        let (gone, kept) = state.addresses.iter().partition(|(addr, at)| over(addr, *at));
+        let gone: Vec<(Addr, u64)> = gone;
+        state.addresses = kept;
+        scope.pairs -= gone.len();
+        self.pairs -= gone.len();
+        for (addr, _) in gone {
+            release(scope, number, addr, &state.selectors, &self.rules, &mut self.pending);
+        }
+        if state.addresses.is_empty() {
+            scope
+                .order
+                .remove(&(!state.selectors.is_empty(), state.lesson, name.clone()));
+            return;
+        }
+        state.ends_ns = state.addresses.iter().map(|(_, at)| *at).min().unwrap_or(0);
+        self.ends.insert((state.ends_ns, number, name.clone()));
+        scope.names.insert(name.clone(), state);
+    }
+
+    fn keep_bounds(&mut self, number: u32) {
+        let crowded = |table: &Self| {
+            let scope = table.scopes.get(&number);
+            scope.is_some_and(|scope| scope.names.len() > table.limits.names_max.max(1))
+        };
+        while crowded(self) && self.evict(number) {}
+        while self.pairs > self.limits.addresses_max.max(1) {
+            let largest = self.scopes.iter().max_by_key(|(_, scope)| scope.pairs);
+            let Some(largest) = largest.map(|(&number, _)| number) else {
+                return;
+            };
+            if !self.evict(largest) {
+                return;
+            }
+        }
+    }
+
+    /// Ends the name that goes first. False if there is none.
+    fn evict(&mut self, number: u32) -> bool {
+        let scope = self.scopes.get(&number);
+        let Some((_, _, name)) = scope.and_then(|scope| scope.order.first()).cloned() else {
+            return false;
+        };
+        self.end_addresses(number, &name, |_, _| true);
+        true
+    }
+}
+
+impl Pending {
+    /// Marks the address as lingering, if the bound lets it.
+    fn may_linger(&mut self, number: u32, addr: Addr) -> bool {
+        if self.lingering.len() < LINGERING_MAX {
+            self.lingering.insert((number, addr));
+        }
+        self.lingering.contains(&(number, addr))
+    }
+}
+
+impl NameLimits {
+    fn held_ns(&self, ttl_ns: u64) -> u64 {
+        ttl_ns.max(self.ttl_min_ns).saturating_add(self.grace_ns)
+    }
+}
+
+impl NameState {
+    fn new(selectors: Arc<[u32]>) -> Self {
+        Self {
+            addresses: Vec::new(),
+            selectors,
+            lesson: 0,
+            ends_ns: 0,
+        }
+    }
+
+    fn take_first_to_end(&mut self) -> Option<Addr> {
+        let first = self.addresses.iter().enumerate().min_by_key(|(_, (_, at))| *at);
+        let place = first.map(|(place, _)| place)?;
+        Some(self.addresses.swap_remove(place).0)
+    }
+}
+
+impl AddressState {
+    /// What is to be written, and the classes that lack an identity for it. While an identity is made for an address
+    /// that more names lead to, it stays what it was; one that fewer names lead to is shut meanwhile.
+    fn meaning(&self, addr: &Addr, rules: &NameRules) -> (Option<NameEntry>, Vec<NameClass>) {
+        let mut missing = Vec::new();
+        let mut identity_of = |selectors: &BTreeSet<&NamePattern>| {
+            let Some(class) = rules.class(addr, selectors) else {
+                return 0;
+            };
+            rules.identity(&class).unwrap_or_else(|| {
+                missing.push(class);
+                0
+            })
+        };
+        let mut selectors: BTreeSet<_> = self.live.keys().filter_map(|&index| rules.selector(index)).collect();
+        let identity = identity_of(&selectors);
+        selectors.extend(self.lingering.iter().filter(|selector| rules.knows(selector)));
+        let flow_identity = identity_of(&selectors);
+        if !missing.is_empty() && !self.shrunk {
+            return (self.written, missing);
+        }
+        let entry = NameEntry {
+            identity,
+            flow_identity,
+        };
+        ((entry != NameEntry::default()).then_some(entry), missing)
+    }
+}
+
+/// One more name with these selectors leads to the address.
+fn hold(addresses: &mut HashMap<Addr, AddressState>, addr: Addr, selectors: &[u32]) {
+    if selectors.is_empty() {
+        return;
+    }
+    let address = addresses.entry(addr).or_default();
+    for &selector in selectors {
+        *address.live.entry(selector).or_default() += 1;
+    }
+}
+
+/// One name less leads to the address. What no other name gives stays for flows that are there.
+fn release(scope: &mut Scope, number: u32, addr: Addr, selectors: &[u32], rules: &NameRules, pending: &mut Pending) {
+    let Some(address) = scope.addresses.get_mut(&addr) else {
+        return;
+    };
+    for &selector in selectors {
+        let Some(names) = address.live.get_mut(&selector) else {
+            continue;
+        };
+        *names -= 1;
+        if *names == 0 {
+            address.live.remove(&selector);
+            address.shrunk = true;
+            if let Some(pattern) = rules.selector(selector)
+                && pending.may_linger(number, addr)
+            {
+                address.lingering.insert(pattern.clone());
+            }
+        }
+    }
+    pending.dirty.insert((number, addr));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Lesson, NameLimits, Table};
+    use crate::names::NameRules;
+    use seventh_abi::mapped_v4;
+    use seventh_policy::Ipcache;
+    use seventh_policy::name_pattern::NamePattern;
+    use std::sync::Arc;
+
+    /// Half of the names are asked for by a rule. Twenty endpoints, so that the bound over all of them counts, too.
+    #[test]
+    fn a_million_random_names_stay_within_bounds() {
+        let limits = NameLimits::default();
+        let mut table = Table::new(limits);
+        let selector = NamePattern::pattern("*.example").unwrap();
+        table.set_rules(NameRules::new(vec![selector], Arc::new(Ipcache::new()), []));
+        for n in 0..1_000_000_u32 {
+            let [_, b, c, d] = n.to_be_bytes();
+            let domain = if n % 2 == 0 { "example" } else { "test" };
+            let addresses = (0..2).map(|k| (mapped_v4([10 + k, b, c, d]), 3600)).collect();
+            let lesson = Lesson {
+                names: vec![(format!("{:x}.{domain}.", n.wrapping_mul(0x9e37_79b1)), 3600)],
+                addresses,
+            };
+            table.learn(1 + n % 20, &lesson, 0);
+            if n % 512 == 0 {
+                let due = table.due();
+                table.written(&due.changes);
+            }
+        }
+        let due = table.due();
+        table.written(&due.changes);
+        let pairs: usize = table.scopes.values().map(|scope| scope.pairs).sum();
+        assert_eq!(pairs, table.pairs);
+        assert!(pairs <= limits.addresses_max);
+        assert!(table.scopes.values().all(|scope| scope.names.len() <= limits.names_max));
+        let names: usize = table.scopes.values().map(|scope| scope.names.len()).sum();
+        let listed: usize = table.scopes.values().map(|scope| scope.order.len()).sum();
+        assert_eq!((listed, table.ends.len()), (names, names));
+        let open: usize = table.scopes.values().map(|scope| scope.addresses.len()).sum();
+        assert!(open <= pairs + super::LINGERING_MAX && table.waiting.len() <= open);
+        table.expire(u64::MAX);
+        table.collect(|_, _| false);
+        let due = table.due();
+        table.written(&due.changes);
+        assert!(table.list().is_empty() && table.pairs == 0 && table.ends.is_empty());
+        assert!(table.scopes.values().all(|scope| scope.addresses.is_empty()));
+    }
+}

@@ -1,0 +1,143 @@
+//! A punted frame that could be read.
+
+use crate::seq::plus;
+use seventh_abi::{DropReason, Hook, PuntMeta};
+use seventh_parsers::packet::{Frame, PacketError, Tcp, TcpFlags};
+use std::hash::{Hash, Hasher};
+
+/// Bytes of punt and inject metadata at the head of a frame.
+pub(crate) const META_LEN: usize = 12;
+
+/// VLAN tags of a frame and its `EtherType`: what stands between the MAC addresses and the IP header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct LinkType {
+    bytes: [u8; 10],
+    len: usize,
+}
+
+impl LinkType {
+    fn of(frame: &Frame<'_>) -> Self {
+        let mut bytes = [0; 10];
+        let from = frame.link_header().get(META_LEN..).unwrap_or_default();
+        for (to, from) in bytes.iter_mut().zip(from) {
+            *to = *from;
+        }
+        Self {
+            bytes,
+            len: from.len().min(10),
+        }
+    }
+
+    pub(crate) fn as_bytes(&self) -> &[u8] {
+        self.bytes.get(..self.len).unwrap_or_default()
+    }
+}
+
+/// Names a connection at one hook of one endpoint; source is the side that opened it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct FlowId {
+    pub(crate) source: [u8; 16],
+    pub(crate) destination: [u8; 16],
+    pub(crate) ifindex: u32,
+    pub(crate) source_port: u16,
+    pub(crate) destination_port: u16,
+    pub(crate) hook: Hook,
+    pub(crate) ipv4: bool,
+}
+
+impl FlowId {
+    /// As the other side's frames have it.
+    const fn reversed(self) -> Self {
+        Self {
+            source: self.destination,
+            destination: self.source,
+            source_port: self.destination_port,
+            destination_port: self.source_port,
+            hook: match self.hook {
+                Hook::FromEndpoint => Hook::ToEndpoint,
+                Hook::ToEndpoint => Hook::FromEndpoint,
+            },
+            ..self
+        }
+    }
+}
+
+/// In one piece: the table's hasher pays per piece.
+impl Hash for FlowId {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let [i0, i1, i2, i3] = self.ifindex.to_ne_bytes();
+        let [s0, s1] = self.source_port.to_ne_bytes();
+        let [d0, d1] = self.destination_port.to_ne_bytes();
+        let (hook, ipv4) = (self.hook as u8, u8::from(self.ipv4));
+        let rest = [i0, i1, i2, i3, s0, s1, d0, d1, hook, ipv4, 0, 0, 0, 0, 0, 0];
+        state.write([self.source, self.destination, rest].as_flattened());
+    }
+}
+
+/// Metadata and headers of a frame whose checksums are right.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Punted<'a> {
+    pub(crate) meta: PuntMeta,
+    pub(crate) frame: Frame<'a>,
+    pub(crate) id: FlowId,
+    pub(crate) link: LinkType,
+    pub(crate) now_ns: u64,
+}
+
+impl<'a> Punted<'a> {
+    /// # Errors
+    /// Why the frame must not go on.
+    pub(crate) fn read(bytes: &'a [u8], now_ns: u64) -> Result<Self, DropReason> {
+        let meta = bytes.first_chunk().and_then(PuntMeta::decode);
+        let meta = meta.ok_or(DropReason::EngineInvalidHeader)?;
+        let frame = Frame::parse(bytes).map_err(|error| packet_reason(&error))?;
+        frame.verify_checksums().map_err(|error| packet_reason(&error))?;
+        let (source_port, destination_port) = frame.transport().ports();
+        let sent = FlowId {
+            source: frame.source(),
+            destination: frame.destination(),
+            ifindex: meta.ifindex,
+            source_port,
+            destination_port,
+            hook: meta.hook,
+            ipv4: frame.is_ipv4(),
+        };
+        let id = if meta.reply { sent.reversed() } else { sent };
+        Ok(Self {
+            meta,
+            frame,
+            id,
+            link: LinkType::of(&frame),
+            now_ns,
+        })
+    }
+}
+
+/// A TCP segment, of the side that opened the connection unless its metadata say `reply`.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Segment<'a> {
+    pub(crate) punted: Punted<'a>,
+    pub(crate) tcp: Tcp,
+    pub(crate) payload: &'a [u8],
+}
+
+impl Segment<'_> {
+    /// Number after the last byte, and after the FIN if there is one.
+    pub(crate) fn end(&self) -> u32 {
+        let fin = usize::from(self.tcp.flags.any(TcpFlags::FIN));
+        plus(self.tcp.seq, self.payload.len() + fin)
+    }
+}
+
+const fn packet_reason(error: &PacketError) -> DropReason {
+    match error {
+        PacketError::NetworkChecksum | PacketError::TransportChecksum => DropReason::BadChecksum,
+        PacketError::Fragment
+        | PacketError::Truncated(_)
+        | PacketError::Malformed(_)
+        | PacketError::UnsupportedEtherType(_)
+        | PacketError::UnsupportedProtocol(_)
+        | PacketError::SourceRoute
+        | PacketError::ExtensionHeaders => DropReason::EngineInvalidHeader,
+    }
+}

@@ -1,0 +1,346 @@
+//! Datagrams of flows that serverNames rules cover: QUIC connections, from the first datagram to their end.
+
+use crate::answer;
+use crate::counters::EngineCounter;
+use crate::decide::{Decision, Engine};
+use crate::flow::FlowPolicy;
+use crate::generations::Generations;
+use crate::inspector::{Change, Judge};
+use crate::judge::About;
+use crate::outbox::Outbox;
+use crate::punted::{FlowId, Punted};
+use crate::quic::{Attempt, HELD_DATAGRAMS_MAX, Opening};
+use crate::shared::EngineLimits;
+use crate::tls::{HelloJudge, SeenHello};
+use seventh_abi::{DropReason, InjectAction, Replies};
+use std::borrow::Cow;
+
+/// Connections that are not settled, at most; the oldest give way.
+const OPEN_MAX: usize = 4096;
+/// Bytes held for them together; the oldest give way.
+const OPEN_BYTES_MAX: usize = 16 << 20;
+
+/// QUIC connections of one engine.
+#[derive(Debug)]
+pub(crate) struct QuicFlows {
+    open: Generations<Open>,
+    /// Of `open`, in bytes.
+    open_bytes: usize,
+    settled: Generations<Going>,
+}
+
+/// A connection that is not settled.
+#[derive(Debug)]
+enum Open {
+    Trying {
+        /// Under which its hello was judged.
+        epoch: u32,
+        attempt: Box<Attempt>,
+    },
+    /// It was recorded, and what follows is dropped in silence, until another connection begins.
+    Denied {
+        reason: DropReason,
+        attempt: Option<Box<Attempt>>,
+    },
+}
+
+/// What a settled connection goes on under.
+#[derive(Clone, Debug)]
+struct Going {
+    epoch: u32,
+    /// None if nothing was read, because whatever is sent was allowed.
+    seen: Option<SeenHello>,
+}
+
+impl QuicFlows {
+    pub(crate) fn new(limits: &EngineLimits) -> Self {
+        Self {
+            open: Generations::new(OPEN_MAX, limits.head_timeout_ns),
+            open_bytes: 0,
+            settled: Generations::new(limits.quic_flows_max, limits.idle_timeout_ns),
+        }
+    }
+
+    /// Forgets connections that did not settle in time and settled ones that were not met for long.
+    pub(crate) fn expire(&mut self, now_ns: u64) {
+        if self.open.expire(now_ns) {
+            self.open_bytes = self.open.values().map(Open::held_bytes).sum();
+        }
+        self.settled.expire(now_ns);
+    }
+
+    /// Memory held, in bytes.
+    pub(crate) const fn held_bytes(&self) -> usize {
+        self.open_bytes
+    }
+
+    /// Connections known.
+    pub(crate) fn len(&self) -> usize {
+        self.open.len() + self.settled.len()
+    }
+
+    fn take_open(&mut self, id: &FlowId) -> Option<Open> {
+        let open = self.open.remove(id)?;
+        self.open_bytes = self.open_bytes.saturating_sub(open.held_bytes());
+        Some(open)
+    }
+
+    fn put_open(&mut self, id: FlowId, open: Open) {
+        self.open_bytes += open.held_bytes();
+        self.open.insert(id, open);
+        // Twice at most: then nothing is left.
+        for _ in 0..2 {
+            if self.open_bytes > OPEN_BYTES_MAX {
+                self.open.turn();
+                self.open_bytes = self.open.values().map(Open::held_bytes).sum();
+            }
+        }
+    }
+
+    fn settle(&mut self, id: FlowId, epoch: u32, seen: Option<SeenHello>) -> Decision {
+        self.settled.insert(id, Going { epoch, seen });
+        pass_from_now_on(epoch)
+    }
+}
+
+impl Open {
+    fn held_bytes(&self) -> usize {
+        let attempt = match self {
+            Self::Trying { attempt, .. } => Some(attempt),
+            Self::Denied { attempt, .. } => attempt.as_ref(),
+        };
+        attempt.map_or(0, |attempt| attempt.held_bytes())
+    }
+}
+
+impl Engine {
+    /// Decides a datagram of either side. `Err` is a decision too: the one of an early tier.
+    pub(crate) fn decide_quic(
+        &mut self,
+        punted: &Punted<'_>,
+        policy: &FlowPolicy,
+        out: &mut Outbox,
+    ) -> Result<Decision, Decision> {
+        let about = About::of(punted, Some(policy));
+        let Self { desk, quic, limits, .. } = self;
+        let mut visit = Visit {
+            judge: Judge {
+                desk,
+                policy,
+                about: &about,
+            },
+            quic,
+            limits,
+            punted,
+        };
+        visit.settled()?;
+        if punted.meta.reply {
+            visit.reply()
+        } else {
+            visit.opener(out)
+        }
+    }
+}
+
+/// One datagram and whom to ask about it.
+struct Visit<'a> {
+    judge: Judge<'a>,
+    quic: &'a mut QuicFlows,
+    limits: &'a EngineLimits,
+    punted: &'a Punted<'a>,
+}
+
+impl Visit<'_> {
+    /// Of a connection that nothing more is read of; under another policy it is judged again by what was read.
+    fn settled(&mut self) -> Result<(), Decision> {
+        let (id, epoch) = (&self.punted.id, self.judge.policy.epoch);
+        let Some(going) = self.quic.settled.meet(id) else {
+            return Ok(());
+        };
+        if going.epoch != epoch {
+            let verdict = match &going.seen {
+                Some(seen) => self.judge.again(seen),
+                None if self.judge.allows_all() || self.limits.pass_unknown_quic => Ok(()),
+                None => Err(DropReason::TlsNotTls),
+            };
+            if let Err(reason) = verdict {
+                self.quic.settled.remove(id);
+                return Err(self.deny(reason, None));
+            }
+            going.epoch = epoch;
+        }
+        Err(pass_from_now_on(epoch))
+    }
+
+    /// A datagram of the other side.
+    fn reply(&mut self) -> Result<Decision, Decision> {
+        let (id, epoch) = (self.punted.id, self.judge.policy.epoch);
+        let Some(Open::Trying { attempt, .. }) = self.trying()? else {
+            if self.judge.allows_all() {
+                return Ok(self.quic.settle(id, epoch, None));
+            }
+            return Err(self.deny(DropReason::QuicNotInitial, None));
+        };
+        let mut attempt = attempt;
+        if attempt.read_reply(self.punted.frame.payload()) {
+            return Ok(self.quic.settle(id, epoch, attempt.seen.take()));
+        }
+        self.quic.put_open(id, Open::Trying { epoch, attempt });
+        Ok(Decision::Forward(Change::default()))
+    }
+
+    /// A datagram of the opener.
+    fn opener(&mut self, out: &mut Outbox) -> Result<Decision, Decision> {
+        let (id, epoch) = (self.punted.id, self.judge.policy.epoch);
+        let known = match self.trying()? {
+            Some(Open::Trying { attempt, .. }) => Some(attempt),
+            Some(Open::Denied { .. }) | None => None,
+        };
+        let (mut attempt, opening) = match self.read(known) {
+            Ok(read) => read,
+            Err((reason, known)) => return self.unreadable(reason, known),
+        };
+        if opening == Opening::None && attempt.seen.is_some() {
+            self.quic.put_open(id, Open::Trying { epoch, attempt });
+            return Ok(Decision::Forward(Change::default()));
+        }
+        let verdict = attempt.judge(&self.limits.tls, &mut self.judge);
+        match verdict {
+            Ok(true) => Ok(self.release(attempt, out)),
+            Ok(false) if self.judge.allows_all() => {
+                self.quic.put_open(id, Open::Trying { epoch, attempt });
+                Ok(Decision::Forward(Change::default()))
+            }
+            Ok(false) => Err(self.hold(attempt)),
+            Err(_) if self.judge.allows_all() => Ok(self.quic.settle(id, epoch, None)),
+            Err(reason) => Err(self.deny(reason, Some(attempt))),
+        }
+    }
+
+    /// Takes out the connection's entry, judged under the present policy. What was denied stays so until another
+    /// connection begins.
+    fn trying(&mut self) -> Result<Option<Open>, Decision> {
+        let (id, epoch) = (self.punted.id, self.judge.policy.epoch);
+        match self.quic.take_open(&id) {
+            Some(Open::Denied { reason, attempt }) => {
+                let begins = !self.punted.meta.reply
+                    && Attempt::read(None, self.punted.frame.payload())
+                        .is_ok_and(|(opening, _)| opening != Opening::None)
+                    && !attempt
+                        .as_ref()
+                        .is_some_and(|denied| denied.is_repeated_by(self.punted.frame.payload()));
+                if begins || self.judge.allows_all() {
+                    return Ok(None);
+                }
+                self.judge.desk.counters.count_reason(reason);
+                self.quic.put_open(id, Open::Denied { reason, attempt });
+                Err(Decision::Defer)
+            }
+            Some(Open::Trying { epoch: judged, attempt }) => {
+                if judged != epoch
+                    && let Some(seen) = &attempt.seen
+                    && let Err(reason) = self.judge.again(seen)
+                {
+                    return Err(self.deny(reason, Some(attempt)));
+                }
+                Ok(Some(Open::Trying { epoch, attempt }))
+            }
+            None => Ok(None),
+        }
+    }
+
+    /// Reads the datagram into the known connection or a new one. The known one comes back if it cannot be read.
+    #[expect(clippy::type_complexity, reason = "used once, right above")]
+    fn read(
+        &self,
+        mut known: Option<Box<Attempt>>,
+    ) -> Result<(Box<Attempt>, Opening), (DropReason, Option<Box<Attempt>>)> {
+        match Attempt::read(known.as_deref_mut(), self.punted.frame.payload()) {
+            Ok((opening, Some(fresh))) => Ok((Box::new(fresh), opening)),
+            Ok((opening, None)) => match known {
+                Some(known) => Ok((known, opening)),
+                None => Err((DropReason::QuicNotInitial, None)),
+            },
+            Err(reason) => Err((reason, known)),
+        }
+    }
+
+    /// A datagram that is dropped by itself: what is known of the connection stays.
+    fn unreadable(&mut self, reason: DropReason, known: Option<Box<Attempt>>) -> Result<Decision, Decision> {
+        let (id, epoch) = (self.punted.id, self.judge.policy.epoch);
+        let passes = reason == DropReason::QuicUnknownVersion && self.limits.pass_unknown_quic;
+        if self.judge.allows_all() || (passes && known.is_none()) {
+            return Ok(self.quic.settle(id, epoch, None));
+        }
+        match known {
+            Some(attempt) => {
+                self.quic.put_open(id, Open::Trying { epoch, attempt });
+                Err(Decision::Drop(reason))
+            }
+            None => Err(self.deny(reason, None)),
+        }
+    }
+
+    /// The hello is not whole: the frame waits.
+    fn hold(&mut self, mut attempt: Box<Attempt>) -> Decision {
+        let (id, epoch) = (self.punted.id, self.judge.policy.epoch);
+        let decision = if attempt.held.len() < HELD_DATAGRAMS_MAX {
+            let frame = &self.punted.frame;
+            attempt.held.push([frame.headers(), frame.payload()].concat());
+            self.judge.desk.counters.count(EngineCounter::DatagramHeld);
+            Decision::Defer
+        } else {
+            Decision::Drop(DropReason::QuicHelloTooLong)
+        };
+        self.quic.put_open(id, Open::Trying { epoch, attempt });
+        decision
+    }
+
+    /// Every hello so far is allowed: what waited goes on, after this frame.
+    fn release(&mut self, mut attempt: Box<Attempt>, out: &mut Outbox) -> Decision {
+        let (id, epoch) = (self.punted.id, self.judge.policy.epoch);
+        for held in std::mem::take(&mut attempt.held) {
+            let Some(frame) = out.next() else {
+                self.judge.desk.counters.count(EngineCounter::OutboxFull);
+                continue;
+            };
+            frame.extend_from_slice(&answer::onward(self.punted, Change::default()));
+            frame.extend_from_slice(held.get(frame.len()..).unwrap_or_default());
+        }
+        if attempt.is_settled() || self.judge.allows_all() {
+            return self.quic.settle(id, epoch, attempt.seen.take());
+        }
+        self.quic.put_open(id, Open::Trying { epoch, attempt });
+        Decision::Forward(Change {
+            replies: Replies::Punt,
+            ..Change::default()
+        })
+    }
+
+    /// The connection must not be. The client is told, if it is so early that it can be.
+    fn deny(&mut self, reason: DropReason, mut attempt: Option<Box<Attempt>>) -> Decision {
+        let answer = attempt
+            .as_ref()
+            .filter(|_| !self.punted.meta.reply)
+            .and_then(|attempt| attempt.close());
+        if let Some(attempt) = &mut attempt {
+            attempt.held = Vec::new();
+        }
+        self.quic.put_open(self.punted.id, Open::Denied { reason, attempt });
+        match answer {
+            Some(answer) => Decision::Refuse {
+                reason,
+                repeated: 0,
+                answer: Cow::Owned(answer),
+            },
+            None => Decision::Drop(reason),
+        }
+    }
+}
+
+const fn pass_from_now_on(epoch: u32) -> Decision {
+    Decision::Forward(Change {
+        action: InjectAction::Forward { epoch },
+        replies: Replies::Pass,
+    })
+}

@@ -1,0 +1,106 @@
+//! Data of the side that was opened to, on connections whose answers are read.
+//!
+//! Nothing here guards the other side's reader: whoever answers may answer what it likes. What is kept is the order, so
+//! that an inspector sees each byte once and none is let through before it was read.
+
+use crate::decide::{Decision, Engine, find_endpoint, policy_of};
+use crate::inspector::{Change, Judge};
+use crate::judge::About;
+use crate::punted::Segment;
+use crate::seq::{before, between, plus};
+use crate::stream::Stream;
+use seventh_abi::{DropReason, InjectAction, PuntMeta, Replies};
+use seventh_parsers::packet::TcpFlags;
+
+impl Engine {
+    /// Decides a segment of the side that was opened to. `Err` is a decision too: the one of an early tier.
+    pub(crate) fn decide_reply(&mut self, segment: &Segment<'_>) -> Result<Decision, Decision> {
+        if segment.payload.is_empty() {
+            return Ok(Decision::Forward(Change::default()));
+        }
+        if segment.tcp.flags.any(TcpFlags::SYN | TcpFlags::RST) || !segment.tcp.flags.any(TcpFlags::ACK) {
+            return Err(Decision::Drop(DropReason::EngineInvalidHeader));
+        }
+        let place = self.admit_reply(segment)?;
+        let flow = self.flows.at(place).ok_or(Decision::Drop(DropReason::EngineFault))?;
+        if flow.closed.is_some() {
+            return Err(Decision::Drop(DropReason::DeniedConnection));
+        }
+        let Some(next) = flow.reply_next else {
+            return Ok(Decision::Forward(Change {
+                replies: Replies::Pass,
+                ..Change::default()
+            }));
+        };
+        if before(next, segment.tcp.seq) {
+            return Err(Decision::Drop(DropReason::OutOfOrder));
+        }
+        let repeated = between(segment.tcp.seq, next).min(segment.payload.len());
+        let new = segment.payload.get(repeated..).unwrap_or_default();
+        if new.is_empty() {
+            return Ok(Decision::Forward(Change::default()));
+        }
+        let about = About::of(&segment.punted, Some(&flow.policy));
+        let reading = flow.inspector.read_reply(
+            new,
+            &mut Judge {
+                desk: &mut self.desk,
+                policy: &flow.policy,
+                about: &about,
+            },
+        );
+        if let Some(reason) = reading.refusal {
+            return Err(Decision::Reset(reason));
+        }
+        if reading.settled {
+            self.held = self.held.saturating_sub(flow.stream.held());
+            flow.stream = Stream::new(flow.stream.next());
+        }
+        flow.reply_next = reading.more.then(|| plus(next, new.len()));
+        let action = if reading.settled {
+            InjectAction::Forward {
+                epoch: flow.policy.epoch,
+            }
+        } else {
+            InjectAction::Keep
+        };
+        let replies = if reading.more { Replies::Keep } else { Replies::Pass };
+        Ok(Decision::Forward(Change { action, replies }))
+    }
+
+    /// The place of the connection, under the endpoint's policy of this moment.
+    fn admit_reply(&mut self, segment: &Segment<'_>) -> Result<usize, Decision> {
+        let punted = &segment.punted;
+        let view = self.desk.shared.load_policy();
+        let endpoint = find_endpoint(&view, punted)?;
+        let policy = policy_of(&self.desk.shared, &view, endpoint, punted);
+        let Some(place) = self.flows.touch(&punted.id) else {
+            if policy.as_ref().is_ok_and(|policy| policy.rules.tls().is_some()) && nothing_asked(&punted.meta) {
+                // A server that speaks first, on a connection that is judged by what its opener says.
+                return Err(Decision::Forward(Change::default()));
+            }
+            // An answer to nothing that this engine has seen.
+            return Err(policy.err().unwrap_or(Decision::Reset(DropReason::MidStream)));
+        };
+        let flow = self.flows.at(place).ok_or(Decision::Drop(DropReason::EngineFault))?;
+        flow.last_seen_ns = punted.now_ns;
+        if flow.closed.is_none() && flow.policy.epoch != endpoint.epoch {
+            self.judge_again(place, punted, policy)?;
+        }
+        let flow = self.flows.at(place).ok_or(Decision::Drop(DropReason::EngineFault))?;
+        if flow.closed.is_none() && flow.inspector.is_settled() {
+            return Err(Decision::Forward(Change {
+                action: InjectAction::Forward {
+                    epoch: flow.policy.epoch,
+                },
+                replies: Replies::Pass,
+            }));
+        }
+        Ok(place)
+    }
+}
+
+/// The other side has received nothing of the opener.
+fn nothing_asked(meta: &PuntMeta) -> bool {
+    meta.base_seq.is_some() && meta.acked_seq == meta.base_seq
+}

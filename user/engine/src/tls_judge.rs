@@ -1,0 +1,129 @@
+//! What the rules say of one ClientHello, over TCP or QUIC, and what is told about it.
+
+use crate::counters::EngineCounter;
+use crate::flow::FlowPolicy;
+use crate::inspector::Judge;
+use crate::judge::{About, Desk};
+use crate::record::{RecordVerdict, TlsRecord};
+use crate::tls::{HelloJudge, SeenHello};
+use seventh_abi::DropReason;
+use seventh_parsers::packet::PROTOCOL_UDP;
+use seventh_parsers::tls::ClientHello;
+use seventh_policy::TlsRuleSet;
+
+/// Bytes of the list of application protocols that a record keeps.
+const RECORD_ALPN_MAX: usize = 128;
+
+impl HelloJudge for Judge<'_> {
+    fn hello(&mut self, hello: &ClientHello<'_>, earlier: Option<&SeenHello>) -> Result<(), DropReason> {
+        self.desk.judge_hello(hello, earlier, self.policy, self.about)
+    }
+
+    fn again(&mut self, seen: &SeenHello) -> Result<(), DropReason> {
+        self.desk.judge_hello_again(seen, self.policy, self.about)
+    }
+
+    fn allows_all(&self) -> bool {
+        self.policy.rules.allows_all().is_some()
+    }
+}
+
+impl Desk {
+    /// Judges a ClientHello. An allowed one is recorded here; a refused one by [`Desk::record_drop`], once its refusal
+    /// is final.
+    pub(crate) fn judge_hello(
+        &mut self,
+        hello: &ClientHello<'_>,
+        earlier: Option<&SeenHello>,
+        policy: &FlowPolicy,
+        about: &About<'_>,
+    ) -> Result<(), DropReason> {
+        let rules = policy.rules.tls().ok_or(DropReason::InspectorMissing)?;
+        let name = hello.server_name.as_deref();
+        self.set_hello(name, |record| {
+            record.version = hello.version;
+            record.ech = hello.ech;
+            record.alpn = alpn_text(hello);
+        });
+        self.set_quic(about);
+        let changed = earlier.is_some_and(|earlier| earlier.server_name.as_deref() != name);
+        if changed && policy.rules.allows_all().is_none() {
+            return Err(DropReason::TlsNameChanged);
+        }
+        let rule = self.hello_verdict(rules, policy.rules.id(), name, hello.ech)?;
+        self.counters.count(EngineCounter::RequestAllowed);
+        let origin = rules.origin(rule).cloned();
+        self.record(about, RecordVerdict::Forwarded, None, origin);
+        Ok(())
+    }
+
+    /// Judges what a connection goes on under, after a change of policy. Only a refusal is recorded, by
+    /// [`Desk::record_drop`].
+    pub(crate) fn judge_hello_again(
+        &mut self,
+        seen: &SeenHello,
+        policy: &FlowPolicy,
+        about: &About<'_>,
+    ) -> Result<(), DropReason> {
+        let rules = policy.rules.tls().ok_or(DropReason::InspectorMissing)?;
+        let name = seen.server_name.as_deref();
+        self.set_hello(name, |record| record.ech = seen.ech);
+        self.set_quic(about);
+        self.hello_verdict(rules, policy.rules.id(), name, seen.ech)?;
+        self.forget_request();
+        Ok(())
+    }
+
+    /// Index of the rule that allows the name.
+    fn hello_verdict(
+        &self,
+        rules: &TlsRuleSet,
+        rule_set: u32,
+        name: Option<&str>,
+        ech: bool,
+    ) -> Result<u32, DropReason> {
+        if ech && self.deny_ech {
+            return Err(DropReason::TlsEchDenied);
+        }
+        // No name is as long as none.
+        let key = self
+            .shared
+            .hasher
+            .begin()
+            .number(rule_set)
+            .bytes(name.unwrap_or_default().as_bytes())
+            .finish();
+        let denied = if name.is_some() {
+            DropReason::TlsPolicyDenied
+        } else {
+            DropReason::TlsNoServerName
+        };
+        self.cached(&key, || Ok(rules.judge(name)))?.ok_or(denied)
+    }
+
+    fn set_hello(&mut self, name: Option<&str>, fill: impl FnOnce(&mut TlsRecord)) {
+        self.text.clear();
+        self.text.set("", name.unwrap_or_default(), "");
+        fill(self.text.tls_mut());
+    }
+
+    fn set_quic(&mut self, about: &About<'_>) {
+        self.text.tls_mut().quic = about.protocol == PROTOCOL_UDP;
+    }
+}
+
+/// The protocols offered, for people: joined by commas, what is not plain ASCII escaped.
+fn alpn_text(hello: &ClientHello<'_>) -> String {
+    let mut text = String::new();
+    for protocol in hello.alpn.iter() {
+        if text.len() >= RECORD_ALPN_MAX {
+            break;
+        }
+        if !text.is_empty() {
+            text.push(',');
+        }
+        text.extend(protocol.escape_ascii().map(char::from));
+    }
+    text.truncate(RECORD_ALPN_MAX);
+    text
+}

@@ -1,0 +1,187 @@
+//! Requests after which the connection speaks another protocol, if the server agrees: CONNECT, Upgrade.
+//!
+//! What follows such a request may be read as HTTP or as something else, and the server decides which by its answer.
+//! Until that has been seen nothing that follows goes on. Only after 101 (2xx for CONNECT) the other protocol begins;
+//! after any other answer requests go on being judged, so a refused upgrade hides nothing.
+//!
+//! Which answer belongs to the request is certain only if no other request came before it on the connection: an upgrade
+//! is followed only there.
+
+use seventh_parsers::http1::RequestHead;
+
+/// Bytes of a request that asks for another protocol at most: its head is kept, to be judged again under other rules.
+pub(crate) const UPGRADE_HEAD_MAX: usize = 8 * 1024;
+/// Bytes of answers that are read in search of the final one at most. Beyond, nothing was agreed.
+const ANSWERS_LEN_MAX: usize = 16 * 1024;
+
+/// What a connection speaks after an upgrade.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Protocol {
+    /// Nothing that is read here.
+    Opaque,
+    /// HTTP/2 (RFC 7540 §3.2; RFC 9113 has given it up, clients have not).
+    Http2,
+}
+
+impl Protocol {
+    /// What the request asks for; `None` if it asks for nothing.
+    ///
+    /// # Errors
+    /// It asks for more than one, or for none that has a name.
+    pub(crate) fn asked_for(head: &RequestHead<'_>) -> Result<Option<Self>, ()> {
+        if head.method == "CONNECT" {
+            return Ok(Some(Self::Opaque));
+        }
+        let Some(value) = head.upgrade else { return Ok(None) };
+        let name_is_plain = value.iter().all(|b| b.is_ascii_alphanumeric() || b"-._/+".contains(b));
+        match value {
+            [] => Err(()),
+            _ if !name_is_plain => Err(()),
+            _ if value.eq_ignore_ascii_case(b"h2c") => Ok(Some(Self::Http2)),
+            _ => Ok(Some(Self::Opaque)),
+        }
+    }
+}
+
+/// A request that has asked, and what has come of its answer.
+#[derive(Debug)]
+pub(crate) struct Asked {
+    pub(crate) protocol: Protocol,
+    /// The request's head.
+    pub(crate) head: Box<[u8]>,
+    is_connect: bool,
+    /// The answers so far, from the head that is not complete on.
+    answer: Vec<u8>,
+    read: usize,
+}
+
+/// What the server says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Agreed {
+    /// Its answer is not complete.
+    NotYet,
+    /// The connection speaks the other protocol.
+    Yes,
+    /// It goes on speaking HTTP/1.
+    No,
+}
+
+impl Asked {
+    pub(crate) fn new(protocol: Protocol, head: &[u8]) -> Self {
+        let head = head.strip_prefix(b"\r\n").unwrap_or(head);
+        Self {
+            protocol,
+            head: head.into(),
+            is_connect: head.starts_with(b"CONNECT "),
+            answer: Vec::new(),
+            read: 0,
+        }
+    }
+
+    /// Takes new bytes of the server, in order.
+    pub(crate) fn answer(&mut self, new: &[u8]) -> Agreed {
+        self.read = self.read.saturating_add(new.len());
+        self.answer.extend_from_slice(new.get(..ANSWERS_LEN_MAX).unwrap_or(new));
+        // Each turn takes a whole head away.
+        while let Some(end) = self.answer.windows(4).position(|w| w == b"\r\n\r\n") {
+            match status(&self.answer) {
+                Some(101) if !self.is_connect => return Agreed::Yes,
+                Some(200..=299) if self.is_connect => return Agreed::Yes,
+                // Answers before the final one.
+                Some(100 | 102..=199) => drop(self.answer.drain(..end + 4)),
+                _ => return Agreed::No,
+            }
+        }
+        if self.read > ANSWERS_LEN_MAX {
+            Agreed::No
+        } else {
+            Agreed::NotYet
+        }
+    }
+}
+
+/// The status of an answer (RFC 9112 §4).
+fn status(head: &[u8]) -> Option<u16> {
+    let rest = head.strip_prefix(b"HTTP/1.")?;
+    let [b'0' | b'1', b' ', a, b, c, b' ' | b'\r', ..] = *rest else {
+        return None;
+    };
+    let digit = |b: u8| char::from(b).to_digit(10).and_then(|d| u16::try_from(d).ok());
+    Some(digit(a)? * 100 + digit(b)? * 10 + digit(c)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ANSWERS_LEN_MAX, Agreed, Asked, Protocol};
+    use seventh_parsers::http1::{Limits, parse_head};
+
+    const GET: &str = "GET /chat HTTP/1.1\r\nHost: a\r\n\r\n";
+
+    fn asked(head: &str) -> Asked {
+        Asked::new(Protocol::Opaque, head.as_bytes())
+    }
+
+    #[test]
+    fn only_the_servers_agreement_counts_cut_anywhere() {
+        let connect = "\r\nCONNECT a:1 HTTP/1.1\r\nHost: a:1\r\n\r\n";
+        for (head, answer, agreed) in [
+            (
+                GET,
+                "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n",
+                Agreed::Yes,
+            ),
+            (GET, "HTTP/1.1 101\r\n\r\n", Agreed::Yes),
+            (
+                GET,
+                "HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 103 Hints\r\na: b\r\n\r\nHTTP/1.1 101 x\r\n\r\n",
+                Agreed::Yes,
+            ),
+            (GET, "HTTP/1.1 200 OK\r\n\r\nHTTP/1.1 101 x\r\n\r\n", Agreed::No),
+            (GET, "HTTP/1.1 426 Upgrade Required\r\n\r\n", Agreed::No),
+            (GET, "HTTP/1.1 1010\r\n\r\n", Agreed::No),
+            (GET, "HTTP/2 101 x\r\n\r\n", Agreed::No),
+            (GET, "junk\r\n\r\n", Agreed::No),
+            (connect, "HTTP/1.1 200 Connection established\r\n\r\n", Agreed::Yes),
+            (connect, "HTTP/1.1 101 x\r\n\r\n", Agreed::No),
+            (
+                connect,
+                "HTTP/1.1 407 Proxy Authentication Required\r\n\r\n",
+                Agreed::No,
+            ),
+        ] {
+            assert_eq!(asked(head).answer(answer.as_bytes()), agreed, "{answer:?}");
+            let mut bytewise = asked(head);
+            let said: Vec<_> = answer.bytes().map(|byte| bytewise.answer(&[byte])).collect();
+            assert_eq!(
+                said.iter().find(|said| **said != Agreed::NotYet),
+                Some(&agreed),
+                "{answer:?}"
+            );
+            assert_eq!(asked(head).answer(&answer.as_bytes()[..7]), Agreed::NotYet);
+        }
+    }
+
+    #[test]
+    fn an_endless_answer_agrees_to_nothing() {
+        let mut endless = asked(GET);
+        for _ in 0..ANSWERS_LEN_MAX / 64 {
+            assert_eq!(endless.answer(&[b'x'; 64]), Agreed::NotYet);
+        }
+        assert_eq!(endless.answer(b"x"), Agreed::No);
+        assert!(endless.answer.len() <= ANSWERS_LEN_MAX + 64);
+    }
+
+    #[test]
+    fn what_is_asked_for_is_one_protocol() {
+        let ask = |line: &str| {
+            let head = format!("GET / HTTP/1.1\r\nHost: a\r\n{line}\r\n");
+            Protocol::asked_for(&parse_head(head.as_bytes(), &Limits::default()).unwrap())
+        };
+        assert_eq!(ask(""), Ok(None));
+        assert_eq!(ask("Upgrade: websocket\r\n"), Ok(Some(Protocol::Opaque)));
+        assert_eq!(ask("Upgrade: H2C\r\n"), Ok(Some(Protocol::Http2)));
+        for several in ["h2c, websocket", "", "websocket;", "a b"] {
+            assert_eq!(ask(&format!("Upgrade: {several}\r\n")), Err(()));
+        }
+    }
+}

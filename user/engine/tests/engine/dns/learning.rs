@@ -1,0 +1,278 @@
+//! What answers teach: which names get which addresses, for whom, and in which order.
+
+use super::message::{A, HTTPS, a, answer, cname, name, query, record};
+use super::node::{Became, Node, OTHER, POD, POLICY, SHOP, address, resolver, v4_of};
+use seventh_abi::{Addr, DropReason};
+use seventh_engine::{EngineLimits, NameLimits, SCOPE_NODE};
+use std::collections::HashSet;
+
+#[test]
+fn an_address_is_open_when_its_answer_goes_on_and_not_before() {
+    let mut node = Node::new();
+    assert!(!node.open(address(1)));
+    node.resolve(
+        SHOP,
+        "allowed.example",
+        &[
+            a("allowed.example", address(1), 60),
+            a("allowed.example", address(2), 60),
+        ],
+    );
+    assert!(node.open(address(1)) && node.open(address(2)) && !node.open(address(3)));
+    assert!(!node.opens(SHOP, address(1), 80, false), "only the port of the rule");
+    assert_eq!(node.kernel().writes, 1, "one batch");
+    node.resolve(SHOP, "allowed.example", &[a("allowed.example", address(1), 60)]);
+    assert_eq!(node.kernel().writes, 1, "nothing new");
+}
+
+#[test]
+fn an_answer_is_held_back_while_the_kernel_takes_nothing() {
+    let mut node = Node::new();
+    node.kernel().broken = true;
+    node.ask(SHOP, 1000, &query(7, "allowed.example", A));
+    let sound = answer(7, "allowed.example", A, &[a("allowed.example", address(1), 60)]);
+    assert_eq!(node.reply(SHOP, 1000, &sound), Became::Nothing);
+    assert_eq!(node.reason(DropReason::DnsNotLearned), 1);
+    node.kernel().broken = false;
+    node.ask(SHOP, 1000, &query(7, "allowed.example", A));
+    assert_eq!(node.reply(SHOP, 1000, &sound), Became::Passed);
+    assert!(node.open(address(1)));
+}
+
+#[test]
+fn names_that_no_rule_asks_for_open_nothing() {
+    let mut node = Node::new();
+    node.resolve(SHOP, "a.wide.example", &[a("a.wide.example", address(1), 60)]);
+    assert!(!node.open(address(1)) && node.kernel().names.is_empty());
+    assert_eq!(node.shared.names().list().len(), 1, "but a later rule may");
+}
+
+#[test]
+fn a_name_opens_addresses_only_for_the_endpoint_that_resolved_it() {
+    let mut node = Node::new();
+    node.resolve(SHOP, "allowed.example", &[a("allowed.example", address(1), 60)]);
+    assert!(node.opens(SHOP, address(1), 443, false) && !node.opens(OTHER, address(1), 443, false));
+    let mut shared = Node::with(EngineLimits::default(), NameLimits::default(), true);
+    shared.resolve(SHOP, "allowed.example", &[a("allowed.example", address(1), 60)]);
+    assert!(shared.opens(OTHER, address(1), 443, false));
+    assert_eq!(shared.shared.names().list()[0].scope, SCOPE_NODE);
+}
+
+#[test]
+fn every_name_of_a_complete_chain_is_credited() {
+    let mut node = Node::new();
+    let chain = [
+        cname("a.wide.example", "b.wide.example", 60),
+        cname("b.wide.example", "allowed.example", 60),
+        a("allowed.example", address(1), 60),
+        a("stranger.example", address(2), 60),
+    ];
+    node.resolve(SHOP, "a.wide.example", &chain);
+    assert!(node.open(address(1)) && !node.open(address(2)));
+    let names: HashSet<String> = node.shared.names().list().into_iter().map(|n| n.name).collect();
+    let expected = ["a.wide.example.", "b.wide.example.", "allowed.example."].map(String::from);
+    assert_eq!(names, expected.into());
+}
+
+#[test]
+fn chains_that_lead_nowhere_teach_nothing() {
+    let mut node = Node::new();
+    let nowhere: [&[Vec<u8>]; 4] = [
+        &[cname("allowed.example", "b.example", 60)],
+        &[cname("allowed.example", "allowed.example", 60)],
+        &[
+            cname("allowed.example", "b.example", 60),
+            cname("b.example", "allowed.example", 60),
+        ],
+        &[a("b.example", address(1), 60), cname("c.example", "b.example", 60)],
+    ];
+    for records in nowhere {
+        node.resolve(SHOP, "allowed.example", records);
+    }
+    let long: Vec<Vec<u8>> = (0..20)
+        .map(|n| cname(&format!("a{n}.shop.example"), &format!("a{}.shop.example", n + 1), 60))
+        .chain([a("a20.shop.example", address(1), 60)])
+        .collect();
+    node.resolve(SHOP, "a0.shop.example", &long);
+    assert!(node.shared.names().list().is_empty());
+    node.resolve(SHOP, "a4.shop.example", &long);
+    assert_eq!(node.shared.names().list().len(), 17, "sixteen links are followed");
+}
+
+#[test]
+fn hints_of_service_records_are_addresses() {
+    let mut node = Node::new();
+    let v6 = [0x20, 1, 0xd, 0xb8, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1];
+    let hints = [&[0, 1, 0][..], &[0, 4, 0, 4, 192, 0, 2, 1], &[0, 6, 0, 16], &v6].concat();
+    let alias = [&[0, 0][..], &name("cdn.example")].concat();
+    node.ask(SHOP, 1000, &query(7, "allowed.example", HTTPS));
+    let records = [
+        record("allowed.example", HTTPS, 60, &alias),
+        record("allowed.example", HTTPS, 60, &hints),
+    ];
+    assert_eq!(
+        node.reply(SHOP, 1000, &answer(7, "allowed.example", HTTPS, &records)),
+        Became::Passed
+    );
+    assert!(node.open(address(1)) && node.open(v6));
+}
+
+#[test]
+fn a_name_never_opens_a_pod_and_never_outranks_what_the_ipcache_tells_apart() {
+    let mut node = Node::new();
+    let inside = [a("allowed.example", POD, 60), a("allowed.example", resolver(), 60)];
+    node.resolve(SHOP, "allowed.example", &inside);
+    assert!(!node.open(POD));
+    // The resolver lies in a prefix that a policy names: it keeps that one's rules and gets those of the name.
+    assert!(node.open(resolver()));
+    let in_prefix = v4_of([203, 0, 113, 5]);
+    node.resolve(SHOP, "allowed.example", &[a("allowed.example", in_prefix, 60)]);
+    assert!(node.opens(SHOP, in_prefix, 443, false) && node.opens(SHOP, in_prefix, 80, false));
+}
+
+#[test]
+fn addresses_share_one_identity_per_set_of_selectors() {
+    let mut node = Node::new();
+    for n in 0..=255 {
+        for (domain, byte) in [("allowed.example", 1), ("x.shop.example", 2)] {
+            node.resolve(SHOP, domain, &[a(domain, v4_of([198, 18, byte, n]), 60)]);
+        }
+    }
+    let identities: HashSet<u32> = node.kernel().names.values().map(|entry| entry.identity).collect();
+    assert_eq!((identities.len(), node.kernel().names.len()), (2, 512));
+    assert_eq!(
+        node.kernel().defined,
+        0,
+        "identities of single selectors are there before they are needed"
+    );
+}
+
+#[test]
+fn an_address_under_names_of_several_rules_gets_the_ports_of_all() {
+    let mut node = Node::new();
+    node.resolve(SHOP, "allowed.example", &[a("allowed.example", address(1), 60)]);
+    assert!(!node.opens(SHOP, address(1), 8443, false));
+    node.resolve(SHOP, "other.wide.example", &[a("other.wide.example", address(1), 60)]);
+    assert!(node.opens(SHOP, address(1), 8443, false) && node.open(address(1)));
+    assert_eq!(node.kernel().defined, 1, "an identity was made while the answer waited");
+}
+
+#[test]
+fn without_an_identity_the_answer_does_not_go_on_and_what_was_open_stays_open() {
+    let mut node = Node::new();
+    node.resolve(SHOP, "allowed.example", &[a("allowed.example", address(1), 60)]);
+    node.kernel().stubborn = true;
+    for _ in 0..2 {
+        node.ask(SHOP, 1000, &query(7, "other.wide.example", A));
+        let records = [a("other.wide.example", address(1), 60)];
+        assert_eq!(
+            node.reply(SHOP, 1000, &answer(7, "other.wide.example", A, &records)),
+            Became::Nothing
+        );
+    }
+    assert_eq!(node.reason(DropReason::DnsNotLearned), 2);
+    assert!(node.open(address(1)) && !node.opens(SHOP, address(1), 8443, false));
+    // Others do not suffer.
+    node.resolve(SHOP, "x.shop.example", &[a("x.shop.example", address(2), 60)]);
+    node.kernel().stubborn = false;
+    node.resolve(SHOP, "other.wide.example", &[a("other.wide.example", address(1), 60)]);
+    assert!(node.opens(SHOP, address(1), 8443, false));
+}
+
+#[test]
+fn another_policy_sorts_anew_what_is_known() {
+    let mut node = Node::new();
+    node.resolve(SHOP, "a.wide.example", &[a("a.wide.example", address(1), 60)]);
+    node.resolve(SHOP, "allowed.example", &[a("allowed.example", address(2), 60)]);
+    let changed = POLICY.replace("- matchName: other.wide.example", "- matchName: a.wide.example");
+    let changed = changed.replace("- matchName: allowed.example\n    - matchPattern", "- matchPattern");
+    node.set_policy(&changed, false);
+    assert!(node.opens(SHOP, address(1), 8443, false), "asked for now");
+    assert!(!node.open(address(2)), "no longer asked for");
+    node.set_policy(POLICY, false);
+    assert!(!node.opens(SHOP, address(1), 8443, false) && node.open(address(2)));
+}
+
+#[test]
+fn the_engine_knows_an_address_by_its_name_as_the_kernel_does() {
+    // A port with HTTP rules behind toFQDNs: the engine must find the rules that the kernel found.
+    let inspected = POLICY.replace(
+        "- ports: [{port: \"443\", protocol: TCP}]",
+        "- ports: [{port: \"443\", protocol: TCP}]\n      rules: {http: [{path: /a}]}",
+    );
+    let mut node = Node::new();
+    node.set_policy(&inspected, false);
+    node.resolve(SHOP, "allowed.example", &[a("allowed.example", address(1), 60)]);
+    let mut connection = crate::world::Connection::new();
+    connection.meta.hook = seventh_abi::Hook::FromEndpoint;
+    connection.shape.destination_port = 443;
+    for (addr, passes) in [(address(1), true), (address(2), false)] {
+        connection.shape.destination = addr;
+        let mut frame = connection.frame(0, "GET /a HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut out = seventh_engine::Outbox::new();
+        let fate = node.engine.decide(&mut frame, node.now_ns, &mut out);
+        assert_eq!(
+            fate == seventh_engine::Fate::Forward,
+            passes,
+            "{:?}",
+            node.shared.take_record()
+        );
+    }
+}
+
+/// Pairs of name and address that are kept.
+fn kept(node: &Node) -> usize {
+    node.shared.names().list().len()
+}
+
+#[test]
+fn names_that_no_rule_asks_for_push_out_none_that_one_does() {
+    let mut node = Node::new();
+    node.resolve(SHOP, "allowed.example", &[a("allowed.example", address(1), 6000)]);
+    let names_max = NameLimits::default().names_max;
+    for n in 0..names_max as u32 + 500 {
+        let name = format!("n{n:x}.wide.example");
+        node.resolve(SHOP, &name, &[a(&name, numbered(n), 6000)]);
+    }
+    assert_eq!(kept(&node), names_max);
+    assert!(node.open(address(1)));
+}
+
+#[test]
+fn a_flood_of_names_that_rules_ask_for_pushes_out_the_oldest_and_stays_within_bounds() {
+    let limits = NameLimits {
+        names_max: 100,
+        addresses_per_name_max: 4,
+        addresses_max: 150,
+        ..NameLimits::default()
+    };
+    let mut node = Node::with(EngineLimits::default(), limits, false);
+    for n in 0..1000u32 {
+        let name = format!("n{n}.shop.example");
+        node.resolve(SHOP, &name, &[a(&name, numbered(n), 60)]);
+    }
+    assert_eq!(kept(&node) - node.shared.names().lingering(), 100);
+    assert!(!node.open(numbered(0)) && node.open(numbered(999)) && node.open(numbered(900)));
+    let many: Vec<_> = (0..20)
+        .map(|n| a("allowed.example", numbered(5000 + n), 60 + n))
+        .collect();
+    node.resolve(SHOP, "allowed.example", &many);
+    assert!(
+        node.open(numbered(5019)) && !node.open(numbered(5000)),
+        "four addresses, the longest-lived"
+    );
+    for n in 0..200u32 {
+        let name = format!("m{n}.shop.example");
+        node.resolve(
+            OTHER,
+            &name,
+            &[a(&name, numbered(2 * n), 60), a(&name, numbered(2 * n + 1), 60)],
+        );
+    }
+    let live = node.shared.names().list().into_iter().filter(|n| !n.lingers);
+    assert!(live.count() <= 150, "over both endpoints");
+}
+
+fn numbered(n: u32) -> Addr {
+    v4_of([100, 64, (n >> 8) as u8, n as u8])
+}

@@ -1,0 +1,124 @@
+//! What openers say: request sequences, well-formed, denied and malformed.
+
+use crate::http2::{CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, fields, frame, literal};
+use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
+
+/// What a body holds if it wants to be taken for requests.
+const DECOY: &str = "GET /secret HTTP/1.1\r\nHost: a\r\n\r\n";
+
+pub(crate) fn allowed(rng: &mut StdRng) -> Vec<u8> {
+    match rng.random_range(0..6) {
+        0 | 1 => format!("GET /public/{} HTTP/1.1\r\nHost: a\r\n\r\n", rng.random_range(0..20)).into_bytes(),
+        2 => format!(
+            "GET /public HTTP/1.1\r\nHost: a\r\nX-Filler: {}\r\n\r\n",
+            "f".repeat(rng.random_range(0..3000))
+        )
+        .into_bytes(),
+        3 => with_length(rng, 0..200),
+        4 => with_length(rng, 3000..14_000),
+        _ => chunked(rng),
+    }
+}
+
+pub(crate) fn denied(rng: &mut StdRng) -> Vec<u8> {
+    let request = match rng.random_range(0..4) {
+        0 => DECOY.to_owned(),
+        1 => "GET /private HTTP/1.1\r\nHost: a\r\nX-Token: guess\r\n\r\n".to_owned(),
+        2 => "DELETE /public HTTP/1.1\r\nHost: a\r\n\r\n".to_owned(),
+        _ => "POST /secret HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello".to_owned(),
+    };
+    request.into_bytes()
+}
+
+/// What some server would act on and we must not let become complete.
+pub(crate) fn malformed(rng: &mut StdRng) -> Vec<u8> {
+    let choices = [
+        "GET /secret\r\n",
+        "GET /secret\n",
+        "GET /secret HTTP/1.1\nHost: a\n\n",
+        "GET /secret HTTP/1.1\r\nHost: a\n\n",
+        "get /public HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /public/../secret HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /public%2f..%2fsecret HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 4\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\nGET /secret HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length : 44\r\n\r\nGET /secret HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n1\nx\n0\n\nGET /secret HTTP/1.1\r\nHost: a\r\n\r\n",
+        "\n\nGET /secret HTTP/1.1\r\nHost: a\r\n\r\n",
+        "GET /secret HTTP/1.1\r\nHost: a\r\n folded: x\r\n\r\n",
+        "GET /public HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\n\r\n",
+    ];
+    choices.choose(rng).unwrap().as_bytes().to_vec()
+}
+
+fn with_length(rng: &mut StdRng, lengths: std::ops::Range<usize>) -> Vec<u8> {
+    let body = body(rng, lengths);
+    let head = format!(
+        "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.into_bytes(), body].concat()
+}
+
+fn chunked(rng: &mut StdRng) -> Vec<u8> {
+    let mut bytes = b"PUT /upload HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n".to_vec();
+    for _ in 0..rng.random_range(0..5) {
+        let longest = if rng.random_bool(0.3) { 9000 } else { 60 };
+        let chunk = body(rng, 1..longest);
+        bytes.extend(format!("{:x}\r\n", chunk.len()).into_bytes());
+        bytes.extend(chunk);
+        bytes.extend(b"\r\n");
+    }
+    bytes.extend(b"0\r\n\r\n");
+    bytes
+}
+
+fn body(rng: &mut StdRng, lengths: std::ops::Range<usize>) -> Vec<u8> {
+    let len = rng.random_range(lengths);
+    let mut body = vec![b'b'; len];
+    if rng.random() && len > DECOY.len() {
+        let at = rng.random_range(0..=len - DECOY.len());
+        body[at..at + DECOY.len()].copy_from_slice(DECOY.as_bytes());
+    }
+    body
+}
+
+/// A request on a new stream of an HTTP/2 connection, with what may surround it.
+pub(crate) fn http2(rng: &mut StdRng, stream: u32, is_allowed: bool) -> Vec<u8> {
+    let upload = rng.random_bool(0.4);
+    let (method, path) = match (upload, is_allowed) {
+        (true, true) => ("POST", "/upload".to_owned()),
+        (true, false) => ("POST", "/secret".to_owned()),
+        (false, true) => ("GET", format!("/public/{}", rng.random_range(0..20))),
+        (false, false) => ("GET", "/private".to_owned()),
+    };
+    let mut block = Vec::new();
+    for (name, value) in fields(method, &path) {
+        // Sometimes added to the table, so that later blocks lean on it.
+        let first = if rng.random_bool(0.3) { 0x40 } else { 0 };
+        block.extend(literal(first, name, value));
+    }
+    for _ in 0..rng.random_range(0..4) {
+        block.extend(literal(0x40, "x-filler", &"f".repeat(rng.random_range(0..120))));
+        if rng.random() {
+            // The newest entry of the table: what was just added.
+            block.push(0xbe);
+        }
+    }
+    let end = if upload { 0 } else { END_STREAM };
+    let mut bytes = if rng.random_bool(0.3) {
+        let (head, tail) = block.split_at(rng.random_range(0..=block.len()));
+        [
+            frame(HEADERS, end, stream, head),
+            frame(CONTINUATION, END_HEADERS, stream, tail),
+        ]
+        .concat()
+    } else {
+        frame(HEADERS, END_HEADERS | end, stream, &block)
+    };
+    if upload {
+        let longest = if rng.random_bool(0.3) { 14_000 } else { 200 };
+        bytes.extend(frame(DATA, 0, stream, &body(rng, 0..longest)));
+        bytes.extend(frame(DATA, END_STREAM, stream, &body(rng, 0..60)));
+    }
+    bytes
+}

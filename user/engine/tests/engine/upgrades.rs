@@ -1,0 +1,173 @@
+//! Requests after which the connection speaks another protocol, if the server agrees.
+
+use crate::http2::{begin, request};
+use crate::world::{Connection, Outcome, POLICY, World, get};
+use seventh_abi::{DropReason, Hook, InjectAction, Replies};
+
+const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\n\r\n";
+
+fn upgrade(protocol: &str) -> String {
+    format!("GET /public/ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n")
+}
+
+/// The server's bytes, `offset` after its first; the opener has acknowledged those before.
+fn reply(world: &mut World, connection: &Connection, at: usize, offset: u32, bytes: &[u8]) -> Outcome {
+    let mut meta = connection.meta;
+    // It is met where packets of the endpoint are.
+    meta.hook = Hook::FromEndpoint;
+    meta.reply = true;
+    let mut shape = connection.shape.clone();
+    std::mem::swap(&mut shape.source, &mut shape.destination);
+    std::mem::swap(&mut shape.source_port, &mut shape.destination_port);
+    let frame = shape.frame(&meta, 5000 + offset, connection.seq(at), connection.flags, bytes);
+    world.decide(frame)
+}
+
+/// A connection whose first request asked for `protocol`, and its length.
+fn asked(world: &mut World, protocol: &str) -> (Connection, usize) {
+    let connection = Connection::new();
+    let head = upgrade(protocol);
+    let sent = connection.send(world, 0, &head);
+    assert_eq!(sent.forwarded().meta.replies, Replies::Punt);
+    let mut connection = connection;
+    connection.answered(head.len(), 0);
+    (connection, head.len())
+}
+
+#[test]
+fn the_connection_is_opaque_only_after_the_server_has_agreed() {
+    let mut world = World::new();
+    let (mut connection, at) = asked(&mut world, "websocket");
+    connection.send(&mut world, at, "\x01frames").nothing();
+    let half = reply(&mut world, &connection, at, 0, &SWITCH[..20]);
+    assert_eq!(half.forwarded().meta.action, InjectAction::Keep);
+    connection.send(&mut world, at, "\x01frames").nothing();
+    let rest = reply(&mut world, &connection, at, 20, &SWITCH[20..]);
+    let epoch = world.epoch();
+    let meta = rest.forwarded().meta;
+    assert_eq!(
+        (meta.action, meta.replies),
+        (InjectAction::Forward { epoch }, Replies::Pass)
+    );
+    connection.answered(at, SWITCH.len() as u32);
+    let sent = connection.send(&mut world, at, "\x01frames");
+    assert_eq!(sent.forwarded().meta.action, InjectAction::Forward { epoch });
+}
+
+#[test]
+fn after_a_refused_upgrade_requests_go_on_being_judged() {
+    for answer in [
+        "HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        "HTTP/1.1 426 Upgrade Required\r\n\r\nHTTP/1.1 101 Switching Protocols\r\n\r\n",
+        "HTTP/1.1 103 Early Hints\r\n\r\nHTTP/1.1 400 Bad Request\r\n\r\n",
+    ] {
+        let mut world = World::new();
+        let (mut connection, at) = asked(&mut world, "websocket");
+        connection.send(&mut world, at, get("/public")).nothing();
+        let said = reply(&mut world, &connection, at, 0, answer.as_bytes());
+        assert_eq!(
+            (said.forwarded().meta.action, said.forwarded().meta.replies),
+            (InjectAction::Keep, Replies::Pass)
+        );
+        connection.answered(at, answer.len() as u32);
+        connection.send(&mut world, at, get("/public")).forwarded();
+        let at = at + get("/public").len();
+        connection.answered(at, 90);
+        connection.send(&mut world, at, get("/secret")).refusal();
+    }
+}
+
+#[test]
+fn what_comes_with_the_request_waits_for_the_answer() {
+    let mut world = World::new();
+    let connection = Connection::new();
+    let head = upgrade("websocket");
+    let sent = connection.send(&mut world, 0, head.clone() + &get("/secret"));
+    assert!(sent.forwarded.is_none());
+    assert_eq!(
+        (sent.made[0].payload.len(), sent.made[0].meta.replies),
+        (head.len(), Replies::Punt)
+    );
+    // The frame that told the kernel may be lost: the repeated request tells it again.
+    let again = connection.send(&mut world, 0, &head);
+    assert_eq!(again.forwarded().meta.replies, Replies::Punt);
+    reply(&mut world, &connection, head.len(), 0, b"HTTP/1.1 200 OK\r\n\r\n").forwarded();
+    let mut connection = connection;
+    connection.answered(head.len(), 19);
+    connection.send(&mut world, head.len(), get("/secret")).refusal();
+}
+
+#[test]
+fn only_the_first_request_may_ask() {
+    let mut world = World::new();
+    let mut connection = Connection::new();
+    connection.send(&mut world, 0, get("/public")).forwarded();
+    connection.answered(get("/public").len(), 90);
+    connection
+        .send(&mut world, get("/public").len(), upgrade("websocket"))
+        .refusal();
+    assert_eq!(world.reason(DropReason::HttpUpgradeUnsupported), 1);
+    for several in ["h2c, websocket", "", "a b"] {
+        let mut world = World::new();
+        Connection::new().send(&mut world, 0, upgrade(several)).refusal();
+        assert_eq!(world.reason(DropReason::HttpUpgradeUnsupported), 1, "{several}");
+    }
+    let mut taken = Connection::at(7000);
+    taken.meta.boundary = true;
+    taken.send(&mut world, 0, upgrade("websocket")).refusal();
+}
+
+#[test]
+fn an_opaque_connection_is_judged_again_when_the_rules_change() {
+    let mut world = World::new();
+    let (mut connection, at) = asked(&mut world, "websocket");
+    reply(&mut world, &connection, at, 0, SWITCH).forwarded();
+    connection.answered(at, SWITCH.len() as u32);
+    world.set_policy(&POLICY.replace("/public.*", "/public/ws"));
+    let epoch = world.epoch();
+    let sent = connection.send(&mut world, at, "frames");
+    assert_eq!(sent.forwarded().meta.action, InjectAction::Forward { epoch });
+    world.set_policy(&POLICY.replace("/public.*", "/other"));
+    connection.send(&mut world, at, "frames").resets();
+    assert_eq!(world.reason(DropReason::HttpPolicyDenied), 1);
+}
+
+#[test]
+fn after_an_upgrade_to_http_2_every_stream_is_judged() {
+    let mut world = World::new();
+    let (mut connection, at) = asked(&mut world, "h2c");
+    connection.send(&mut world, at, begin()).nothing();
+    let said = reply(&mut world, &connection, at, 0, SWITCH);
+    assert_eq!(
+        (said.forwarded().meta.action, said.forwarded().meta.replies),
+        (InjectAction::Keep, Replies::Pass)
+    );
+    connection.answered(at, SWITCH.len() as u32);
+    // Stream 1 is the request that asked.
+    let good = [begin(), request(3, "/public")].concat();
+    connection.send(&mut world, at, &good).forwarded();
+    connection.answered(at + good.len(), 90);
+    let outcome = connection.send(&mut world, at + good.len(), request(5, "/secret"));
+    assert!(outcome.made[0].meta.reverse && outcome.made[0].payload.starts_with(&[0, 0, 0, 4]));
+    assert_eq!(world.reason(DropReason::HttpPolicyDenied), 1);
+}
+
+#[test]
+fn connect_is_followed_where_a_rule_without_a_path_allows_it() {
+    let connect = "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n";
+    let mut world = World::new();
+    Connection::new().send(&mut world, 0, connect).refusal();
+    assert_eq!(world.reason(DropReason::HttpPolicyDenied), 1);
+    let rule = "        - {method: OPTIONS, path: \"[*]\"}\n";
+    let policy = POLICY.replace(rule, "        - {method: CONNECT, host: \"a:443\"}\n");
+    assert_ne!(policy, POLICY);
+    for (answer, opaque) in [("HTTP/1.1 200 OK\r\n\r\n", true), ("HTTP/1.1 407 No\r\n\r\n", false)] {
+        let mut world = World::new();
+        world.set_policy(&policy);
+        let connection = Connection::new();
+        connection.send(&mut world, 0, connect).forwarded();
+        let said = reply(&mut world, &connection, connect.len(), 0, answer.as_bytes());
+        let is_forward = matches!(said.forwarded().meta.action, InjectAction::Forward { .. });
+        assert_eq!(is_forward, opaque);
+    }
+}
