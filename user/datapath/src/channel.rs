@@ -1,0 +1,60 @@
+//! The punt channel: how a worker gets frames from the kernel and gives them back, whatever carries them.
+
+use std::{io, time::Duration};
+
+/// What becomes of a received frame.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Disposition {
+    /// It goes back to the kernel, with the metadata that its first twelve bytes now hold.
+    Send,
+    /// It ends here.
+    Release,
+}
+
+/// Takes frames that are sent besides the received one, after it and in order.
+pub trait Outgoing {
+    /// Queues a copy of `frame`, a whole Ethernet frame whose first twelve bytes are metadata. False if there is no room
+    /// or the frame is too long: it is lost, and counted.
+    fn send(&mut self, frame: &[u8]) -> bool;
+}
+
+/// Decides a received frame in place; may queue others.
+pub type Decide<'a> = dyn FnMut(&mut [u8], &mut dyn Outgoing) -> Disposition + 'a;
+
+/// Counts of a channel since it was opened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ChannelStats {
+    /// Frames received.
+    pub received: u64,
+    /// Frames sent.
+    pub sent: u64,
+    /// Frames that the kernel dropped because the worker did not keep up.
+    pub lost_receiving: u64,
+    /// Frames that found no room on the way back.
+    pub lost_sending: u64,
+}
+
+/// One worker's channel.
+pub trait PuntChannel: Send {
+    /// Receives up to a batch of frames, hands each to `decide` and sends what it keeps. Returns how many were received.
+    ///
+    /// # Errors
+    /// The channel is broken for good.
+    fn turn(&mut self, decide: &mut Decide<'_>) -> io::Result<usize>;
+
+    /// Sends frames that answer no received one (time-outs). `produce` queues them.
+    ///
+    /// # Errors
+    /// The channel is broken for good.
+    fn push(&mut self, produce: &mut dyn FnMut(&mut dyn Outgoing)) -> io::Result<()>;
+
+    /// Waits until a frame is there, for at most `timeout`. False if none came. Looks for a few microseconds before it
+    /// sleeps if frames have been coming quickly.
+    ///
+    /// # Errors
+    /// The channel is broken for good.
+    fn wait(&mut self, timeout: Duration) -> io::Result<bool>;
+
+    /// Counts so far.
+    fn stats(&self) -> ChannelStats;
+}

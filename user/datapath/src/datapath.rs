@@ -1,0 +1,401 @@
+//! The handle that the agent holds.
+
+use std::{collections::HashMap, path::PathBuf};
+
+use aya::Ebpf;
+use seventh_abi::{
+    ABI_VERSION, DatapathConfig, Endpoint, FlowKey, FlowState, IpcacheEntry, PolicyKey, WORKERS_MAX, names,
+};
+use tracing::info;
+
+use crate::{
+    AnswerReader, AttachMode, DatapathError, EventReader, IpcachePrefix, NameTable, PolicyRow, PuntChannel,
+    attach::{self, Attachment},
+    maps::{self, Maps},
+    object,
+    punt_pair::{PuntPair, ifindex, largest_mtu},
+    xsk::Xsk,
+};
+
+/// How the datapath is set up.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Directory on a bpf file system, for this agent alone.
+    pub bpffs: PathBuf,
+    /// Workers, each with a punt pair and an AF_XDP socket; 1 to [`WORKERS_MAX`].
+    pub workers: usize,
+    /// Bits of `skb->mark` for frames that come back from the engine; not zero.
+    pub mark: u32,
+    /// How programs are attached.
+    pub attach: AttachMode,
+    /// Names of punt devices begin with this; at most 10 bytes.
+    pub device_prefix: String,
+    /// Entries of the flow table.
+    pub flows_max: u32,
+    /// Rows of the policy table.
+    pub policy_entries_max: u32,
+    /// Prefixes of the ipcache.
+    pub ipcache_entries_max: u32,
+    /// Addresses in the table of names.
+    pub names_max: u32,
+    /// Endpoints.
+    pub endpoints_max: u32,
+    /// TCP flows without a packet for so long are forgotten, in seconds.
+    pub tcp_idle_s: u64,
+    /// TCP flows after FIN or RST, or before the first reply, in seconds.
+    pub tcp_closing_s: u64,
+    /// All other flows, in seconds.
+    pub other_idle_s: u64,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            bpffs: PathBuf::from("/sys/fs/bpf/seventh"),
+            workers: 1,
+            mark: 0x400,
+            attach: AttachMode::Auto,
+            device_prefix: "seventh".to_owned(),
+            flows_max: 262_144,
+            policy_entries_max: 262_144,
+            ipcache_entries_max: 262_144,
+            names_max: 262_144,
+            endpoints_max: 4096,
+            // As long as Cilium's: 6 hours, 10 seconds, 1 minute.
+            tcp_idle_s: 21_600,
+            tcp_closing_s: 10,
+            other_idle_s: 60,
+        }
+    }
+}
+
+/// Punt pairs carry at least ordinary Ethernet, at most jumbo frames.
+const PUNT_MTU_MIN: u32 = 1500;
+const PUNT_MTU_MAX: u32 = 9216;
+/// How much longer than its name's prefix a punt device's name may get, and the kernel's limit.
+const DEVICE_SUFFIX: usize = 3;
+const DEVICE_NAME_MAX: usize = 15;
+
+/// The loaded programs, their maps and attachments.
+pub struct Datapath {
+    settings: Settings,
+    object: Ebpf,
+    maps: Maps,
+    links: PathBuf,
+    pairs: Vec<PuntPair>,
+    punt_mtu: u32,
+    endpoints: HashMap<u32, Vec<(Attachment, AttachMode)>>,
+    punt_attachments: Vec<(Attachment, AttachMode)>,
+    events: Option<EventReader>,
+    answers: Option<AnswerReader>,
+    names: Option<NameTable>,
+}
+
+impl Datapath {
+    /// Loads the programs, takes over what an earlier agent pinned, makes the punt pairs and opens their sockets.
+    /// Endpoints that an earlier agent attached stay under its verdicts until they are attached or forgotten.
+    ///
+    /// Returns one channel per worker, in order.
+    ///
+    /// # Errors
+    /// The first step that failed; what was made before it is left for the next attempt to replace.
+    pub async fn start(settings: Settings) -> Result<(Self, Vec<Box<dyn PuntChannel>>), DatapathError> {
+        check(&settings)?;
+        let mut object = object::load(&settings)?;
+        let links = settings.bpffs.join("links");
+        object::create_private_dir(&links)?;
+        let mut datapath = Self {
+            maps: Maps::take(&mut object)?,
+            events: Some(EventReader::new(maps::take_events(&mut object)?)),
+            names: Some(NameTable::take(&mut object)?),
+            answers: Some(AnswerReader::new(maps::take_answers(&mut object)?)),
+            punt_mtu: largest_mtu(PUNT_MTU_MIN, PUNT_MTU_MAX).await?,
+            settings,
+            object,
+            links,
+            pairs: Vec::new(),
+            endpoints: HashMap::new(),
+            punt_attachments: Vec::new(),
+        };
+        let mut channels: Vec<Box<dyn PuntChannel>> = Vec::new();
+        for worker in 0..datapath.settings.workers {
+            channels.push(Box::new(datapath.open_worker(worker).await?));
+        }
+        datapath.write_config()?;
+        info!(
+            workers = datapath.pairs.len(),
+            punt_mtu = datapath.punt_mtu,
+            "datapath loaded"
+        );
+        Ok((datapath, channels))
+    }
+
+    async fn open_worker(&mut self, worker: usize) -> Result<Xsk, DatapathError> {
+        let pair = PuntPair::create(&self.settings.device_prefix, worker, self.punt_mtu).await?;
+        let at = Attachment {
+            program: names::TC_FROM_PUNT,
+            interface: pair.near.clone(),
+            ifindex: pair.near_ifindex,
+            ingress: true,
+        };
+        let used = attach::attach(&mut self.object, &at, self.settings.attach, &self.links)?;
+        self.punt_attachments.push((at, used));
+        attach::attach_xdp(&mut self.object, &pair.far, pair.far_ifindex, &self.links)?;
+        pair.up().await?;
+        let socket = Xsk::open(&pair.far, pair.far_ifindex, self.punt_mtu)?;
+        let index = u32::try_from(worker).map_err(|_| setting("workers", "too many"))?;
+        maps::set(
+            &mut self.maps.punt_workers,
+            names::PUNT_WORKERS,
+            pair.far_ifindex,
+            index,
+        )?;
+        self.maps
+            .xsks
+            .set(index, socket.fd(), 0)
+            .map_err(DatapathError::map(names::XSKS))?;
+        self.pairs.push(pair);
+        Ok(socket)
+    }
+
+    fn write_config(&mut self) -> Result<(), DatapathError> {
+        let seconds = |s: u64| s.saturating_mul(1_000_000_000);
+        let mut punt_ifindex = [0; WORKERS_MAX];
+        for (slot, pair) in punt_ifindex.iter_mut().zip(&self.pairs) {
+            *slot = pair.near_ifindex;
+        }
+        let config = DatapathConfig {
+            abi_version: ABI_VERSION,
+            mark: self.settings.mark,
+            workers: u32::try_from(self.pairs.len()).map_err(|_| setting("workers", "too many"))?,
+            punt_mtu: self.punt_mtu,
+            punt_ifindex,
+            tcp_idle_ns: seconds(self.settings.tcp_idle_s),
+            tcp_closing_ns: seconds(self.settings.tcp_closing_s),
+            other_idle_ns: seconds(self.settings.other_idle_s),
+        };
+        self.maps
+            .config
+            .set(0, config, 0)
+            .map_err(DatapathError::map(names::CONFIG))
+    }
+
+    /// Attaches both programs to the host-side device of an endpoint and returns its interface index. Set the endpoint
+    /// first: a device without an entry passes nothing.
+    ///
+    /// # Errors
+    /// No such device, or the kernel refuses.
+    pub fn attach_endpoint(&mut self, interface: &str) -> Result<u32, DatapathError> {
+        let ifindex = ifindex(interface)?;
+        let mut attached = Vec::new();
+        for (program, ingress) in [(names::TC_FROM_ENDPOINT, true), (names::TC_TO_ENDPOINT, false)] {
+            let at = Attachment {
+                program,
+                interface: interface.to_owned(),
+                ifindex,
+                ingress,
+            };
+            let used = attach::attach(&mut self.object, &at, self.settings.attach, &self.links)?;
+            attached.push((at, used));
+        }
+        self.endpoints.insert(ifindex, attached);
+        Ok(ifindex)
+    }
+
+    /// Takes the programs off an endpoint's device and removes its entry.
+    ///
+    /// # Errors
+    /// The kernel refuses; the endpoint is still enforced then.
+    pub fn detach_endpoint(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        for (at, used) in self.endpoints.remove(&ifindex).unwrap_or_default() {
+            attach::detach(&at, &self.links, used)?;
+        }
+        self.remove_endpoint(ifindex)
+    }
+
+    fn remove_endpoint(&mut self, ifindex: u32) -> Result<(), DatapathError> {
+        match self.maps.endpoints.remove(&ifindex) {
+            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+            Err(e) => Err(DatapathError::map(names::ENDPOINTS)(e)),
+        }
+    }
+
+    /// Sets what the kernel knows of an endpoint; takes effect for the next packet as a whole.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn set_endpoint(&mut self, ifindex: u32, endpoint: Endpoint) -> Result<(), DatapathError> {
+        maps::set(&mut self.maps.endpoints, names::ENDPOINTS, ifindex, endpoint)
+    }
+
+    /// Endpoints that the kernel knows, also those of an earlier agent: a new agent continues their epochs and uses
+    /// policy ids beyond theirs.
+    #[must_use]
+    pub fn endpoints(&self) -> HashMap<u32, Endpoint> {
+        self.maps.endpoints.iter().filter_map(Result::ok).collect()
+    }
+
+    /// Forgets endpoints and attachments of an earlier agent that are not attached now, rows of policies that no
+    /// endpoint uses, and maps of other ABI versions. Call when all endpoints are attached and set.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn forget_stale(&mut self) -> Result<(), DatapathError> {
+        let mut keep: Vec<Attachment> = self.endpoints.values().flatten().map(|(at, _)| at.clone()).collect();
+        keep.extend(self.punt_attachments.iter().map(|(at, _)| at.clone()));
+        let keep_xdp: Vec<u32> = self.pairs.iter().map(|pair| pair.far_ifindex).collect();
+        attach::remove_stale_links(&self.links, &keep, &keep_xdp)?;
+        for ifindex in self
+            .endpoints()
+            .into_keys()
+            .filter(|i| !self.endpoints.contains_key(i))
+            .collect::<Vec<_>>()
+        {
+            self.remove_endpoint(ifindex)?;
+        }
+        self.retain_policies()?;
+        object::remove_other_versions(&self.settings.bpffs)
+    }
+
+    /// Writes rows of the policy table. They mean nothing until an endpoint's `policy_id` names them.
+    ///
+    /// # Errors
+    /// The table is full; rows written before stay and are removed by the next [`Self::retain_policies`].
+    pub fn write_policy(&mut self, rows: impl Iterator<Item = PolicyRow>) -> Result<(), DatapathError> {
+        self.maps.write_policy(rows)
+    }
+
+    /// Removes single rows, by prefix length and key; rows that are not there are no error.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn remove_policy_rows(&mut self, rows: impl Iterator<Item = (u32, PolicyKey)>) -> Result<(), DatapathError> {
+        self.maps.remove_policy_rows(rows)
+    }
+
+    /// Removes the rows of policies that no endpoint uses.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn retain_policies(&mut self) -> Result<(), DatapathError> {
+        let keep: Vec<u32> = self.endpoints().values().map(|endpoint| endpoint.policy_id).collect();
+        self.maps.retain_policies(&keep)
+    }
+
+    /// Every row of the policy table, as the kernel has it.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn policy_rows(&self) -> Result<Vec<PolicyRow>, DatapathError> {
+        self.maps.policy_rows()
+    }
+
+    /// Every prefix of the ipcache, as the kernel has it.
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn ipcache(&self) -> Result<HashMap<IpcachePrefix, IpcacheEntry>, DatapathError> {
+        self.maps.ipcache()
+    }
+
+    /// Makes the ipcache hold exactly `wanted`.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn sync_ipcache(&mut self, wanted: &HashMap<IpcachePrefix, IpcacheEntry>) -> Result<(), DatapathError> {
+        self.maps.sync_ipcache(wanted)
+    }
+
+    /// Sums of the kernel's counters, by [`seventh_abi::Counter`] and [`seventh_abi::drop_counter`].
+    ///
+    /// # Errors
+    /// The map cannot be read.
+    pub fn counters(&self) -> Result<Vec<u64>, DatapathError> {
+        self.maps.counters()
+    }
+
+    /// A snapshot of the flow table, of so many entries at most.
+    #[must_use]
+    pub fn flows(&self, max: usize) -> Vec<(FlowKey, FlowState)> {
+        self.maps.flows(max)
+    }
+
+    /// The table of names; the first caller gets it.
+    pub fn take_names(&mut self) -> Option<NameTable> {
+        self.names.take()
+    }
+
+    /// The reader of the kernel's events; the first caller gets it.
+    pub fn take_events(&mut self) -> Option<EventReader> {
+        self.events.take()
+    }
+
+    /// The reader of beginnings of answers; the first caller gets it.
+    pub fn take_answers(&mut self) -> Option<AnswerReader> {
+        self.answers.take()
+    }
+
+    /// Punt devices that somebody has taken away: what would be inspected through them is dropped.
+    #[must_use]
+    pub fn lost_devices(&self) -> Vec<&str> {
+        let ends = self
+            .pairs
+            .iter()
+            .flat_map(|pair| [(&pair.near, pair.near_ifindex), (&pair.far, pair.far_ifindex)]);
+        ends.filter(|(name, index)| ifindex(name).ok() != Some(*index))
+            .map(|(name, _)| name.as_str())
+            .collect()
+    }
+
+    /// How endpoints are attached: what [`AttachMode::Auto`] has come to.
+    #[must_use]
+    pub fn attach_mode(&self) -> AttachMode {
+        self.punt_attachments
+            .first()
+            .map_or(self.settings.attach, |(_, used)| *used)
+    }
+
+    /// Ends. With `keep` everything stays in force without an agent: L3/L4 verdicts as they are, flows that need a new
+    /// L7 verdict dropped. Without, programs, maps and devices are removed and all traffic passes.
+    ///
+    /// # Errors
+    /// The first thing that could not be removed.
+    pub async fn stop(mut self, keep: bool) -> Result<(), DatapathError> {
+        if keep {
+            return Ok(());
+        }
+        for ifindex in self.endpoints.keys().copied().collect::<Vec<_>>() {
+            self.detach_endpoint(ifindex)?;
+        }
+        for (at, used) in &self.punt_attachments {
+            attach::detach(at, &self.links, *used)?;
+        }
+        for pair in &self.pairs {
+            PuntPair::remove(&pair.near).await?;
+        }
+        object::remove_all(&self.settings.bpffs)
+    }
+}
+
+fn check(settings: &Settings) -> Result<(), DatapathError> {
+    if !(1..=WORKERS_MAX).contains(&settings.workers) {
+        return Err(setting("workers", format!("must be 1 to {WORKERS_MAX}")));
+    }
+    if settings.mark == 0 {
+        return Err(setting("mark", "must have at least one bit"));
+    }
+    if settings.device_prefix.is_empty() || settings.device_prefix.len() + DEVICE_SUFFIX > DEVICE_NAME_MAX {
+        return Err(setting(
+            "device_prefix",
+            format!("must be 1 to {} bytes", DEVICE_NAME_MAX - DEVICE_SUFFIX),
+        ));
+    }
+    Ok(())
+}
+
+fn setting(field: &'static str, reason: impl Into<String>) -> DatapathError {
+    DatapathError::Setting {
+        field,
+        reason: reason.into(),
+    }
+}

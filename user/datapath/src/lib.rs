@@ -1,0 +1,29 @@
+//! The datapath room: loads the kernel programs, attaches and pins them, keeps their maps in step with what the agent
+//! wants, and moves frames between the punt pairs and the engine.
+//!
+//! Start at [`Datapath`]. [`PuntChannel`] is all that the engine's side sees of the way a frame comes and goes.
+//!
+//! Everything that must outlive the process (maps, attachments) is pinned under [`Settings::bpffs`] from the first
+//! moment: an agent that is killed leaves its verdicts in force, and flows that need a new L7 verdict are dropped.
+
+mod attach;
+mod channel;
+mod datapath;
+mod error;
+mod ethtool;
+mod events;
+mod maps;
+mod names;
+mod object;
+mod punt_pair;
+mod schedule;
+mod xsk;
+
+pub use attach::AttachMode;
+pub use channel::{ChannelStats, Decide, Disposition, Outgoing, PuntChannel};
+pub use datapath::{Datapath, Settings};
+pub use error::DatapathError;
+pub use events::{AnswerReader, EventReader, RingReader, RingRecord};
+pub use maps::{IpcachePrefix, PolicyRow};
+pub use names::NameTable;
+pub use schedule::prefer_batches;

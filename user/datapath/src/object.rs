@@ -1,0 +1,125 @@
+//! The kernel object: loading, sizes, pins of its maps.
+
+use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
+
+use aya::{
+    Ebpf, EbpfLoader, VerifierLogLevel,
+    programs::{Program, SchedClassifier, Xdp},
+};
+use seventh_abi::{ABI_VERSION, names};
+
+use crate::{DatapathError, Settings, error::chain};
+
+static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/seventh-kern"));
+
+const MAPS: &[&str] = &[
+    names::CONFIG,
+    names::ENDPOINTS,
+    names::IPCACHE,
+    names::NAMES,
+    names::POLICY,
+    names::FLOWS,
+    names::FRAGMENTS,
+    names::PUNT_WORKERS,
+    names::XSKS,
+    names::COUNTERS,
+    names::EVENTS,
+    names::ANSWERS,
+];
+pub(crate) const TC_PROGRAMS: &[&str] = &[names::TC_FROM_ENDPOINT, names::TC_TO_ENDPOINT, names::TC_FROM_PUNT];
+
+/// Loads the object and all its programs; maps that an earlier agent of the same ABI pinned are taken over.
+pub(crate) fn load(settings: &Settings) -> Result<Ebpf, DatapathError> {
+    let maps_dir = settings.bpffs.join(format!("maps-v{ABI_VERSION}"));
+    for dir in [settings.bpffs.as_path(), maps_dir.as_path()] {
+        create_private_dir(dir)?;
+    }
+    let flows = settings.flows_max;
+    let mut loader = EbpfLoader::new();
+    loader
+        .map_max_entries(names::FLOWS, flows)
+        .map_max_entries(names::POLICY, settings.policy_entries_max)
+        .map_max_entries(names::IPCACHE, settings.ipcache_entries_max)
+        .map_max_entries(names::NAMES, settings.names_max)
+        .map_max_entries(names::ENDPOINTS, settings.endpoints_max)
+        .verifier_log_level(VerifierLogLevel::STATS);
+    for &name in MAPS {
+        loader.map_pin_path(name, maps_dir.join(name));
+    }
+    let mut object = loader.load(OBJECT).map_err(|e| DatapathError::Load(chain(&e)))?;
+    for &name in TC_PROGRAMS {
+        classifier(&mut object, name)?
+            .load()
+            .map_err(|e| DatapathError::Load(format!("{name}: {}", chain(&e))))?;
+    }
+    xdp(&mut object)?
+        .load()
+        .map_err(|e| DatapathError::Load(format!("{}: {}", names::XDP_PUNT, chain(&e))))?;
+    Ok(object)
+}
+
+/// The TC program of this name.
+pub(crate) fn classifier<'a>(
+    object: &'a mut Ebpf,
+    name: &'static str,
+) -> Result<&'a mut SchedClassifier, DatapathError> {
+    object
+        .program_mut(name)
+        .and_then(|p: &mut Program| <&mut SchedClassifier>::try_from(p).ok())
+        .ok_or(DatapathError::Missing(name))
+}
+
+/// The XDP program.
+pub(crate) fn xdp(object: &mut Ebpf) -> Result<&mut Xdp, DatapathError> {
+    object
+        .program_mut(names::XDP_PUNT)
+        .and_then(|p: &mut Program| <&mut Xdp>::try_from(p).ok())
+        .ok_or(DatapathError::Missing(names::XDP_PUNT))
+}
+
+/// Removes the maps of agents with another ABI; call once the new programs are attached everywhere.
+pub(crate) fn remove_other_versions(bpffs: &Path) -> Result<(), DatapathError> {
+    let own = format!("maps-v{ABI_VERSION}");
+    for entry in fs::read_dir(bpffs).map_err(pin_error(bpffs))?.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("maps-v") && name != own {
+            remove_dir(&entry.path())?;
+        }
+    }
+    Ok(())
+}
+
+/// Removes every pin; the programs go with them.
+pub(crate) fn remove_all(bpffs: &Path) -> Result<(), DatapathError> {
+    for entry in fs::read_dir(bpffs).map_err(pin_error(bpffs))?.flatten() {
+        remove_dir(&entry.path())?;
+    }
+    // The directory itself may be the mount point.
+    match fs::remove_dir(bpffs) {
+        Err(e) if !matches!(e.kind(), io::ErrorKind::ResourceBusy | io::ErrorKind::NotFound) => {
+            Err(pin_error(bpffs)(e))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn remove_dir(dir: &Path) -> Result<(), DatapathError> {
+    for entry in fs::read_dir(dir).map_err(pin_error(dir))?.flatten() {
+        fs::remove_file(entry.path()).map_err(pin_error(&entry.path()))?;
+    }
+    fs::remove_dir(dir).map_err(pin_error(dir))
+}
+
+/// A directory that only root may enter: whoever can open a pinned map can change a verdict.
+pub(crate) fn create_private_dir(dir: &Path) -> Result<(), DatapathError> {
+    fs::create_dir_all(dir).map_err(pin_error(dir))?;
+    fs::set_permissions(dir, fs::Permissions::from_mode(0o700)).map_err(pin_error(dir))
+}
+
+pub(crate) fn pin_error(path: &Path) -> impl Fn(io::Error) -> DatapathError {
+    move |source| DatapathError::Pin {
+        path: path.to_path_buf(),
+        source,
+    }
+}
