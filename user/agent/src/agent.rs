@@ -1,0 +1,416 @@
+//! The running agent: starts everything in order, follows the policy directories, answers, and ends in order.
+
+use std::{
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockResult},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use notify::{RecursiveMode, Watcher as _};
+use seventh_abi::Counter;
+use seventh_datapath::{Datapath, Settings};
+use seventh_engine::{EngineLimits, EngineShared, Names};
+use seventh_policy::{Finding, Severity};
+use seventh_verdict_cache::KeyHasher;
+use tokio::{
+    net::UnixListener,
+    signal::unix::{Signal, SignalKind, signal},
+    sync::{mpsc, oneshot},
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, timeout},
+};
+use tracing::{error, info, warn};
+
+use crate::{
+    api,
+    config::Config,
+    fqdn::{self, KernelNames},
+    hubble,
+    node::{NodeLock, interface_index},
+    observer::{self, Address, Collector, Directory, Observer, Sources},
+    policy_store::{Loaded, PolicyStore},
+    publisher::Publisher,
+    worker::{Workers, nanoseconds},
+};
+
+/// How long answers may take that are being given when the agent ends.
+const LAST_ANSWERS: Duration = Duration::from_millis(300);
+/// Changes of files are one change until none comes for this long, but not for longer than the second.
+const SETTLE: Duration = Duration::from_millis(50);
+const SETTLE_MAX: Duration = Duration::from_secs(1);
+/// Request verdicts that are remembered, and records that wait for a reader.
+const VERDICTS_MAX: usize = 65_536;
+const RECORDS_MAX: usize = 8192;
+/// How often the agent looks after its workers, devices and addresses.
+const WATCHDOG: Duration = Duration::from_secs(1);
+/// Every so many looks policies are read again whatever the file system tells: it tells nothing of a directory that was
+/// replaced, or on a network file system; and a change that could not be put in force is tried again.
+const RELOAD_EVERY: u32 = 30;
+
+/// What the parts share. One lock: nothing here is on a packet's way.
+pub(crate) struct Shared {
+    pub(crate) node: String,
+    pub(crate) started: Instant,
+    pub(crate) engine: Arc<EngineShared>,
+    pub(crate) observer: Arc<Observer>,
+    pub(crate) names: Arc<KernelNames>,
+    state: Mutex<State>,
+}
+
+pub(crate) struct State {
+    pub(crate) store: PolicyStore,
+    /// Taken out when the agent ends.
+    pub(crate) publisher: Option<Publisher>,
+    pub(crate) workers: Workers,
+    pub(crate) findings: Vec<Finding>,
+    pub(crate) rejections: usize,
+    pub(crate) dangling: usize,
+    pub(crate) documents: usize,
+    /// Why the last change was not put in force.
+    pub(crate) failure: Option<String>,
+}
+
+impl Shared {
+    pub(crate) fn state(&self) -> MutexGuard<'_, State> {
+        // Whatever panicked has been reported; the state is replaced as a whole by the next load.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(crate) fn try_state(&self) -> TryLockResult<MutexGuard<'_, State>> {
+        self.state.try_lock()
+    }
+
+    /// Now, on the engine's clock.
+    pub(crate) fn now_ns(&self) -> u64 {
+        nanoseconds(self.started)
+    }
+}
+
+/// Runs until SIGTERM or SIGINT. With `keep`, what is enforced then stays pinned.
+///
+/// # Errors
+/// It could not start, or could not clean up.
+pub async fn run(config: Config, keep: bool) -> Result<()> {
+    let mut stop = StopSignals::new()?;
+    let _lock = NodeLock::take(&config.bpffs)?;
+    let listener = api::listen(&config.api)?;
+    let (reload, changes) = mpsc::channel(1);
+    let _watcher = watch_policies(&config, reload)?;
+    let hubble = match &config.hubble.listen {
+        Some(listen) => Some(hubble::listen(listen).await?),
+        None => None,
+    };
+    let (shared, collector) = start(&config).await?;
+    let mut tasks = vec![
+        tokio::spawn(collector.run()),
+        tokio::spawn(follow_changes(Arc::clone(&shared), config.clone(), changes)),
+        tokio::spawn(keep_watch(Arc::clone(&shared), config.clone())),
+        tokio::spawn(fqdn::tend(Arc::clone(&shared), config.clone())),
+    ];
+    tasks.extend(hubble.map(|server| tokio::spawn(server.serve(Arc::clone(&shared.observer)))));
+    info!(api = %config.api.display(), endpoints = config.endpoints.len(), "ready");
+    let served = serve_until(&mut stop, listener, &shared, &config.api).await;
+    // Whoever loses the API has not asked for an open gate.
+    end(&shared, &config, tasks, keep || served.is_err()).await?;
+    // Somebody may have removed it already; a dead socket is replaced by the next agent anyway.
+    let _ = std::fs::remove_file(&config.api);
+    info!(kept = keep, "stopped");
+    served
+}
+
+/// Serves until a signal comes. Answers that are being given may be finished, but a watcher does not hold up the end.
+async fn serve_until(
+    stop: &mut StopSignals,
+    listener: UnixListener,
+    shared: &Arc<Shared>,
+    socket: &Path,
+) -> Result<()> {
+    let (closing, closed) = oneshot::channel();
+    let closed = async move {
+        // Dropped or sent: both mean the end.
+        let _ = closed.await;
+    };
+    let address = Address {
+        address: format!("unix://{}", socket.display()),
+        tls_server_name: None,
+    };
+    let services = observer::servers(&shared.observer, &address);
+    let server = api::serve(listener, Arc::clone(shared), services, closed);
+    tokio::pin!(server);
+    tokio::select! {
+        served = &mut server => return served,
+        () = stop.wait() => {}
+    }
+    drop::<oneshot::Sender<()>>(closing);
+    timeout(LAST_ANSWERS, server).await.unwrap_or(Ok(()))
+}
+
+struct StopSignals {
+    term: Signal,
+    interrupt: Signal,
+}
+
+impl StopSignals {
+    /// From now on these signals do not kill.
+    fn new() -> Result<Self> {
+        Ok(Self {
+            term: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.term.recv() => info!("SIGTERM"),
+            _ = self.interrupt.recv() => info!("SIGINT"),
+        }
+    }
+}
+
+/// Everything that can be wrong in files and names is found before the kernel is touched. Then kernel programs, policy,
+/// workers, attachment: in this order, so that the first packet at an attached device meets a complete policy and
+/// somebody who inspects.
+async fn start(config: &Config) -> Result<(Arc<Shared>, Collector)> {
+    let started = Instant::now();
+    let (mut store, identities) = PolicyStore::new(config)?;
+    let names = Arc::new(KernelNames::default());
+    let hasher = KeyHasher::random().map_err(|e| anyhow!("no random bytes from the system: {e}"))?;
+    let table = Names::new(config.fqdn.limits, Box::new(fqdn::Sink(Arc::clone(&names))));
+    let engine = Arc::new(EngineShared::new(hasher, VERDICTS_MAX, RECORDS_MAX).with_names(table));
+    fqdn::restore(engine.names(), config, nanoseconds(started))?;
+    let loaded = store.load(&config.endpoints, engine.names())?;
+    log_findings(&loaded.findings);
+    ensure!(
+        loaded.rejections == 0,
+        "{} errors in policy documents (see above; `seventh policy validate PATH` shows them, too); an agent does not \
+         start with a part of its policies",
+        loaded.rejections
+    );
+    check_interfaces(config)?;
+    let (mut datapath, channels) = Datapath::start(settings(config)).await?;
+    let (events, answers) = (datapath.take_events(), datapath.take_answers());
+    if let Some(table) = datapath.take_names() {
+        let earlier = datapath.endpoints();
+        names.open(table, earlier.values().map(|old| old.name_scope).max().unwrap_or(0));
+    }
+    let limits = EngineLimits {
+        dns_refusal: config.fqdn.refusal,
+        deny_ech: config.tls.deny_ech,
+        pass_unknown_quic: config.tls.pass_unknown_quic,
+        ..EngineLimits::default()
+    };
+    let mut workers = Workers::new(channels, &engine, limits, started);
+    let mut publisher = Publisher::new(datapath, Arc::clone(&engine), Arc::clone(&names), config, &identities);
+    if let Err(e) = put_in_force(&mut publisher, &mut workers, &loaded) {
+        workers.stop();
+        // Enforcement that an earlier agent left stays; what this one began does not.
+        let keep = publisher.took_over();
+        if let Err(cleaning) = publisher.stop(keep).await {
+            error!(error = format!("{cleaning:#}"), "cleaning up");
+        }
+        return Err(e);
+    }
+    let (observer, writer) = Observer::new(&config.node, config.hubble.capacity);
+    observer.set_directory(Directory::new(
+        publisher.endpoints(),
+        store.identities(),
+        publisher.revision(),
+    ));
+    observer.agent_started(publisher.endpoints());
+    let shared = Arc::new(Shared {
+        node: config.node.clone(),
+        started,
+        engine,
+        observer: Arc::clone(&observer),
+        names: Arc::clone(&names),
+        state: Mutex::new(State {
+            store,
+            publisher: Some(publisher),
+            workers,
+            documents: loaded.documents,
+            rejections: loaded.rejections,
+            dangling: loaded.dangling,
+            findings: loaded.findings,
+            failure: None,
+        }),
+    });
+    let sources = Sources {
+        engine: Arc::clone(&shared.engine),
+        workers_began: started,
+        events,
+        answers,
+        kernel_lost: kernel_lost(&shared),
+    };
+    let collector = Collector::new(observer, writer, sources, config.hubble.redaction.clone());
+    names.serve(&shared);
+    Ok((shared, collector))
+}
+
+/// How many records the kernel's rings had no room for.
+fn kernel_lost(shared: &Arc<Shared>) -> Box<dyn Fn() -> u64 + Send> {
+    let shared = Arc::clone(shared);
+    Box::new(move || {
+        let state = shared.state();
+        let counters = state
+            .publisher
+            .as_ref()
+            .and_then(|publisher| publisher.datapath().counters().ok());
+        let at = |counter: Counter| counters.as_ref()?.get(counter as usize).copied();
+        at(Counter::EventLost).unwrap_or(0) + at(Counter::AnswerLost).unwrap_or(0)
+    })
+}
+
+fn put_in_force(publisher: &mut Publisher, workers: &mut Workers, loaded: &Loaded) -> Result<()> {
+    // Frames of flows that an earlier agent left wait in the sockets until the engine has its view.
+    publisher.publish(loaded)?;
+    workers.start()?;
+    publisher.forget_stale()
+}
+
+fn check_interfaces(config: &Config) -> Result<()> {
+    for (index, endpoint) in config.endpoints.iter().enumerate() {
+        if interface_index(&endpoint.interface).is_none() {
+            bail!(
+                "{}: endpoints[{index}].interface ({}): there is no device `{}` in this network namespace (see `ip link`)",
+                config.file.display(),
+                endpoint.name,
+                endpoint.interface
+            );
+        }
+    }
+    Ok(())
+}
+
+fn settings(config: &Config) -> Settings {
+    Settings {
+        bpffs: config.bpffs.clone(),
+        workers: config.workers,
+        mark: config.mark,
+        attach: config.attach,
+        flows_max: config.flows_max,
+        ..Settings::default()
+    }
+}
+
+async fn end(shared: &Shared, config: &Config, tasks: Vec<JoinHandle<()>>, keep: bool) -> Result<()> {
+    for task in tasks {
+        task.abort();
+    }
+    let publisher = {
+        let mut state = shared.state();
+        state.workers.stop();
+        state.publisher.take()
+    };
+    fqdn::save(shared, config);
+    match publisher {
+        Some(publisher) => publisher.stop(keep).await.context("cleaning up"),
+        None => Ok(()),
+    }
+}
+
+/// Watches for changes; a path that is not there is an error, since its policies would be missed. A file is watched
+/// through its directory: editors put a new file in its place.
+fn watch_policies(config: &Config, reload: mpsc::Sender<()>) -> Result<notify::RecommendedWatcher> {
+    let mut watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
+        // Reading a file is no change of it. A full channel means that a reload is due already.
+        if event.map_or(true, |event| !event.kind.is_access()) {
+            let _ = reload.try_send(());
+        }
+    })?;
+    for path in &config.policy_dirs {
+        let failed = || format!("{}: policyDirs: cannot watch {}", config.file.display(), path.display());
+        let metadata = std::fs::metadata(path).with_context(failed)?;
+        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let (watched, mode) = if metadata.is_dir() {
+            (path.as_path(), RecursiveMode::Recursive)
+        } else {
+            (parent.unwrap_or(Path::new(".")), RecursiveMode::NonRecursive)
+        };
+        watcher.watch(watched, mode).with_context(failed)?;
+    }
+    if config.policy_dirs.is_empty() {
+        warn!("policyDirs is empty: there are no policies");
+    }
+    Ok(watcher)
+}
+
+async fn follow_changes(shared: Arc<Shared>, config: Config, mut changes: mpsc::Receiver<()>) {
+    while changes.recv().await.is_some() {
+        let first = Instant::now();
+        while first.elapsed() < SETTLE_MAX && timeout(SETTLE, changes.recv()).await.is_ok_and(|c| c.is_some()) {}
+        reload_aside(&shared, &config).await;
+    }
+}
+
+/// Reloads on a thread where it may take its time.
+async fn reload_aside(shared: &Arc<Shared>, config: &Config) {
+    let (shared, config) = (Arc::clone(shared), config.clone());
+    if let Err(e) = tokio::task::spawn_blocking(move || reload(&shared, &config)).await {
+        error!(error = %e, "reloading policies failed; the policy in force stays in force");
+    }
+}
+
+fn reload(shared: &Shared, config: &Config) {
+    let mut state = shared.state();
+    let State { store, publisher, .. } = &mut *state;
+    let Some(publisher) = publisher else { return };
+    let result = store
+        .load(&config.endpoints, shared.engine.names())
+        .and_then(|loaded| publisher.publish(&loaded).map(|changed| (loaded, changed)));
+    let told = Directory::new(publisher.endpoints(), store.identities(), publisher.revision());
+    shared.observer.set_directory(told);
+    match result {
+        Ok((loaded, changed)) => {
+            if changed {
+                shared
+                    .observer
+                    .policy_updated(publisher.endpoints(), publisher.revision(), loaded.documents);
+            }
+            if loaded.findings != state.findings {
+                log_findings(&loaded.findings);
+            }
+            state.findings = loaded.findings;
+            state.rejections = loaded.rejections;
+            state.dangling = loaded.dangling;
+            state.documents = loaded.documents;
+            state.failure = None;
+        }
+        Err(e) => {
+            error!(error = format!("{e:#}"), "the change is not in force");
+            shared.observer.policy_failed(publisher.endpoints(), &format!("{e:#}"));
+            state.failure = Some(format!("{e:#}"));
+        }
+    }
+}
+
+fn log_findings(findings: &[Finding]) {
+    for finding in findings {
+        match finding.severity {
+            Severity::Error => error!("{finding}"),
+            Severity::Warning => warn!("{finding}"),
+        }
+    }
+}
+
+/// Looks after what changes without a file: workers, devices of endpoints, addresses of the node.
+async fn keep_watch(shared: Arc<Shared>, config: Config) {
+    let mut ticks = interval(WATCHDOG);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut looks: u32 = 0;
+    loop {
+        ticks.tick().await;
+        looks = looks.wrapping_add(1);
+        let due = {
+            let mut state = shared.state();
+            for problem in state.workers.look(Instant::now()) {
+                error!("{problem}");
+            }
+            let changed = state.publisher.as_ref().is_some_and(Publisher::surroundings_changed);
+            changed || looks.is_multiple_of(RELOAD_EVERY)
+        };
+        if due {
+            reload_aside(&shared, &config).await;
+        }
+    }
+}

@@ -1,0 +1,300 @@
+//! The agent's API: gRPC on a unix socket.
+
+use std::{
+    fs,
+    os::unix::{fs::PermissionsExt as _, net::UnixStream as StdUnixStream},
+    path::{Path, PathBuf},
+    pin::Pin,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result, bail};
+use seventh_abi::{FlowKey, FlowState, IpcacheEntry};
+use seventh_datapath::{IpcachePrefix, PolicyRow};
+use seventh_policy::Identity;
+use tokio::net::UnixListener;
+use tokio_stream::{Stream, wrappers::UnixListenerStream};
+use tonic::{
+    Request, Response, Status,
+    transport::{Channel, Endpoint, Server, Uri},
+};
+
+use crate::observer;
+
+/// Messages and stubs of `proto/seventh/v1`.
+#[expect(
+    missing_docs,
+    unused_qualifications,
+    clippy::doc_markdown,
+    clippy::too_many_lines,
+    clippy::allow_attributes,
+    clippy::allow_attributes_without_reason,
+    reason = "generated; the .proto file has the words"
+)]
+pub mod v1 {
+    tonic::include_proto!("seventh.v1");
+}
+
+use v1::{
+    CleanNamesRequest, CleanNamesResponse, FlowEntries, GetPolicyRequest, Identities, IpcacheEntries, LearnedName,
+    LearnedNames, ListEndpointsRequest, ListEndpointsResponse, ListFlowEntriesRequest, ListIdentitiesRequest,
+    ListIpcacheRequest, ListNamesRequest, ListPolicyRowsRequest, PolicyDocument, PolicyRows, StatusRequest,
+    StatusResponse,
+    agent_client::AgentClient,
+    agent_server::{Agent, AgentServer},
+};
+
+/// Items of a long list in one message: far below the 4 MiB that a client takes.
+const PIECE: usize = 1024;
+/// Flows that are listed at once at most.
+pub const FLOWS_LISTED_MAX: usize = 65_536;
+
+/// What the API asks of the agent.
+pub trait Answers: Send + Sync + 'static {
+    /// How it is.
+    fn status(&self) -> StatusResponse;
+    /// Its endpoints.
+    fn endpoints(&self) -> Vec<v1::Endpoint>;
+    /// The documents in force, or those of this name with their texts.
+    fn policy(&self, name: &str) -> Vec<PolicyDocument>;
+    /// The identities that policies tell apart.
+    fn identities(&self) -> Vec<Arc<Identity>>;
+    /// They in words.
+    fn describe_identities(&self, identities: &[Arc<Identity>]) -> Vec<v1::Identity>;
+    /// The kernel's policy table, in the order of its keys.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn policy_rows(&self) -> Result<Vec<PolicyRow>>;
+    /// Rows in words.
+    fn describe_policy_rows(&self, rows: &[PolicyRow]) -> Vec<v1::PolicyRow>;
+    /// The kernel's ipcache, by address.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    fn ipcache(&self) -> Result<Vec<Prefix>>;
+    /// Prefixes in words.
+    fn describe_ipcache(&self, prefixes: &[Prefix]) -> Vec<v1::IpcacheEntry>;
+    /// Names and the addresses under them.
+    fn names(&self) -> Vec<LearnedName>;
+    /// Forgets names that match the pattern; says how many.
+    ///
+    /// # Errors
+    /// The pattern is none, or the kernel refuses.
+    fn clean_names(&self, pattern: &str) -> Result<usize>;
+    /// The kernel's flows, so many at most, by endpoint and peer.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    fn flows(&self, max: usize) -> Result<Vec<Flow>>;
+    /// Flows in words.
+    fn describe_flows(&self, flows: &[Flow]) -> Vec<v1::FlowEntry>;
+}
+
+/// A prefix of the kernel's ipcache and whose it is.
+pub type Prefix = (IpcachePrefix, IpcacheEntry);
+/// A flow of the kernel's table.
+pub type Flow = (FlowKey, FlowState);
+
+struct Service<A>(Arc<A>);
+
+type Pieces<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
+
+impl<A: Answers> Service<A> {
+    /// Asks where it may take its time, and sends the answer in pieces. Items become words, which take many times their
+    /// space, only when their piece is sent.
+    async fn list<T: Send + 'static, P: Send + 'static>(
+        &self,
+        ask: impl FnOnce(&A) -> Result<Vec<T>> + Send + 'static,
+        describe: impl Fn(&A, &[T]) -> P + Send + 'static,
+    ) -> Result<Response<Pieces<P>>, Status> {
+        let (asked, answers) = (Arc::clone(&self.0), Arc::clone(&self.0));
+        let items = tokio::task::spawn_blocking(move || ask(&asked)).await;
+        let items = items
+            .map_err(|e| Status::internal(e.to_string()))?
+            .map_err(|e| Status::unavailable(format!("{e:#}")))?;
+        let mut sent = 0;
+        let pieces = std::iter::from_fn(move || {
+            let piece = items.get(sent..items.len().min(sent + PIECE))?;
+            sent += piece.len();
+            (!piece.is_empty()).then(|| Ok(describe(&answers, piece)))
+        });
+        Ok(Response::new(Box::pin(tokio_stream::iter(pieces))))
+    }
+}
+
+#[tonic::async_trait]
+impl<A: Answers> Agent for Service<A> {
+    async fn status(&self, _: Request<StatusRequest>) -> Result<Response<StatusResponse>, Status> {
+        Ok(Response::new(self.0.status()))
+    }
+
+    async fn list_endpoints(
+        &self,
+        _: Request<ListEndpointsRequest>,
+    ) -> Result<Response<ListEndpointsResponse>, Status> {
+        Ok(Response::new(ListEndpointsResponse {
+            endpoints: self.0.endpoints(),
+        }))
+    }
+
+    type GetPolicyStream = Pieces<PolicyDocument>;
+
+    async fn get_policy(&self, request: Request<GetPolicyRequest>) -> Result<Response<Self::GetPolicyStream>, Status> {
+        let documents = self.0.policy(&request.into_inner().name).into_iter().map(Ok);
+        Ok(Response::new(Box::pin(tokio_stream::iter(documents))))
+    }
+
+    type ListIdentitiesStream = Pieces<Identities>;
+
+    async fn list_identities(
+        &self,
+        _: Request<ListIdentitiesRequest>,
+    ) -> Result<Response<Self::ListIdentitiesStream>, Status> {
+        let describe = |answers: &A, items: &[_]| Identities {
+            items: answers.describe_identities(items),
+        };
+        self.list(|answers| Ok(answers.identities()), describe).await
+    }
+
+    type ListPolicyRowsStream = Pieces<PolicyRows>;
+
+    async fn list_policy_rows(
+        &self,
+        _: Request<ListPolicyRowsRequest>,
+    ) -> Result<Response<Self::ListPolicyRowsStream>, Status> {
+        let describe = |answers: &A, items: &[_]| PolicyRows {
+            items: answers.describe_policy_rows(items),
+        };
+        self.list(Answers::policy_rows, describe).await
+    }
+
+    type ListIpcacheStream = Pieces<IpcacheEntries>;
+
+    async fn list_ipcache(&self, _: Request<ListIpcacheRequest>) -> Result<Response<Self::ListIpcacheStream>, Status> {
+        let describe = |answers: &A, items: &[_]| IpcacheEntries {
+            items: answers.describe_ipcache(items),
+        };
+        self.list(Answers::ipcache, describe).await
+    }
+
+    type ListNamesStream = Pieces<LearnedNames>;
+
+    async fn list_names(&self, _: Request<ListNamesRequest>) -> Result<Response<Self::ListNamesStream>, Status> {
+        let describe = |_: &A, items: &[LearnedName]| LearnedNames { items: items.to_vec() };
+        self.list(|answers| Ok(answers.names()), describe).await
+    }
+
+    async fn clean_names(&self, request: Request<CleanNamesRequest>) -> Result<Response<CleanNamesResponse>, Status> {
+        let answers = Arc::clone(&self.0);
+        let pattern = request.into_inner().pattern;
+        let cleaned = tokio::task::spawn_blocking(move || answers.clean_names(&pattern)).await;
+        let cleaned = cleaned
+            .map_err(|e| Status::internal(e.to_string()))?
+            .map_err(|e| Status::invalid_argument(format!("{e:#}")))?;
+        Ok(Response::new(CleanNamesResponse {
+            names: u32::try_from(cleaned).unwrap_or(u32::MAX),
+        }))
+    }
+
+    type ListFlowEntriesStream = Pieces<FlowEntries>;
+
+    async fn list_flow_entries(
+        &self,
+        request: Request<ListFlowEntriesRequest>,
+    ) -> Result<Response<Self::ListFlowEntriesStream>, Status> {
+        let max = match usize::try_from(request.into_inner().max) {
+            Ok(max) if (1..FLOWS_LISTED_MAX).contains(&max) => max,
+            _ => FLOWS_LISTED_MAX,
+        };
+        let describe = |answers: &A, items: &[_]| FlowEntries {
+            items: answers.describe_flows(items),
+        };
+        self.list(move |answers| answers.flows(max), describe).await
+    }
+}
+
+/// Listens on the socket, for root alone. One that a killed agent left is replaced, one that answers is not.
+///
+/// # Errors
+/// Another agent is there, or the socket cannot be made.
+pub fn listen(path: &Path) -> Result<UnixListener> {
+    if let Some(dir) = path.parent() {
+        fs::create_dir_all(dir).with_context(|| dir.display().to_string())?;
+    }
+    if path.exists() {
+        if StdUnixStream::connect(path).is_ok() {
+            bail!(
+                "{}: another agent answers there; stop it first or choose another `api` path",
+                path.display()
+            );
+        }
+        fs::remove_file(path).with_context(|| path.display().to_string())?;
+    }
+    let listener = UnixListener::bind(path).with_context(|| path.display().to_string())?;
+    fs::set_permissions(path, fs::Permissions::from_mode(0o600)).with_context(|| path.display().to_string())?;
+    Ok(listener)
+}
+
+/// Serves until `stop` is done.
+///
+/// # Errors
+/// The listener broke.
+pub(crate) async fn serve<A: Answers>(
+    listener: UnixListener,
+    answers: Arc<A>,
+    (observer, peer): observer::Servers,
+    stop: impl Future<Output = ()>,
+) -> Result<()> {
+    Server::builder()
+        .add_service(AgentServer::new(Service(answers)))
+        .add_service(observer)
+        .add_service(peer)
+        .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
+        .await
+        .context("API")
+}
+
+/// Connects to a running agent: `unix://PATH` or `host:port`.
+///
+/// # Errors
+/// Nobody answers; the message says what to try.
+pub async fn connect(server: &str) -> Result<AgentClient<Channel>> {
+    Ok(AgentClient::new(channel(server).await?))
+}
+
+/// The same for any of the services.
+///
+/// # Errors
+/// As [`connect`].
+pub async fn channel(server: &str) -> Result<Channel> {
+    let hint = || {
+        format!(
+            "no agent answers at {server}; is it running? (`seventh agent --config FILE`, or --server for another address)"
+        )
+    };
+    let channel = match server.strip_prefix("unix://") {
+        Some(path) => {
+            let path = PathBuf::from(path);
+            // The address is only a name here: the connector goes to the socket.
+            let connector = tower::service_fn(move |_: Uri| {
+                let path = path.clone();
+                async move {
+                    tokio::net::UnixStream::connect(path)
+                        .await
+                        .map(hyper_util::rt::TokioIo::new)
+                }
+            });
+            Endpoint::from_static("http://localhost")
+                .connect_with_connector(connector)
+                .await
+        }
+        None => {
+            Endpoint::from_shared(format!("http://{server}"))
+                .with_context(hint)?
+                .connect()
+                .await
+        }
+    };
+    channel.with_context(hint)
+}

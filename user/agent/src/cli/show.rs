@@ -1,0 +1,166 @@
+//! Commands that show what a running agent answers.
+
+use anstream::println;
+use anstyle::{AnsiColor, Style};
+use anyhow::{Context as _, Result};
+use serde_json::json;
+
+use super::{Answer, Ask, Form};
+use crate::api::{
+    self,
+    v1::{Endpoint, ListEndpointsRequest, NamedCount, StatusRequest, StatusResponse},
+};
+
+const GOOD: Style = AnsiColor::Green.on_default();
+const BAD: Style = AnsiColor::Red.on_default().bold();
+
+/// `seventh status`: 1 if anything needs attention.
+pub(super) async fn status(ask: &Ask) -> Result<Answer> {
+    let mut client = api::connect(&ask.server).await?;
+    let status = client.status(StatusRequest {}).await.context("status")?.into_inner();
+    match ask.output {
+        Form::Json => println!("{}", status_json(&status)),
+        Form::Text => print_status(&status),
+    }
+    Ok(if status.problems.is_empty() {
+        Answer::Yes
+    } else {
+        Answer::No
+    })
+}
+
+fn print_status(status: &StatusResponse) {
+    let policy = status.policy.clone().unwrap_or_default();
+    if status.problems.is_empty() {
+        println!("{GOOD}OK{GOOD:#}");
+    }
+    for problem in &status.problems {
+        println!("{BAD}PROBLEM{BAD:#} {problem}");
+    }
+    println!("Node       {}", status.node);
+    println!(
+        "Version    {}, up {} s, attached by {}",
+        status.version, status.uptime_s, status.attach
+    );
+    println!("Endpoints  {}", status.endpoints);
+    println!(
+        "Policy     revision {}, {} documents, {} errors",
+        policy.revision, policy.documents, policy.errors
+    );
+    for finding in &policy.findings {
+        println!("           {finding}");
+    }
+    for worker in &status.workers {
+        let state = if worker.alive { "alive" } else { "DEAD" };
+        println!(
+            "Worker {}   {state}, frames: {} in, {} out, {} lost",
+            worker.index, worker.frames_received, worker.frames_sent, worker.frames_lost
+        );
+    }
+    print_counts("Packets", &status.paths);
+    print_counts("Engine", &status.engine);
+    print_counts("Drops", &status.drops);
+}
+
+fn print_counts(title: &str, counts: &[NamedCount]) {
+    for (i, count) in counts.iter().enumerate() {
+        println!(
+            "{:<10} {:<28} {:>12}",
+            if i == 0 { title } else { "" },
+            count.name,
+            count.count
+        );
+    }
+}
+
+fn status_json(status: &StatusResponse) -> serde_json::Value {
+    let counts = |list: &[NamedCount]| -> serde_json::Map<String, serde_json::Value> {
+        list.iter()
+            .map(|count| (count.name.clone(), json!(count.count)))
+            .collect()
+    };
+    let policy = status.policy.clone().unwrap_or_default();
+    json!({
+        "version": status.version, "node": status.node, "uptime_s": status.uptime_s, "attach": status.attach,
+        "endpoints": status.endpoints, "problems": status.problems,
+        "policy": {
+            "revision": policy.revision, "documents": policy.documents, "errors": policy.errors,
+            "findings": policy.findings,
+        },
+        "workers": status.workers.iter().map(|w| json!({
+            "index": w.index, "alive": w.alive, "frames_received": w.frames_received, "frames_sent": w.frames_sent,
+            "frames_lost": w.frames_lost,
+        })).collect::<Vec<_>>(),
+        "paths": counts(&status.paths), "engine": counts(&status.engine), "drops": counts(&status.drops),
+    })
+}
+
+/// `seventh endpoint list` and `get`: 1 if the one asked for is not there.
+pub(super) async fn endpoints(ask: &Ask, wanted: Option<&str>) -> Result<Answer> {
+    let mut client = api::connect(&ask.server).await?;
+    let list = client
+        .list_endpoints(ListEndpointsRequest {})
+        .await
+        .context("endpoint list")?
+        .into_inner()
+        .endpoints;
+    let is_wanted = |e: &Endpoint| wanted.is_none_or(|w| e.name == w || e.id.to_string() == w);
+    let list: Vec<Endpoint> = list.into_iter().filter(is_wanted).collect();
+    if let (Some(wanted), true) = (wanted, list.is_empty()) {
+        anstream::eprintln!("seventh: no endpoint `{wanted}`; see `seventh endpoint list`");
+        return Ok(Answer::No);
+    }
+    match ask.output {
+        Form::Json => list.iter().for_each(|endpoint| println!("{}", endpoint_json(endpoint))),
+        Form::Text => print_endpoints(&list),
+    }
+    Ok(Answer::Yes)
+}
+
+fn print_endpoints(list: &[Endpoint]) {
+    let enforcement = |on: bool| if on { "Enabled" } else { "Disabled" };
+    println!(
+        "{:<9} {:<18} {:<18} {:<10} {:<28} {:<40} {:<24} {:<16} STATUS",
+        "ENDPOINT", "POLICY (ingress)", "POLICY (egress)", "IDENTITY", "NAME", "LABELS", "IPv6", "IPv4"
+    );
+    for e in list {
+        let ips = |v6: bool| {
+            let of_family: Vec<&str> = e
+                .ips
+                .iter()
+                .map(String::as_str)
+                .filter(|ip| ip.contains(':') == v6)
+                .collect();
+            of_family.join(",")
+        };
+        println!(
+            "{:<9} {:<18} {:<18} {:<10} {:<28} {:<40} {:<24} {:<16} {}",
+            e.id,
+            enforcement(e.ingress_enforced),
+            enforcement(e.egress_enforced),
+            e.identity,
+            e.name,
+            e.labels.join(","),
+            ips(true),
+            ips(false),
+            e.state
+        );
+    }
+}
+
+fn endpoint_json(e: &Endpoint) -> serde_json::Value {
+    json!({
+        "id": e.id, "name": e.name, "identity": e.identity, "labels": e.labels, "ips": e.ips,
+        "interface": e.interface, "ingress_enforced": e.ingress_enforced, "egress_enforced": e.egress_enforced,
+        "policy_id": e.policy_id, "epoch": e.epoch, "state": e.state,
+    })
+}
+
+/// `seventh version`.
+pub(super) fn version(output: Form) {
+    let version = env!("CARGO_PKG_VERSION");
+    match output {
+        Form::Text => println!("seventh {version}, kernel ABI {}", seventh_abi::ABI_VERSION),
+        Form::Json => println!("{}", json!({"version": version, "abi": seventh_abi::ABI_VERSION})),
+    }
+}

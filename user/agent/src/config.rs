@@ -1,0 +1,611 @@
+//! The configuration file of a standalone agent.
+//!
+//! Two types: [`RawConfig`] is the file, word for word; [`Config`] is checked, with every default filled in. A setting is
+//! taken from the flag, else from `SEVENTH_*`, else from the file, else its default.
+
+mod hubble;
+
+use std::{
+    collections::{BTreeMap, HashSet},
+    fs,
+    net::IpAddr,
+    path::{Path, PathBuf},
+};
+
+use clap::ValueEnum;
+use serde::Deserialize;
+use seventh_abi::WORKERS_MAX;
+use seventh_datapath::AttachMode;
+use seventh_policy::{Enforcement, Label, Labels, NamedPorts};
+
+use crate::fqdn::{FqdnConfig, RawFqdn};
+use hubble::RawHubble;
+pub use hubble::{HubbleConfig, HubbleListen, HubbleTls};
+
+/// Why a configuration cannot be used: file, field and reason.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// It is not what a configuration looks like.
+    #[error("{path}: {reason}")]
+    Syntax {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and reason.
+        reason: String,
+    },
+    /// A field has a value that cannot be.
+    #[error("{path}: {field}: {reason}")]
+    Field {
+        /// The file.
+        path: PathBuf,
+        /// Path of the field.
+        field: String,
+        /// What is wrong and what would be right.
+        reason: String,
+    },
+}
+
+/// Bytes of a configuration file at most.
+const FILE_BYTES_MAX: u64 = 4 << 20;
+/// Bytes of an interface's name at most (`IFNAMSIZ` - 1).
+const INTERFACE_LEN_MAX: usize = 15;
+
+/// The file as written.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawConfig {
+    node: Option<String>,
+    #[serde(default)]
+    policy_dirs: Vec<PathBuf>,
+    #[serde(default)]
+    endpoints: Vec<RawEndpoint>,
+    #[serde(default)]
+    audit: bool,
+    #[serde(default)]
+    enforcement: RawEnforcement,
+    #[serde(default)]
+    on_agent_down: OnAgentDown,
+    api: Option<PathBuf>,
+    #[serde(default)]
+    hubble: RawHubble,
+    metrics: Option<serde_json::Value>,
+    bpffs: Option<PathBuf>,
+    workers: Option<usize>,
+    mark: Option<u32>,
+    #[serde(default)]
+    attach: RawAttach,
+    flows_max: Option<u32>,
+    allow_localhost: Option<bool>,
+    #[serde(default)]
+    fqdn: RawFqdn,
+    #[serde(default)]
+    tls: TlsConfig,
+}
+
+/// What becomes of first flights that server names say nothing of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+pub struct TlsConfig {
+    /// A ClientHello with ECH is refused, whatever its outer name.
+    pub deny_ech: bool,
+    /// QUIC of versions that cannot be read passes.
+    pub pass_unknown_quic: bool,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawEndpoint {
+    name: String,
+    #[serde(default)]
+    labels: BTreeMap<String, String>,
+    interface: String,
+    ips: Vec<String>,
+    #[serde(default)]
+    named_ports: BTreeMap<String, u16>,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub(crate) enum RawEnforcement {
+    /// Per direction, once a policy selects the endpoint
+    #[default]
+    Default,
+    /// From the start
+    Always,
+    /// Not at all
+    Never,
+}
+
+impl From<RawEnforcement> for Enforcement {
+    fn from(raw: RawEnforcement) -> Self {
+        match raw {
+            RawEnforcement::Default => Self::Default,
+            RawEnforcement::Always => Self::Always,
+            RawEnforcement::Never => Self::Never,
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum OnAgentDown {
+    #[default]
+    Closed,
+    Open,
+}
+
+#[derive(Clone, Copy, Debug, Default, Deserialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+enum RawAttach {
+    /// By tcx where the kernel has it (6.6), else by clsact
+    #[default]
+    Auto,
+    /// By tcx links
+    Tcx,
+    /// By the clsact queueing discipline
+    Clsact,
+}
+
+/// A configuration that can be used.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The file, for messages.
+    pub file: PathBuf,
+    /// Name of the node.
+    pub node: String,
+    /// Directories (or files) of policy documents.
+    pub policy_dirs: Vec<PathBuf>,
+    /// What to manage.
+    pub endpoints: Vec<EndpointConfig>,
+    /// When endpoints are in default deny.
+    pub enforcement: Enforcement,
+    /// Whether the node itself may always reach its endpoints.
+    pub allow_localhost: bool,
+    /// Socket of the API.
+    pub api: PathBuf,
+    /// Where maps and links are pinned.
+    pub bpffs: PathBuf,
+    /// Threads that inspect.
+    pub workers: usize,
+    /// Bits of the packet mark.
+    pub mark: u32,
+    /// How programs are attached.
+    pub attach: AttachMode,
+    /// Entries of the kernel's flow table.
+    pub flows_max: u32,
+    /// DNS rules and names.
+    pub fqdn: FqdnConfig,
+    /// serverNames rules.
+    pub tls: TlsConfig,
+    /// Flow records and who may read them.
+    pub hubble: HubbleConfig,
+}
+
+/// One endpoint.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EndpointConfig {
+    /// `namespace/name`.
+    pub name: String,
+    /// Its labels, that of its namespace included.
+    pub labels: Labels,
+    /// Host-side device.
+    pub interface: String,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+    /// Ports by name.
+    pub named_ports: NamedPorts,
+}
+
+/// Settings from the command line and the environment; what is there comes before the file.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct Settings {
+    /// Directory (or file) of policy documents; in place of the file's `policyDirs`
+    #[arg(long, env = "SEVENTH_POLICY_DIR", value_delimiter = ':', value_name = "DIR")]
+    pub policy_dir: Vec<PathBuf>,
+    /// Name of this node
+    #[arg(long, env = "SEVENTH_NODE")]
+    pub node: Option<String>,
+    /// Unix socket on which the agent answers
+    #[arg(long, env = "SEVENTH_API", value_name = "PATH")]
+    pub api: Option<PathBuf>,
+    /// Directory on a bpf file system where programs and maps are pinned
+    #[arg(long, env = "SEVENTH_BPFFS", value_name = "DIR")]
+    pub bpffs: Option<PathBuf>,
+    /// Threads that inspect
+    #[arg(long, env = "SEVENTH_WORKERS", value_name = "N")]
+    pub workers: Option<usize>,
+    /// Bits of the packet mark that nothing else on this node uses
+    #[arg(long, env = "SEVENTH_MARK", value_name = "BITS", value_parser = parse_mark)]
+    pub mark: Option<u32>,
+    /// How programs are attached
+    #[arg(long, env = "SEVENTH_ATTACH", value_enum)]
+    attach: Option<RawAttach>,
+    /// When endpoints are in default deny
+    #[arg(long, env = "SEVENTH_ENFORCEMENT", value_enum)]
+    enforcement: Option<RawEnforcement>,
+}
+
+impl Settings {
+    fn take_precedence(self, raw: &mut RawConfig) {
+        fn over<T>(raw: &mut Option<T>, setting: Option<T>) {
+            if setting.is_some() {
+                *raw = setting;
+            }
+        }
+        if !self.policy_dir.is_empty() {
+            raw.policy_dirs = self.policy_dir;
+        }
+        over(&mut raw.node, self.node);
+        over(&mut raw.api, self.api);
+        over(&mut raw.bpffs, self.bpffs);
+        over(&mut raw.workers, self.workers);
+        over(&mut raw.mark, self.mark);
+        raw.attach = self.attach.unwrap_or(raw.attach);
+        raw.enforcement = self.enforcement.unwrap_or(raw.enforcement);
+    }
+}
+
+/// Decimal, or hexadecimal after `0x`.
+fn parse_mark(text: &str) -> Result<u32, String> {
+    let parsed = match text.strip_prefix("0x") {
+        Some(digits) => u32::from_str_radix(digits, 16),
+        None => text.parse(),
+    };
+    parsed.map_err(|e| format!("{e}; a number such as 0x400 is needed"))
+}
+
+/// Default of `api`.
+pub const API_SOCKET: &str = "/run/seventh/seventh.sock";
+/// Default of `bpffs`.
+pub const BPFFS: &str = "/sys/fs/bpf/seventh";
+
+impl Config {
+    /// Reads and checks a file; `settings` come before it. Policy directories that it names are relative to it.
+    ///
+    /// # Errors
+    /// [`ConfigError`], naming file and field.
+    pub fn load(path: &Path, settings: Settings) -> Result<Self, ConfigError> {
+        let read_error = |source| ConfigError::Read {
+            path: path.to_path_buf(),
+            source,
+        };
+        let length = fs::metadata(path).map_err(read_error)?.len();
+        if length > FILE_BYTES_MAX {
+            return Err(ConfigError::Syntax {
+                path: path.to_path_buf(),
+                reason: format!("{length} bytes; at most {FILE_BYTES_MAX} are read"),
+            });
+        }
+        Self::parse_with(path, &fs::read_to_string(path).map_err(read_error)?, settings)
+    }
+
+    /// Checks the text of a file.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self, ConfigError> {
+        Self::parse_with(path, text, Settings::default())
+    }
+
+    fn parse_with(path: &Path, text: &str, settings: Settings) -> Result<Self, ConfigError> {
+        let mut raw: RawConfig = serde_saphyr::from_str(text).map_err(|e| ConfigError::Syntax {
+            path: path.to_path_buf(),
+            reason: e.to_string(),
+        })?;
+        let base = path.parent().unwrap_or(Path::new("."));
+        for dir in &mut raw.policy_dirs {
+            *dir = base.join(&*dir);
+        }
+        settings.take_precedence(&mut raw);
+        raw.check(path).map_err(|Wrong { field, reason }| ConfigError::Field {
+            path: path.to_path_buf(),
+            field,
+            reason,
+        })
+    }
+}
+
+/// A field and what is wrong with it.
+struct Wrong {
+    field: String,
+    reason: String,
+}
+
+fn wrong(field: impl Into<String>, reason: impl Into<String>) -> Wrong {
+    Wrong {
+        field: field.into(),
+        reason: reason.into(),
+    }
+}
+
+impl RawConfig {
+    fn check(self, file: &Path) -> Result<Config, Wrong> {
+        self.refuse_what_is_not_there()?;
+        let workers = self.workers.unwrap_or(1);
+        if !(1..=WORKERS_MAX).contains(&workers) {
+            return Err(wrong("workers", format!("{workers}; must be 1 to {WORKERS_MAX}")));
+        }
+        let mark = self.mark.unwrap_or(0x400);
+        if mark == 0 {
+            return Err(wrong(
+                "mark",
+                "0; must have at least one bit that nothing else on this node uses",
+            ));
+        }
+        let flows_max = self.flows_max.unwrap_or(262_144);
+        if !(1024..=16_777_216).contains(&flows_max) {
+            return Err(wrong("flowsMax", format!("{flows_max}; must be 1024 to 16777216")));
+        }
+        let api = absolute("api", self.api, API_SOCKET)?;
+        let base = file.parent().unwrap_or(Path::new("."));
+        let fqdn = self
+            .fqdn
+            .check(base, &api)
+            .map_err(|(field, reason)| wrong(field, reason))?;
+        Ok(Config {
+            file: file.to_path_buf(),
+            node: match self.node {
+                Some(node) if node.is_empty() => return Err(wrong("node", "is empty; leave it out for the host name")),
+                Some(node) => node,
+                None => nix::unistd::gethostname().map_or_else(|_| "node".into(), |n| n.to_string_lossy().into_owned()),
+            },
+            policy_dirs: self.policy_dirs,
+            endpoints: check_endpoints(self.endpoints)?,
+            enforcement: self.enforcement.into(),
+            allow_localhost: self.allow_localhost.unwrap_or(true),
+            api,
+            bpffs: absolute("bpffs", self.bpffs, BPFFS)?,
+            workers,
+            mark,
+            attach: match self.attach {
+                RawAttach::Auto => AttachMode::Auto,
+                RawAttach::Tcx => AttachMode::Tcx,
+                RawAttach::Clsact => AttachMode::Clsact,
+            },
+            flows_max,
+            fqdn,
+            tls: self.tls,
+            hubble: self.hubble.check(file.parent().unwrap_or(Path::new(".")))?,
+        })
+    }
+
+    /// Settings of the fixed format that this version cannot honour are refused: nobody should believe in them.
+    fn refuse_what_is_not_there(&self) -> Result<(), Wrong> {
+        if self.audit {
+            return Err(wrong("audit", "audit mode is not in this version; set it to false"));
+        }
+        if self.on_agent_down == OnAgentDown::Open {
+            return Err(wrong(
+                "onAgentDown",
+                "only `closed` is in this version: flows that need a new L7 verdict are dropped",
+            ));
+        }
+        if self.metrics.is_some() {
+            return Err(wrong(
+                "metrics",
+                "the metrics endpoint is not in this version; leave it out",
+            ));
+        }
+        Ok(())
+    }
+}
+
+fn absolute(field: &str, path: Option<PathBuf>, default: &str) -> Result<PathBuf, Wrong> {
+    match path {
+        None => Ok(default.into()),
+        Some(path) if path.is_absolute() => Ok(path),
+        Some(path) => Err(wrong(field, format!("`{}` must begin with a slash", path.display()))),
+    }
+}
+
+fn check_endpoints(raw: Vec<RawEndpoint>) -> Result<Vec<EndpointConfig>, Wrong> {
+    let (mut names, mut interfaces, mut addresses) = (HashSet::new(), HashSet::new(), HashSet::new());
+    let mut endpoints = Vec::with_capacity(raw.len());
+    for (i, endpoint) in raw.into_iter().enumerate() {
+        let at = |field: &str| format!("endpoints[{i}].{field}");
+        let endpoint = endpoint.check(&at)?;
+        if !names.insert(endpoint.name.clone()) {
+            return Err(wrong(at("name"), format!("`{}` is there twice", endpoint.name)));
+        }
+        if !interfaces.insert(endpoint.interface.clone()) {
+            return Err(wrong(
+                at("interface"),
+                format!("`{}` belongs to another endpoint", endpoint.interface),
+            ));
+        }
+        for ip in &endpoint.ips {
+            if !addresses.insert(*ip) {
+                return Err(wrong(at("ips"), format!("{ip} belongs to another endpoint")));
+            }
+        }
+        endpoints.push(endpoint);
+    }
+    Ok(endpoints)
+}
+
+impl RawEndpoint {
+    fn check(self, at: &dyn Fn(&str) -> String) -> Result<EndpointConfig, Wrong> {
+        let Some((namespace, name)) = self.name.split_once('/') else {
+            return Err(wrong(at("name"), format!("`{}` is not `namespace/name`", self.name)));
+        };
+        if namespace.is_empty() || name.is_empty() || name.contains('/') {
+            return Err(wrong(at("name"), format!("`{}` is not `namespace/name`", self.name)));
+        }
+        if self.interface.is_empty() || self.interface.len() > INTERFACE_LEN_MAX {
+            return Err(wrong(
+                at("interface"),
+                format!("must be 1 to {INTERFACE_LEN_MAX} bytes, the name of a device"),
+            ));
+        }
+        if self.ips.is_empty() {
+            return Err(wrong(
+                at("ips"),
+                "is empty; an endpoint without an address cannot send anything",
+            ));
+        }
+        let mut ips = Vec::with_capacity(self.ips.len());
+        for (j, text) in self.ips.iter().enumerate() {
+            let ip = text.parse().map_err(|_| {
+                wrong(
+                    at(&format!("ips[{j}]")),
+                    format!("`{text}` is not an IPv4 or IPv6 address"),
+                )
+            })?;
+            ips.push(ip);
+        }
+        Ok(EndpointConfig {
+            labels: labels(namespace, &self.labels),
+            named_ports: NamedPorts::new(self.named_ports.into_iter().map(|(name, port)| (name, port, None))),
+            name: self.name,
+            interface: self.interface,
+            ips,
+        })
+    }
+}
+
+/// Source `k8s` is implied; `source:key` is allowed.
+fn labels(namespace: &str, written: &BTreeMap<String, String>) -> Labels {
+    let mut labels: Vec<Label> = written
+        .iter()
+        .map(|(key, value)| match key.split_once(':') {
+            Some((source, key)) => Label::new(source, key, value),
+            None => Label::new("k8s", key, value),
+        })
+        .collect();
+    labels.push(Label::new("k8s", "io.kubernetes.pod.namespace", namespace));
+    Labels::new(labels)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{AttachMode, Config, ConfigError, Settings, TlsConfig, parse_mark};
+    use std::path::Path;
+
+    fn field(text: &str) -> String {
+        match Config::parse(Path::new("/etc/seventh/config.yaml"), text) {
+            Err(ConfigError::Field { field, .. }) => field,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    const ENDPOINT: &str = "endpoints: [{name: a/b, interface: v0, ips: [10.0.0.1]";
+
+    #[test]
+    fn the_documented_example_is_read_with_its_defaults() {
+        let text = "node: node-a\npolicyDirs: [policies/]\nendpoints:\n  - name: default/frontend\n    labels: {app: frontend}\n    interface: veth-fe\n    ips: [10.0.1.2, \"fd00:1::2\"]\n    namedPorts: {http: 8080}\naudit: false\nenforcement: default\nonAgentDown: closed\napi: /run/seventh/seventh.sock\n";
+        let config = Config::parse(Path::new("/etc/seventh/config.yaml"), text).unwrap();
+        assert_eq!(config.policy_dirs, [Path::new("/etc/seventh/policies/")]);
+        assert_eq!(config.endpoints[0].ips.len(), 2);
+        assert!(config.endpoints[0].labels.has("k8s", "io.kubernetes.pod.namespace"));
+        assert_eq!((config.workers, config.mark), (1, 0x400));
+    }
+
+    #[test]
+    fn first_flights_are_strict_unless_told_otherwise() {
+        let tls = |text: &str| Config::parse(Path::new("/c.yaml"), text).map(|config| config.tls).ok();
+        let strict = TlsConfig::default();
+        assert_eq!((tls("node: a"), strict.pass_unknown_quic), (Some(strict), false));
+        let told = TlsConfig {
+            deny_ech: true,
+            pass_unknown_quic: true,
+        };
+        assert_eq!(tls("node: a\ntls: {denyEch: true, passUnknownQuic: true}"), Some(told));
+        assert_eq!(tls("node: a\ntls: {denyECH: true}"), None);
+    }
+
+    #[test]
+    fn a_wrong_value_names_its_field() {
+        assert_eq!(field("workers: 0"), "workers");
+        assert_eq!(field("mark: 0"), "mark");
+        assert_eq!(field("flowsMax: 3"), "flowsMax");
+        assert_eq!(field("api: run/seventh.sock"), "api");
+        assert_eq!(field("bpffs: bpf"), "bpffs");
+        assert_eq!(field("node: ''"), "node");
+        assert_eq!(
+            field("endpoints: [{name: ab, interface: v0, ips: [10.0.0.1]}]"),
+            "endpoints[0].name"
+        );
+        assert_eq!(
+            field("endpoints: [{name: a/b, interface: '', ips: [10.0.0.1]}]"),
+            "endpoints[0].interface"
+        );
+        assert_eq!(
+            field("endpoints: [{name: a/b, interface: v0, ips: []}]"),
+            "endpoints[0].ips"
+        );
+        assert_eq!(
+            field("endpoints: [{name: a/b, interface: v0, ips: [10.0.0.256]}]"),
+            "endpoints[0].ips[0]"
+        );
+    }
+
+    #[test]
+    fn the_example_in_the_repository_is_read() {
+        let text = include_str!("../../../deploy/examples/config.yaml");
+        let config = Config::parse(Path::new("/x/config.yaml"), text).unwrap();
+        assert_eq!((config.endpoints.len(), config.mark), (2, 0x400));
+    }
+
+    #[test]
+    fn the_command_line_comes_before_the_file() {
+        let text = "node: file\nworkers: 2\nmark: 1\npolicyDirs: [p]\nattach: clsact";
+        let settings = Settings {
+            workers: Some(3),
+            policy_dir: vec!["q".into()],
+            ..Settings::default()
+        };
+        let config = Config::parse_with(Path::new("/x/c.yaml"), text, settings).unwrap();
+        assert_eq!((config.workers, config.node.as_str(), config.mark), (3, "file", 1));
+        // What the command line names is relative to where it was typed.
+        assert_eq!(config.policy_dirs, [Path::new("q")]);
+        assert_eq!(config.attach, AttachMode::Clsact);
+    }
+
+    #[test]
+    fn a_mark_is_read_in_both_notations() {
+        assert_eq!((parse_mark("0x400"), parse_mark("1024")), (Ok(1024), Ok(1024)));
+        assert!(parse_mark("0x").is_err() && parse_mark("-1").is_err() && parse_mark("0x1ffffffff").is_err());
+    }
+
+    #[test]
+    fn what_two_endpoints_cannot_share_is_refused() {
+        let second = |rest: &str| format!("{ENDPOINT}}}, {{{rest}}}]");
+        assert_eq!(
+            field(&second("name: a/b, interface: v1, ips: [10.0.0.2]")),
+            "endpoints[1].name"
+        );
+        assert_eq!(
+            field(&second("name: a/c, interface: v0, ips: [10.0.0.2]")),
+            "endpoints[1].interface"
+        );
+        assert_eq!(
+            field(&second("name: a/c, interface: v1, ips: [10.0.0.1]")),
+            "endpoints[1].ips"
+        );
+    }
+
+    #[test]
+    fn settings_that_this_version_cannot_honour_are_refused() {
+        assert_eq!(field("audit: true"), "audit");
+        assert_eq!(field("onAgentDown: open"), "onAgentDown");
+        assert_eq!(field("metrics: {listen: '127.0.0.1:9964'}"), "metrics");
+    }
+
+    #[test]
+    fn an_unknown_key_or_a_wrong_type_is_an_error_with_its_line() {
+        for text in ["endpoint: []", "node: a\nworkers: many"] {
+            match Config::parse(Path::new("c.yaml"), text) {
+                Err(ConfigError::Syntax { reason, .. }) => assert!(reason.contains("line"), "{reason}"),
+                other => panic!("{other:?}"),
+            }
+        }
+    }
+}

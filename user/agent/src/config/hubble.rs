@@ -1,0 +1,223 @@
+//! `hubble:` of the configuration: flow records and who may read them.
+
+use std::{
+    collections::BTreeSet,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+};
+
+use serde::Deserialize;
+use seventh_flows::{HeaderRedaction, Redaction, RingCapacity};
+
+use super::{Wrong, wrong};
+
+/// As written.
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+pub(super) struct RawHubble {
+    listen: Option<String>,
+    tls: Option<RawTls>,
+    event_buffer_capacity: Option<usize>,
+    #[serde(default)]
+    redact: RawRedact,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct RawTls {
+    cert_file: PathBuf,
+    key_file: PathBuf,
+    client_ca_file: PathBuf,
+    server_name: Option<String>,
+}
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+struct RawRedact {
+    enabled: bool,
+    http_url_query: bool,
+    http_user_info: bool,
+    http_headers_allow: Vec<String>,
+    http_headers_deny: Vec<String>,
+}
+
+impl Default for RawRedact {
+    fn default() -> Self {
+        Self {
+            enabled: true,
+            http_url_query: true,
+            http_user_info: true,
+            http_headers_allow: Vec::new(),
+            http_headers_deny: Vec::new(),
+        }
+    }
+}
+
+/// Flow records and who may read them.
+#[derive(Clone, Debug, Default)]
+pub struct HubbleConfig {
+    /// Where clients on other machines are served; the unix socket is always there.
+    pub listen: Option<HubbleListen>,
+    /// Records that are kept.
+    pub capacity: RingCapacity,
+    /// What is taken out of them.
+    pub redaction: Redaction,
+}
+
+/// A TCP address that is served.
+#[derive(Clone, Debug)]
+pub struct HubbleListen {
+    /// The address.
+    pub address: SocketAddr,
+    /// Who may come; only the machine itself is served without.
+    pub tls: Option<HubbleTls>,
+}
+
+/// Mutual TLS; files in PEM.
+#[derive(Clone, Debug)]
+pub struct HubbleTls {
+    /// The server's certificates, its own first.
+    pub cert_file: PathBuf,
+    /// Its key.
+    pub key_file: PathBuf,
+    /// Who has signed the certificates of clients.
+    pub client_ca_file: PathBuf,
+    /// The name in the server's certificate, for clients that learn the address from the peer service.
+    pub server_name: Option<String>,
+}
+
+impl RawHubble {
+    /// Files that are not absolute are relative to `base`.
+    pub(super) fn check(self, base: &Path) -> Result<HubbleConfig, Wrong> {
+        let capacity = self
+            .event_buffer_capacity
+            .map_or(Ok(RingCapacity::default()), RingCapacity::new);
+        Ok(HubbleConfig {
+            listen: check_listen(self.listen, self.tls, base)?,
+            capacity: capacity.map_err(|e| wrong("hubble.eventBufferCapacity", e.to_string()))?,
+            redaction: self.redact.check()?,
+        })
+    }
+}
+
+fn check_listen(listen: Option<String>, tls: Option<RawTls>, base: &Path) -> Result<Option<HubbleListen>, Wrong> {
+    let tls = tls.map(|raw| HubbleTls {
+        cert_file: base.join(raw.cert_file),
+        key_file: base.join(raw.key_file),
+        client_ca_file: base.join(raw.client_ca_file),
+        server_name: raw.server_name,
+    });
+    let Some(text) = listen else {
+        return match tls {
+            Some(_) => Err(wrong(
+                "hubble.tls",
+                "is there without `hubble.listen`; there is nothing to protect",
+            )),
+            None => Ok(None),
+        };
+    };
+    let address: SocketAddr = text.parse().map_err(|_| {
+        wrong(
+            "hubble.listen",
+            format!("`{text}` is not an address and port such as 127.0.0.1:4244"),
+        )
+    })?;
+    if tls.is_none() && !address.ip().is_loopback() {
+        let reason =
+            format!("{address} can be reached from elsewhere; add `hubble.tls`, or listen on 127.0.0.1 or [::1]");
+        return Err(wrong("hubble.listen", reason));
+    }
+    Ok(Some(HubbleListen { address, tls }))
+}
+
+impl RawRedact {
+    fn check(self) -> Result<Redaction, Wrong> {
+        if !self.enabled {
+            return Ok(Redaction::off());
+        }
+        let names = |list: Vec<String>| list.into_iter().collect::<BTreeSet<_>>();
+        let headers = match (self.http_headers_allow.is_empty(), self.http_headers_deny.is_empty()) {
+            (false, false) => {
+                let reason = "cannot stand beside `httpHeadersDeny`: name those that stay, or those that go";
+                return Err(wrong("hubble.redact.httpHeadersAllow", reason));
+            }
+            (_, true) => HeaderRedaction::AllBut(names(self.http_headers_allow)),
+            (true, false) => HeaderRedaction::Only(names(self.http_headers_deny)),
+        };
+        Ok(Redaction {
+            url_query: self.http_url_query,
+            user_info: self.http_user_info,
+            headers,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{Config, ConfigError};
+    use seventh_flows::{HeaderRedaction, Redaction};
+    use std::path::Path;
+
+    fn parse(hubble: &str) -> Result<Config, ConfigError> {
+        Config::parse(Path::new("/etc/seventh/config.yaml"), &format!("hubble: {hubble}"))
+    }
+
+    fn field(hubble: &str) -> String {
+        match parse(hubble) {
+            Err(ConfigError::Field { field, .. }) => field,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn the_documented_example_listens_on_this_machine_and_redacts() {
+        let hubble = parse("{listen: '127.0.0.1:4244'}").unwrap().hubble;
+        assert_eq!(hubble.listen.unwrap().address.port(), 4244);
+        assert_eq!(
+            (hubble.capacity.records(), hubble.redaction),
+            (4095, Redaction::default())
+        );
+    }
+
+    #[test]
+    fn who_can_be_reached_from_elsewhere_needs_tls() {
+        assert_eq!(field("{listen: '0.0.0.0:4244'}"), "hubble.listen");
+        let tls = "tls: {certFile: a.pem, keyFile: b.pem, clientCaFile: /c.pem}";
+        let listen = parse(&format!("{{listen: '0.0.0.0:4244', {tls}}}"))
+            .unwrap()
+            .hubble
+            .listen
+            .unwrap();
+        let tls = listen.tls.unwrap();
+        assert_eq!(
+            (tls.cert_file.as_path(), tls.client_ca_file.as_path()),
+            (Path::new("/etc/seventh/a.pem"), Path::new("/c.pem"))
+        );
+    }
+
+    #[test]
+    fn a_wrong_value_names_its_field() {
+        assert_eq!(field("{listen: here}"), "hubble.listen");
+        assert_eq!(field("{eventBufferCapacity: 4096}"), "hubble.eventBufferCapacity");
+        assert_eq!(field("{tls: {certFile: a, keyFile: b, clientCaFile: c}}"), "hubble.tls");
+        assert_eq!(
+            field("{redact: {httpHeadersAllow: [a], httpHeadersDeny: [b]}}"),
+            "hubble.redact.httpHeadersAllow"
+        );
+        assert!(matches!(parse("{lisen: x}"), Err(ConfigError::Syntax { .. })));
+    }
+
+    #[test]
+    fn redaction_can_be_turned_off_and_narrowed() {
+        assert_eq!(
+            parse("{redact: {enabled: false}}").unwrap().hubble.redaction,
+            Redaction::off()
+        );
+        let redaction = parse("{redact: {httpUrlQuery: false, httpHeadersDeny: [cookie]}}")
+            .unwrap()
+            .hubble
+            .redaction;
+        assert!(!redaction.url_query && redaction.user_info);
+        assert_eq!(redaction.headers, HeaderRedaction::Only(["cookie".to_owned()].into()));
+    }
+}

@@ -1,0 +1,303 @@
+//! Names on disk: what one agent leaves the next, and what is known beforehand.
+
+use std::{
+    collections::HashMap,
+    fs,
+    io::ErrorKind,
+    net::IpAddr,
+    os::unix::fs::OpenOptionsExt as _,
+    path::Path,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+use seventh_abi::{Addr, mapped_v4};
+use seventh_engine::{LearnedName, SCOPE_NODE};
+use seventh_policy::name_pattern::NamePattern;
+
+use crate::{
+    config::{Config, EndpointConfig},
+    observer::ip,
+};
+
+/// Bytes of either file at most: the most that this writes.
+const FILE_BYTES_MAX: u64 = 128 << 20;
+/// Raised when the form changes; a file of another one is not read.
+const VERSION: u32 = 1;
+
+#[derive(Debug, Serialize, Deserialize)]
+struct File {
+    version: u32,
+    names: Vec<Entry>,
+}
+
+#[derive(Debug, PartialEq, Serialize, Deserialize)]
+struct Entry {
+    /// `namespace/name`; none if all endpoints share it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    endpoint: Option<String>,
+    name: String,
+    ip: IpAddr,
+    /// Milliseconds since 1970.
+    expires_ms: u64,
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    lingers: bool,
+}
+
+/// Replaces the file.
+pub(super) fn save(path: &Path, learned: &[LearnedName], endpoints: &[EndpointConfig], now_ns: u64) -> Result<()> {
+    let now = wall_clock();
+    let ids: HashMap<u32, &EndpointConfig> = (1..).zip(endpoints).collect();
+    let names = learned.iter().filter_map(|learned| {
+        let endpoint = match learned.scope {
+            SCOPE_NODE => None,
+            id => Some(ids.get(&id)?.name.clone()),
+        };
+        let left = Duration::from_nanos(learned.expires_ns.saturating_sub(now_ns));
+        Some(Entry {
+            endpoint,
+            name: learned.name.clone(),
+            ip: ip(learned.addr),
+            expires_ms: u64::try_from((now + left).as_millis()).unwrap_or(u64::MAX),
+            lingers: learned.lingers,
+        })
+    });
+    let file = File {
+        version: VERSION,
+        names: names.collect(),
+    };
+    let text = serde_json::to_vec(&file)?;
+    let temporary = path.with_extension("new");
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600);
+    let mut writer = options
+        .open(&temporary)
+        .with_context(|| temporary.display().to_string())?;
+    std::io::Write::write_all(&mut writer, &text).with_context(|| temporary.display().to_string())?;
+    fs::rename(&temporary, path).with_context(|| path.display().to_string())
+}
+
+/// Reads what [`save`] wrote; nothing if there is no file. Names of endpoints that are gone, and of another scope than
+/// the configured one, are left out.
+pub(super) fn load(path: &Path, config: &Config, now_ns: u64) -> Result<Vec<LearnedName>> {
+    let Some(text) = read(path)? else { return Ok(Vec::new()) };
+    let file: File = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
+    ensure!(
+        file.version == VERSION,
+        "{}: form {} is not {VERSION}",
+        path.display(),
+        file.version
+    );
+    let ids: HashMap<&str, u32> = config.endpoints.iter().map(|e| e.name.as_str()).zip(1..).collect();
+    let now = wall_clock();
+    let learned = file.names.into_iter().filter_map(|entry| {
+        let scope = match (&entry.endpoint, config.fqdn.node_wide) {
+            (None, true) => SCOPE_NODE,
+            (Some(name), false) => *ids.get(name.as_str())?,
+            _ => return None,
+        };
+        let left = Duration::from_millis(entry.expires_ms).saturating_sub(now);
+        Some(LearnedName {
+            scope,
+            name: entry.name,
+            addr: mapped(entry.ip),
+            expires_ns: after(now_ns, left),
+            lingers: entry.lingers,
+            identity: 0,
+        })
+    });
+    Ok(learned.collect())
+}
+
+/// One name of the file of names that are known beforehand.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "camelCase")]
+struct Known {
+    name: String,
+    ips: Vec<IpAddr>,
+    ttl_s: u32,
+}
+
+/// Reads a file of names that are known beforehand: a list of `{name, ips, ttlS}`, for every endpoint.
+///
+/// # Errors
+/// It is not there or not of this form; the message names the entry.
+pub(super) fn pre_cache(path: &Path, config: &Config, now_ns: u64) -> Result<Vec<LearnedName>> {
+    let at = || format!("fqdn.preCache: {}", path.display());
+    let Some(text) = read(path).with_context(at)? else {
+        bail!("fqdn.preCache: {}: there is no such file", path.display());
+    };
+    let text = String::from_utf8(text).with_context(at)?;
+    // YAML is JSON and more.
+    let known: Vec<Known> = serde_saphyr::from_str(&text).map_err(|e| anyhow::anyhow!("{}: {e}", at()))?;
+    let scopes: Vec<u32> = if config.fqdn.node_wide {
+        vec![SCOPE_NODE]
+    } else {
+        (1..).take(config.endpoints.len()).collect()
+    };
+    let mut learned = Vec::new();
+    for (index, known) in known.iter().enumerate() {
+        let name = NamePattern::name(&known.name)
+            .map_err(|reason| anyhow::anyhow!("{}: [{index}].name: `{}` {reason}", at(), known.name))?;
+        for (scope, addr) in scopes
+            .iter()
+            .flat_map(|scope| known.ips.iter().map(move |ip| (*scope, *ip)))
+        {
+            learned.push(LearnedName {
+                scope,
+                name: name.as_str().to_owned(),
+                addr: mapped(addr),
+                expires_ns: after(now_ns, Duration::from_secs(known.ttl_s.into())),
+                lingers: false,
+                identity: 0,
+            });
+        }
+    }
+    Ok(learned)
+}
+
+/// Nothing if there is no such file.
+fn read(path: &Path) -> Result<Option<Vec<u8>>> {
+    let length = match fs::metadata(path) {
+        Ok(metadata) => metadata.len(),
+        Err(e) if e.kind() == ErrorKind::NotFound => return Ok(None),
+        Err(e) => return Err(e).with_context(|| path.display().to_string()),
+    };
+    ensure!(
+        length <= FILE_BYTES_MAX,
+        "{}: {length} bytes; at most {FILE_BYTES_MAX} are read",
+        path.display()
+    );
+    fs::read(path).map(Some).with_context(|| path.display().to_string())
+}
+
+fn wall_clock() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+fn after(now_ns: u64, left: Duration) -> u64 {
+    now_ns.saturating_add(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX))
+}
+
+fn mapped(ip: IpAddr) -> Addr {
+    match ip {
+        IpAddr::V4(v4) => mapped_v4(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LearnedName, SCOPE_NODE, load, mapped, pre_cache, save};
+    use crate::config::Config;
+    use std::{fs, path::Path};
+
+    const SECOND_NS: u64 = 1_000_000_000;
+
+    fn config(scope: &str, extra: &str) -> Config {
+        let text = format!(
+            "fqdn: {{scope: {scope}{extra}}}\nendpoints:\n- {{name: n/a, interface: v0, ips: [10.0.0.1]}}\n- {{name: n/b, \
+             interface: v1, ips: [10.0.0.2]}}\n"
+        );
+        Config::parse(Path::new("/etc/c.yaml"), &text).unwrap()
+    }
+
+    fn learned(scope: u32, ttl_s: u64, lingers: bool) -> LearnedName {
+        LearnedName {
+            scope,
+            name: "a.example.".into(),
+            addr: mapped("192.0.2.1".parse().unwrap()),
+            expires_ns: 5 * SECOND_NS + ttl_s * SECOND_NS,
+            lingers,
+            identity: 0,
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_with_the_time_that_is_left() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("names.json");
+        let config = config("endpoint", "");
+        assert!(load(&file, &config, 0).unwrap().is_empty(), "no file yet");
+        let all = [learned(1, 60, false), learned(2, 60, true), learned(3, 60, false)];
+        save(&file, &all, &config.endpoints, 5 * SECOND_NS).unwrap();
+        let read = load(&file, &config, 100 * SECOND_NS).unwrap();
+        assert_eq!(
+            read.iter().map(|l| (l.scope, l.lingers)).collect::<Vec<_>>(),
+            [(1, false), (2, true)]
+        );
+        let left_ns = read[0].expires_ns - 100 * SECOND_NS;
+        assert!((55 * SECOND_NS..=60 * SECOND_NS).contains(&left_ns), "{left_ns}");
+    }
+
+    #[test]
+    fn names_of_another_scope_are_left_out() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("names.json");
+        let (endpoint, node) = (config("endpoint", ""), config("node", ""));
+        save(
+            &file,
+            &[learned(SCOPE_NODE, 60, false), learned(1, 60, false)],
+            &endpoint.endpoints,
+            0,
+        )
+        .unwrap();
+        assert_eq!(load(&file, &endpoint, 0).unwrap().len(), 1);
+        assert_eq!(load(&file, &node, 0).unwrap()[0].scope, SCOPE_NODE);
+    }
+
+    #[test]
+    fn a_broken_file_is_an_error_that_names_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("names.json");
+        for broken in ["{", r#"{"version":2,"names":[]}"#] {
+            fs::write(&file, broken).unwrap();
+            let error = format!("{:#}", load(&file, &config("node", ""), 0).unwrap_err());
+            assert!(error.contains("names.json"), "{error}");
+        }
+    }
+
+    #[test]
+    fn names_known_beforehand_are_for_every_endpoint() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("known.yaml");
+        fs::write(
+            &file,
+            "- {name: A.example, ips: [192.0.2.1, '2001:db8::1'], ttlS: 60}\n",
+        )
+        .unwrap();
+        let read = pre_cache(&file, &config("endpoint", ""), 0).unwrap();
+        assert_eq!(read.len(), 4);
+        assert!(
+            read.iter()
+                .all(|l| l.name == "a.example." && l.expires_ns == 60 * SECOND_NS)
+        );
+        assert_eq!(pre_cache(&file, &config("node", ""), 0).unwrap().len(), 2);
+        for (broken, reason) in [
+            ("- {name: 'a*', ips: [], ttlS: 1}", "[0].name"),
+            ("- {name: a, ips: [x], ttlS: 1}", "known.yaml"),
+            ("- {name: a, ips: [], ttlS: 1, ttl: 2}", "ttl"),
+        ] {
+            fs::write(&file, broken).unwrap();
+            let error = format!("{:#}", pre_cache(&file, &config("node", ""), 0).unwrap_err());
+            assert!(error.contains("fqdn.preCache") && error.contains(reason), "{error}");
+        }
+        assert!(pre_cache(Path::new("/nowhere"), &config("node", ""), 0).is_err());
+    }
+
+    #[test]
+    fn settings_out_of_range_are_errors_that_name_the_field() {
+        for (extra, field) in [
+            (", ttlMinS: 100000", "fqdn.ttlMinS"),
+            (", graceS: 100000", "fqdn.graceS"),
+            (", namesMax: 0", "fqdn.namesMax"),
+            (", addressesPerNameMax: 9999999", "fqdn.addressesPerNameMax"),
+            (", ttl: 1", "ttl"),
+        ] {
+            let text = format!("fqdn: {{scope: node{extra}}}");
+            let error = Config::parse(Path::new("/etc/c.yaml"), &text).unwrap_err().to_string();
+            assert!(error.contains(field), "{error}");
+        }
+    }
+}

@@ -1,0 +1,31 @@
+//! The agent and its command line.
+//!
+//! ```text
+//! config ──► agent ──► policy_store (documents → compiled) ──► publisher (engine's view, kernel maps)
+//!               ├────► worker × n  (punt channel ⇄ engine)
+//!               ├────► observer    (records of what happened: ring, Hubble's services)
+//!               └────► api         (what `seventh status` and others ask)
+//! ```
+//!
+//! Only this room knows tokio, the command line, the wall clock and the environment.
+#![forbid(unsafe_code)]
+
+pub mod agent;
+pub mod api;
+pub mod cli;
+pub mod config;
+pub mod demo;
+mod demo_tls;
+mod fqdn;
+mod hubble;
+pub mod hubble_api;
+pub mod lab;
+mod lab_dns;
+mod lab_tls;
+mod listings;
+mod node;
+mod observer;
+mod policy_store;
+mod publisher;
+mod status;
+mod worker;

@@ -1,0 +1,4 @@
+//! `seventh`: see `seventh --help`.
+fn main() -> std::process::ExitCode {
+    seventh::cli::run()
+}

@@ -1,0 +1,102 @@
+//! Who is who: names and labels of endpoints and identities.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+
+use seventh_flows::pb::flow::{Endpoint, NetworkInterface, Workload};
+use seventh_policy::{Identities, IdentityId, Ipcache};
+
+use crate::publisher::Enforced;
+
+/// A consistent state of names. Replaced as one.
+#[derive(Debug, Default)]
+pub(crate) struct Directory {
+    by_interface: HashMap<u32, Local>,
+    labels: HashMap<IdentityId, Vec<String>>,
+    revision: u64,
+}
+
+#[derive(Debug)]
+struct Local {
+    end: Endpoint,
+    interface: String,
+}
+
+impl Directory {
+    /// What is known of these endpoints and identities.
+    pub(crate) fn new(endpoints: &[Enforced], identities: &Identities, revision: u64) -> Self {
+        let labels: HashMap<IdentityId, Vec<String>> = identities
+            .iter()
+            .map(|identity| (identity.id, identity.labels.iter().map(ToString::to_string).collect()))
+            .collect();
+        let local = |endpoint: &Enforced| {
+            let (namespace, name) = endpoint
+                .config
+                .name
+                .split_once('/')
+                .unwrap_or(("", &endpoint.config.name));
+            let end = Endpoint {
+                id: endpoint.id,
+                identity: endpoint.identity,
+                namespace: namespace.to_owned(),
+                labels: endpoint.config.labels.iter().map(ToString::to_string).collect(),
+                pod_name: name.to_owned(),
+                // An endpoint of the configuration belongs to nothing larger.
+                workloads: vec![Workload {
+                    name: name.to_owned(),
+                    kind: "Pod".to_owned(),
+                }],
+                cluster_name: String::new(),
+            };
+            let interface = endpoint.config.interface.clone();
+            Some((endpoint.ifindex?, Local { end, interface }))
+        };
+        Self {
+            by_interface: endpoints.iter().filter_map(local).collect(),
+            labels,
+            revision,
+        }
+    }
+
+    /// The side of a flow that has this address; `identity` is what the kernel or the engine took it for, 0 if nothing.
+    pub(super) fn end(&self, address: IpAddr, identity: IdentityId, ipcache: &Ipcache) -> Endpoint {
+        let owner = ipcache.lookup(address);
+        if let Some(local) = self.by_interface.get(&owner.ifindex) {
+            return local.end.clone();
+        }
+        let identity = if identity == 0 { owner.identity } else { identity };
+        Endpoint {
+            identity,
+            labels: self.labels.get(&identity).cloned().unwrap_or_default(),
+            ..Endpoint::default()
+        }
+    }
+
+    /// The endpoint's host-side device.
+    pub(super) fn interface(&self, ifindex: u32) -> NetworkInterface {
+        NetworkInterface {
+            index: ifindex,
+            name: self
+                .by_interface
+                .get(&ifindex)
+                .map_or_else(String::new, |local| local.interface.clone()),
+        }
+    }
+
+    /// Namespaces of the endpoints, each once.
+    pub(super) fn namespaces(&self) -> Vec<String> {
+        let mut names: Vec<String> = self
+            .by_interface
+            .values()
+            .map(|local| local.end.namespace.clone())
+            .collect();
+        names.sort();
+        names.dedup();
+        names
+    }
+
+    /// How often something has been put in force.
+    pub(super) fn revision(&self) -> u64 {
+        self.revision
+    }
+}

@@ -1,0 +1,196 @@
+//! What happened, as flow records: collected from kernel and engine, kept in a ring, told to whoever asks.
+//!
+//! ```text
+//! kernel events ─┐
+//! kernel answers ┼─► collector ─► ring of records ─► GetFlows (filters, masks), exporters
+//! engine records ┘       └─► metrics
+//! ```
+
+mod answers;
+mod clock;
+mod collector;
+mod directory;
+mod events;
+mod record;
+mod selection;
+mod service;
+
+use std::{
+    net::{IpAddr, Ipv6Addr},
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
+
+use arc_swap::ArcSwap;
+use seventh_flows::{
+    Redaction, Ring, RingCapacity, RingWriter,
+    pb::{
+        flow::{AgentEvent, Flow, LostEvent, LostEventSource},
+        observer::{GetAgentEventsResponse, GetFlowsResponse, ServerStatusResponse, get_flows_response::ResponseTypes},
+    },
+};
+use tokio::sync::{Notify, Semaphore};
+
+pub(crate) use collector::{Collector, Sources};
+pub(crate) use directory::Directory;
+pub(crate) use service::{Address, Servers, servers};
+
+/// Records of the agent's own events that are kept.
+const AGENT_EVENTS: usize = 1023;
+/// The span over which flows per second are counted.
+const RATE_SPAN: Duration = Duration::from_secs(60);
+
+/// An address as the kernel and the engine hold it.
+pub(crate) fn ip(mapped: [u8; 16]) -> IpAddr {
+    IpAddr::V6(Ipv6Addr::from(mapped)).to_canonical()
+}
+
+/// What the observer's parts share.
+pub(crate) struct Observer {
+    node: String,
+    started: Instant,
+    flows: Arc<Ring<GetFlowsResponse>>,
+    /// Flows among the records that were ever written; the others tell of losses.
+    seen: AtomicU64,
+    agent_events: Mutex<RingWriter<GetAgentEventsResponse>>,
+    agent_ring: Arc<Ring<GetAgentEventsResponse>>,
+    directory: ArcSwap<Directory>,
+    streams: Arc<Semaphore>,
+    /// Wakes those who follow.
+    news: Notify,
+    rate: Mutex<Rate>,
+}
+
+/// Seen flows at the beginning of the present and the last span.
+#[derive(Clone, Copy)]
+struct Rate {
+    since: Instant,
+    seen: u64,
+    before: Option<(Duration, u64)>,
+}
+
+impl Observer {
+    /// An observer that has seen nothing, and the end at which its collector writes.
+    pub(crate) fn new(node: &str, capacity: RingCapacity) -> (Arc<Self>, RingWriter<GetFlowsResponse>) {
+        let (writer, flows) = Ring::create(capacity);
+        let (agent_events, agent_ring) = Ring::create(RingCapacity::new(AGENT_EVENTS).unwrap_or_default());
+        let started = Instant::now();
+        let observer = Self {
+            node: node.to_owned(),
+            started,
+            flows,
+            seen: AtomicU64::new(0),
+            agent_events: Mutex::new(agent_events),
+            agent_ring,
+            directory: ArcSwap::default(),
+            streams: Arc::new(Semaphore::new(service::STREAMS_MAX)),
+            news: Notify::new(),
+            rate: Mutex::new(Rate {
+                since: started,
+                seen: 0,
+                before: None,
+            }),
+        };
+        (Arc::new(observer), writer)
+    }
+
+    /// Names and labels by which records speak from now on.
+    pub(crate) fn set_directory(&self, directory: Directory) {
+        self.directory.store(Arc::new(directory));
+    }
+
+    /// Tells of the agent itself.
+    pub(crate) fn tell(&self, event: AgentEvent) {
+        let response = GetAgentEventsResponse {
+            agent_event: Some(event),
+            node_name: self.node.clone(),
+            time: Some(SystemTime::now().into()),
+        };
+        self.agent_events
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(response);
+        self.news.notify_waiters();
+    }
+
+    /// How many flows there are.
+    pub(crate) fn status(&self) -> ServerStatusResponse {
+        ServerStatusResponse {
+            num_flows: self.flows.held(),
+            max_flows: self.flows.capacity(),
+            // Relaxed: a plain count.
+            seen_flows: self.seen.load(Ordering::Relaxed),
+            uptime_ns: u64::try_from(self.started.elapsed().as_nanos()).unwrap_or(u64::MAX),
+            num_connected_nodes: Some(1),
+            num_unavailable_nodes: Some(0),
+            unavailable_nodes: Vec::new(),
+            version: version(),
+            flows_rate: self.flows_rate(),
+        }
+    }
+
+    /// Over the last whole span and what there is of the present one.
+    fn flows_rate(&self) -> f64 {
+        let rate = *self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let (span, count) = rate.before.unwrap_or_default();
+        let span = span + rate.since.elapsed();
+        let count = count + self.seen.load(Ordering::Relaxed).saturating_sub(rate.seen);
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        if span.is_zero() {
+            0.0
+        } else {
+            f64::from(count) / span.as_secs_f64()
+        }
+    }
+
+    /// After records were written: counts, and wakes those who follow.
+    fn written(&self, flows: u64) {
+        let seen = self.seen.fetch_add(flows, Ordering::Relaxed) + flows;
+        let mut rate = self.rate.lock().unwrap_or_else(PoisonError::into_inner);
+        let span = rate.since.elapsed();
+        if span >= RATE_SPAN {
+            *rate = Rate {
+                since: Instant::now(),
+                seen,
+                before: Some((span, seen.saturating_sub(rate.seen))),
+            };
+        }
+        drop(rate);
+        self.news.notify_waiters();
+    }
+}
+
+/// As Hubble's servers name theirs.
+fn version() -> String {
+    format!("seventh v{}", env!("CARGO_PKG_VERSION"))
+}
+
+/// A flow as the ring holds it.
+fn flow_response(mut flow: Flow, redaction: &Redaction) -> GetFlowsResponse {
+    redaction.apply(&mut flow);
+    #[expect(deprecated, reason = "Hubble's client prints it and makes none of its own")]
+    {
+        flow.summary = seventh_flows::summary::summary(&flow);
+    }
+    GetFlowsResponse {
+        node_name: flow.node_name.clone(),
+        time: flow.time,
+        response_types: Some(ResponseTypes::Flow(flow)),
+    }
+}
+
+/// A loss as the ring holds it.
+fn lost_response(node: &str, source: LostEventSource, number: u64) -> GetFlowsResponse {
+    GetFlowsResponse {
+        node_name: node.to_owned(),
+        time: Some(SystemTime::now().into()),
+        response_types: Some(ResponseTypes::LostEvents(LostEvent {
+            source: source.into(),
+            num_events_lost: number,
+            ..LostEvent::default()
+        })),
+    }
+}

@@ -1,0 +1,444 @@
+//! Records of kernel and engine become flows.
+
+use std::{
+    collections::BTreeMap,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use seventh_abi::{Answer, DropReason, Event, EventKind, Hook, Verdict as KernelVerdict};
+use seventh_engine::{L7Record, PolicyView, RecordVerdict, TlsRecord};
+use seventh_flows::{
+    event_type, hubble_reason,
+    pb::flow::{
+        CiliumEventType, Decision, Emitter, Flow, FlowType, Http, IcmPv4, IcmPv6, Ip, IpVersion, L7FlowType, Layer4,
+        Layer7, Policy, Sctp, Tcp, TcpFlags, Tls, TrafficDirection, Udp, Verdict, layer4, layer7,
+    },
+};
+use seventh_policy::{RuleOrigin, RuleSet, RuleSetKind};
+
+use super::{answers::Request, clock::Moment, directory::Directory, ip};
+
+const TCP: u8 = 6;
+const UDP: u8 = 17;
+const ICMPV4: u8 = 1;
+const ICMPV6: u8 = 58;
+const SCTP: u8 = 132;
+/// `policy_match_type`: no row matched; a row for the peer and the port.
+const MATCH_NONE: u32 = 0;
+const MATCH_L3_L4: u32 = 2;
+/// Policies that are named in one record at most.
+const POLICIES_MAX: usize = 16;
+
+/// Numbers of records, different ones on every start and every node.
+#[derive(Debug)]
+pub(super) struct Uuids {
+    start: u64,
+    next: AtomicU64,
+}
+
+impl Uuids {
+    pub(super) fn new() -> Self {
+        Self {
+            // Its keys are random.
+            start: RandomState::new().build_hasher().finish(),
+            next: AtomicU64::new(1),
+        }
+    }
+
+    /// RFC 9562 section 5.8: version 8, whose bits are ours.
+    fn next(&self) -> String {
+        // Relaxed: nothing is ordered by it.
+        let (a, b) = (self.start, self.next.fetch_add(1, Ordering::Relaxed));
+        format!(
+            "{:08x}-{:04x}-8{:03x}-{:04x}-{:012x}",
+            a >> 32,
+            a >> 16 & 0xffff,
+            a & 0xfff,
+            0x8000 | (b >> 48 & 0x3fff),
+            b & 0xffff_ffff_ffff
+        )
+    }
+}
+
+/// What it takes to make flows of records.
+pub(super) struct Scribe<'a> {
+    pub(super) node: &'a str,
+    pub(super) directory: &'a Directory,
+    pub(super) view: &'a PolicyView,
+    pub(super) moment: Moment,
+    pub(super) uuids: &'a Uuids,
+}
+
+impl Scribe<'_> {
+    /// A request, a ClientHello, or a frame that the engine dropped.
+    pub(super) fn of_engine(&self, record: &L7Record) -> Flow {
+        let egress = record.hook == Hook::FromEndpoint;
+        let peer = |is_peer: bool| if is_peer { record.peer_identity } else { 0 };
+        let mut flow = self.frame(Packet {
+            time_ns: self.moment.monotonic(record.time_ns),
+            source: record.source,
+            destination: record.destination,
+            source_identity: peer(!egress),
+            destination_identity: peer(egress),
+            ifindex: record.ifindex,
+            egress,
+            l4: layer4(record.protocol, record.source_port, record.destination_port, None),
+        });
+        flow.verdict = match record.verdict {
+            RecordVerdict::Forwarded => Verdict::Forwarded,
+            RecordVerdict::Dropped => Verdict::Dropped,
+        }
+        .into();
+        if let Some(reason) = record.reason {
+            give_reason(&mut flow, reason);
+        }
+        match layer7(record) {
+            Some(l7) => {
+                flow.r#type = FlowType::L7.into();
+                flow.l7 = Some(l7);
+                flow.is_reply = Some(false);
+                flow.event_type = event(event_type::L7, 0);
+                self.name_policies(&mut flow, record, egress);
+            }
+            None => {
+                flow.r#type = FlowType::L3L4.into();
+                flow.event_type = event(event_type::DROP, flow.drop_reason_desc);
+            }
+        }
+        flow
+    }
+
+    /// The answer to a request that went on.
+    pub(super) fn of_answer(&self, answer: &Answer, http: Http, request: &Request) -> Flow {
+        let mut flow = request.flow.clone();
+        flow.uuid = self.uuids.next();
+        flow.time = Some(self.moment.wall(answer.time_ns));
+        // What comes back comes from the other side.
+        std::mem::swap(&mut flow.source, &mut flow.destination);
+        std::mem::swap(&mut flow.source_names, &mut flow.destination_names);
+        if let Some(ip) = &mut flow.ip {
+            std::mem::swap(&mut ip.source, &mut ip.destination);
+        }
+        if let Some(layer4::Protocol::Tcp(tcp)) = flow.l4.as_mut().and_then(|l4| l4.protocol.as_mut()) {
+            std::mem::swap(&mut tcp.source_port, &mut tcp.destination_port);
+        }
+        flow.is_reply = Some(true);
+        mark_reply(&mut flow, true);
+        flow.l7 = Some(Layer7 {
+            r#type: L7FlowType::Response.into(),
+            latency_ns: answer.latency_ns,
+            record: Some(layer7::Record::Http(http)),
+        });
+        flow
+    }
+
+    /// A first decision, a drop, or, where a policy dropped, both, as Hubble has it.
+    pub(super) fn of_kernel(&self, happened: &Event) -> Vec<Flow> {
+        let egress = happened.hook == Hook::FromEndpoint as u8;
+        let peer = |is_peer: bool| if is_peer { happened.peer_identity } else { 0 };
+        let mut flow = self.frame(Packet {
+            time_ns: happened.time_ns,
+            source: happened.source,
+            destination: happened.destination,
+            source_identity: peer(!egress),
+            destination_identity: peer(egress),
+            ifindex: happened.ifindex,
+            egress,
+            l4: layer4(
+                happened.protocol,
+                happened.source_port,
+                happened.destination_port,
+                Some(happened.tcp_flags),
+            ),
+        });
+        if happened.ip_version == 0 {
+            flow.ip = None;
+        }
+        flow.r#type = FlowType::L3L4.into();
+        if happened.kind == EventKind::FlowDecided as u8 {
+            flow.verdict = if happened.verdict == KernelVerdict::Inspect as u8 {
+                Verdict::Redirected
+            } else {
+                Verdict::Forwarded
+            }
+            .into();
+            flow.is_reply = Some(false);
+            flow.policy_match_type = MATCH_L3_L4;
+            flow.event_type = event(event_type::POLICY_VERDICT, 0);
+            return vec![flow];
+        }
+        flow.verdict = Verdict::Dropped.into();
+        let reason = DropReason::from_code(happened.reason);
+        if let Some(reason) = reason {
+            give_reason(&mut flow, reason);
+        }
+        let mut flows = Vec::with_capacity(2);
+        if let Some(matched) = reason.and_then(policy_match) {
+            let mut verdict = flow.clone();
+            verdict.uuid = self.uuids.next();
+            verdict.policy_match_type = matched;
+            verdict.event_type = event(event_type::POLICY_VERDICT, 0);
+            flows.push(verdict);
+        }
+        flow.event_type = event(event_type::DROP, flow.drop_reason_desc);
+        flows.push(flow);
+        flows
+    }
+
+    fn frame(&self, packet: Packet) -> Flow {
+        let (source, destination) = (ip(packet.source), ip(packet.destination));
+        let end = |address, identity| self.directory.end(address, identity, &self.view.ipcache);
+        let version = if source.is_ipv4() {
+            IpVersion::IPv4
+        } else {
+            IpVersion::IPv6
+        };
+        let mut flow = Flow {
+            time: Some(self.moment.wall(packet.time_ns)),
+            source: Some(end(source, packet.source_identity)),
+            destination: Some(end(destination, packet.destination_identity)),
+            uuid: self.uuids.next(),
+            emitter: Some(Emitter {
+                name: "seventh".to_owned(),
+                version: env!("CARGO_PKG_VERSION").to_owned(),
+            }),
+            ip: Some(Ip {
+                source: source.to_string(),
+                destination: destination.to_string(),
+                ip_version: version.into(),
+                ..Ip::default()
+            }),
+            l4: packet.l4,
+            node_name: self.node.to_owned(),
+            traffic_direction: if packet.egress {
+                TrafficDirection::Egress
+            } else {
+                TrafficDirection::Ingress
+            }
+            .into(),
+            interface: Some(self.directory.interface(packet.ifindex)),
+            ..Flow::default()
+        };
+        mark_reply(&mut flow, false);
+        flow
+    }
+
+    /// Who let it pass; or whose rules cover it and none of them let it pass.
+    fn name_policies(&self, flow: &mut Flow, record: &L7Record, egress: bool) {
+        let revision = self.directory.revision();
+        match &record.rule {
+            Some(rule) => {
+                let allowed_by = if egress {
+                    &mut flow.egress_allowed_by
+                } else {
+                    &mut flow.ingress_allowed_by
+                };
+                allowed_by.push(policy(rule, revision));
+                flow.policy_log.extend(rule.log.as_deref().map(str::to_owned));
+                let decision = flow.decision.get_or_insert_default();
+                decision.rule.clone_from(&rule.path);
+                decision.file = rule.file.to_string();
+                decision.line = rule.line;
+            }
+            None => {
+                let endpoint = self.view.endpoints.get(&record.ifindex);
+                let rules = endpoint.and_then(|endpoint| endpoint.policy.rule_set(record.rule_set));
+                let denied_by = if egress {
+                    &mut flow.egress_denied_by
+                } else {
+                    &mut flow.ingress_denied_by
+                };
+                denied_by.extend(rules.iter().flat_map(|rules| policies_of(rules, revision)));
+            }
+        }
+    }
+}
+
+/// What all records have.
+struct Packet {
+    time_ns: u64,
+    source: [u8; 16],
+    destination: [u8; 16],
+    source_identity: u32,
+    destination_identity: u32,
+    ifindex: u32,
+    egress: bool,
+    l4: Option<Layer4>,
+}
+
+fn event(kind: i32, sub_type: i32) -> Option<CiliumEventType> {
+    Some(CiliumEventType { r#type: kind, sub_type })
+}
+
+#[expect(deprecated, reason = "older clients read it in the place of `is_reply`")]
+fn mark_reply(flow: &mut Flow, reply: bool) {
+    flow.reply = reply;
+}
+
+#[expect(deprecated, reason = "older clients read it in the place of `drop_reason_desc`")]
+fn give_reason(flow: &mut Flow, reason: DropReason) {
+    flow.drop_reason = reason.hubble_code();
+    flow.drop_reason_desc = hubble_reason(reason).into();
+    flow.decision = Some(Decision {
+        reason_code: u32::from(reason as u8),
+        reason: reason.name().to_owned(),
+        ..Decision::default()
+    });
+}
+
+/// Whether a policy dropped it, and by which kind of row.
+fn policy_match(reason: DropReason) -> Option<u32> {
+    match reason {
+        DropReason::PolicyDenied => Some(MATCH_NONE),
+        DropReason::PolicyDenyRule | DropReason::AuthRequired | DropReason::PolicyConflict => Some(MATCH_L3_L4),
+        _ => None,
+    }
+}
+
+fn layer4(protocol: u8, source_port: u16, destination_port: u16, tcp_flags: Option<u8>) -> Option<Layer4> {
+    let (source_port, destination_port) = (u32::from(source_port), u32::from(destination_port));
+    let protocol = match protocol {
+        TCP => layer4::Protocol::Tcp(Tcp {
+            source_port,
+            destination_port,
+            flags: tcp_flags.map(flags),
+        }),
+        UDP => layer4::Protocol::Udp(Udp {
+            source_port,
+            destination_port,
+        }),
+        SCTP => layer4::Protocol::Sctp(Sctp {
+            source_port,
+            destination_port,
+        }),
+        // The kernel's events have type and code in the place of ports.
+        ICMPV4 => layer4::Protocol::IcmPv4(IcmPv4 {
+            r#type: source_port,
+            code: destination_port,
+        }),
+        ICMPV6 => layer4::Protocol::IcmPv6(IcmPv6 {
+            r#type: source_port,
+            code: destination_port,
+        }),
+        _ => return None,
+    };
+    Some(Layer4 {
+        protocol: Some(protocol),
+    })
+}
+
+/// RFC 9293 section 3.1.
+fn flags(bits: u8) -> TcpFlags {
+    let set = |bit: u8| bits & 1 << bit != 0;
+    TcpFlags {
+        fin: set(0),
+        syn: set(1),
+        rst: set(2),
+        psh: set(3),
+        ack: set(4),
+        urg: set(5),
+        ece: set(6),
+        cwr: set(7),
+        ns: false,
+    }
+}
+
+fn layer7(record: &L7Record) -> Option<Layer7> {
+    let inside = if let Some(hello) = record.tls() {
+        layer7::Record::Tls(tls(hello, record.host()))
+    } else if record.method().is_empty() {
+        return None;
+    } else {
+        layer7::Record::Http(Http {
+            method: record.method().to_owned(),
+            url: format!("http://{}{}", record.host(), record.path()),
+            protocol: "HTTP/1.1".to_owned(),
+            ..Http::default()
+        })
+    };
+    Some(Layer7 {
+        r#type: L7FlowType::Request.into(),
+        latency_ns: 0,
+        record: Some(inside),
+    })
+}
+
+fn tls(hello: &TlsRecord, name: &str) -> Tls {
+    Tls {
+        sni: name.to_owned(),
+        version: match hello.version {
+            0 => String::new(),
+            0x0301 => "TLS 1.0".to_owned(),
+            0x0302 => "TLS 1.1".to_owned(),
+            0x0303 => "TLS 1.2".to_owned(),
+            0x0304 => "TLS 1.3".to_owned(),
+            other => format!("{other:#06x}"),
+        },
+        alpn: hello
+            .alpn
+            .split(',')
+            .filter(|name| !name.is_empty())
+            .map(str::to_owned)
+            .collect(),
+        ech: hello.ech,
+        quic: hello.quic,
+    }
+}
+
+fn policy(origin: &RuleOrigin, revision: u64) -> Policy {
+    Policy {
+        name: origin.name.to_string(),
+        namespace: origin.namespace.to_string(),
+        labels: origin.labels.iter().map(ToString::to_string).collect(),
+        revision,
+        kind: origin.kind.to_owned(),
+    }
+}
+
+/// The policies that a rule set is made of, each once, by name.
+fn policies_of(rules: &RuleSet, revision: u64) -> Vec<Policy> {
+    let origin = |index: u32| match rules.kind() {
+        RuleSetKind::Http(rules) => rules.origin(index),
+        RuleSetKind::Dns(rules) => rules.origin(index),
+        RuleSetKind::Tls(rules) => rules.origin(index),
+    };
+    let mut policies = BTreeMap::new();
+    for origin in (0..).map_while(origin) {
+        policies
+            .entry((origin.namespace.clone(), origin.name.clone(), origin.kind))
+            .or_insert_with(|| policy(origin, revision));
+        if policies.len() == POLICIES_MAX {
+            break;
+        }
+    }
+    policies.into_values().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Uuids, flags};
+    use std::collections::HashSet;
+
+    #[test]
+    fn no_number_is_given_twice_and_each_has_the_form_of_one() {
+        let uuids = Uuids::new();
+        let given: HashSet<String> = (0..1000).map(|_| uuids.next()).collect();
+        assert_eq!(given.len(), 1000);
+        assert_ne!(Uuids::new().next(), Uuids::new().next());
+        for uuid in given {
+            let parts: Vec<usize> = uuid.split('-').map(str::len).collect();
+            assert_eq!(parts, [8, 4, 4, 4, 12], "{uuid}");
+            assert!(
+                uuid.as_bytes()[14] == b'8' && b"89ab".contains(&uuid.as_bytes()[19]),
+                "{uuid}"
+            );
+        }
+    }
+
+    #[test]
+    fn flags_are_read_from_their_bits() {
+        let syn_ack = flags(0x12);
+        assert!(syn_ack.syn && syn_ack.ack && !syn_ack.fin && !syn_ack.rst && !syn_ack.psh);
+    }
+}

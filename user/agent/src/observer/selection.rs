@@ -1,0 +1,342 @@
+//! Which records of a ring a caller gets: the first or the last so many, of a span of time, and what follows.
+
+use std::sync::Arc;
+
+use prost_types::Timestamp;
+use seventh_flows::{
+    Cursor, Read, Ring,
+    pb::observer::{
+        GetAgentEventsRequest, GetAgentEventsResponse, GetFlowsRequest, GetFlowsResponse,
+        get_flows_response::ResponseTypes,
+    },
+};
+
+/// Records that are looked at before somebody else has a turn.
+const LOOKS_MAX: usize = 1024;
+
+/// A record with its time.
+pub(super) trait Recorded {
+    fn time(&self) -> Option<&Timestamp>;
+    /// Tells of a loss, which everybody is told and nobody counts.
+    fn is_loss(&self) -> bool {
+        false
+    }
+}
+
+impl Recorded for GetFlowsResponse {
+    fn time(&self) -> Option<&Timestamp> {
+        self.time.as_ref()
+    }
+
+    fn is_loss(&self) -> bool {
+        matches!(self.response_types, Some(ResponseTypes::LostEvents(_)))
+    }
+}
+
+impl Recorded for GetAgentEventsResponse {
+    fn time(&self) -> Option<&Timestamp> {
+        self.time.as_ref()
+    }
+}
+
+/// What a caller asks for.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(super) struct Window {
+    number: u64,
+    first: bool,
+    follow: bool,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+}
+
+impl From<&GetFlowsRequest> for Window {
+    fn from(request: &GetFlowsRequest) -> Self {
+        Self {
+            number: request.number,
+            first: request.first,
+            follow: request.follow,
+            since: request.since,
+            until: request.until,
+        }
+    }
+}
+
+impl From<&GetAgentEventsRequest> for Window {
+    fn from(request: &GetAgentEventsRequest) -> Self {
+        Self {
+            number: request.number,
+            first: request.first,
+            follow: request.follow,
+            since: request.since,
+            until: request.until,
+        }
+    }
+}
+
+/// What comes next.
+#[derive(Debug)]
+pub(super) enum Step<T> {
+    Record(Arc<T>),
+    /// So many were overwritten before this caller came to them.
+    Lost(u64),
+    /// Nothing new yet.
+    Wait,
+    /// Others should have a turn.
+    Yield,
+    End,
+}
+
+/// One caller's way through a ring.
+pub(super) struct Selection<T> {
+    ring: Arc<Ring<T>>,
+    cursor: Cursor,
+    window: Window,
+    /// Records that may still be given; `None`: without end.
+    left: Option<u64>,
+    wanted: Box<dyn Fn(&T) -> bool + Send + Sync>,
+}
+
+impl<T: Recorded> Selection<T> {
+    /// # Errors
+    /// The window contradicts itself.
+    pub(super) fn new(
+        ring: &Arc<Ring<T>>,
+        window: Window,
+        wanted: impl Fn(&T) -> bool + Send + Sync + 'static,
+    ) -> Result<Self, &'static str> {
+        if window.first && window.follow {
+            return Err("`first` cannot be combined with `follow`");
+        }
+        let cursor = if window.first {
+            ring.oldest()
+        } else {
+            beginning(ring, &window, &wanted)
+        };
+        // The last so many are where the cursor stands; those who follow want all that comes after them, too.
+        let counted = window.number > 0 && !window.follow;
+        Ok(Self {
+            ring: Arc::clone(ring),
+            cursor,
+            left: counted.then_some(window.number),
+            window,
+            wanted: Box::new(wanted),
+        })
+    }
+
+    pub(super) fn step(&mut self) -> Step<T> {
+        for _ in 0..LOOKS_MAX {
+            if self.left == Some(0) {
+                return Step::End;
+            }
+            match self.ring.read(&mut self.cursor) {
+                Read::Nothing if self.window.follow => return Step::Wait,
+                Read::Nothing => return Step::End,
+                Read::Lost(number) => return Step::Lost(number),
+                Read::Record(record) => {
+                    if is_after(record.time(), self.window.until.as_ref()) {
+                        return Step::End;
+                    }
+                    if is_before(record.time(), self.window.since.as_ref()) {
+                        continue;
+                    }
+                    if record.is_loss() {
+                        return Step::Record(record);
+                    }
+                    if (self.wanted)(&record) {
+                        self.left = self.left.map(|left| left - 1);
+                        return Step::Record(record);
+                    }
+                }
+            }
+        }
+        Step::Yield
+    }
+}
+
+/// Backwards from the newest, until there are as many as are wanted, or the beginning of the span.
+fn beginning<T: Recorded>(ring: &Ring<T>, window: &Window, wanted: &impl Fn(&T) -> bool) -> Cursor {
+    let mut cursor = ring.newest();
+    if window.follow && window.number == 0 && window.since.is_none() {
+        return cursor;
+    }
+    let mut found = 0;
+    while window.number == 0 || found < window.number {
+        let before = cursor;
+        match ring.read_back(&mut cursor) {
+            None => break,
+            Some(record) if is_before(record.time(), window.since.as_ref()) => return before,
+            Some(record) => {
+                let counts = !record.is_loss() && !is_after(record.time(), window.until.as_ref()) && wanted(&record);
+                found += u64::from(counts);
+            }
+        }
+    }
+    cursor
+}
+
+fn is_before(time: Option<&Timestamp>, bound: Option<&Timestamp>) -> bool {
+    time.zip(bound)
+        .is_some_and(|(time, bound)| (time.seconds, time.nanos) < (bound.seconds, bound.nanos))
+}
+
+fn is_after(time: Option<&Timestamp>, bound: Option<&Timestamp>) -> bool {
+    time.zip(bound)
+        .is_some_and(|(time, bound)| (time.seconds, time.nanos) > (bound.seconds, bound.nanos))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Recorded, Selection, Step, Window};
+    use prost_types::Timestamp;
+    use seventh_flows::{Ring, RingCapacity, RingWriter};
+
+    #[derive(Debug)]
+    struct At(Timestamp);
+
+    impl Recorded for At {
+        fn time(&self) -> Option<&Timestamp> {
+            Some(&self.0)
+        }
+    }
+
+    fn second(seconds: i64) -> Timestamp {
+        Timestamp { seconds, nanos: 0 }
+    }
+
+    fn ring(seconds: std::ops::Range<i64>) -> RingWriter<At> {
+        let (mut writer, _) = Ring::create(RingCapacity::new(15).unwrap());
+        seconds.for_each(|s| drop(writer.push(At(second(s)))));
+        writer
+    }
+
+    /// Even seconds of the window.
+    fn selection(writer: &RingWriter<At>, window: Window) -> Selection<At> {
+        Selection::new(writer.ring(), window, |at: &At| at.0.seconds % 2 == 0).unwrap()
+    }
+
+    fn drain(selection: &mut Selection<At>) -> (Vec<i64>, &'static str) {
+        let mut got = Vec::new();
+        loop {
+            match selection.step() {
+                Step::Record(at) => got.push(at.0.seconds),
+                Step::Lost(number) => got.push(-i64::try_from(number).unwrap()),
+                Step::Wait => return (got, "wait"),
+                Step::End => return (got, "end"),
+                Step::Yield => {}
+            }
+        }
+    }
+
+    fn selected(writer: &RingWriter<At>, window: Window) -> Vec<i64> {
+        let (got, end) = drain(&mut selection(writer, window));
+        assert_eq!(end, "end");
+        got
+    }
+
+    #[test]
+    fn the_last_so_many_are_counted_behind_the_filter() {
+        let writer = ring(0..10);
+        assert_eq!(
+            selected(
+                &writer,
+                Window {
+                    number: 2,
+                    ..Window::default()
+                }
+            ),
+            [6, 8]
+        );
+        assert_eq!(
+            selected(
+                &writer,
+                Window {
+                    number: 99,
+                    ..Window::default()
+                }
+            ),
+            [0, 2, 4, 6, 8]
+        );
+        assert_eq!(selected(&writer, Window::default()), [0, 2, 4, 6, 8]);
+        let until = Some(second(5));
+        assert_eq!(
+            selected(
+                &writer,
+                Window {
+                    number: 2,
+                    until,
+                    ..Window::default()
+                }
+            ),
+            [2, 4]
+        );
+    }
+
+    #[test]
+    fn the_first_so_many_begin_with_the_oldest_or_the_span() {
+        let writer = ring(0..10);
+        let first = Window {
+            number: 2,
+            first: true,
+            ..Window::default()
+        };
+        assert_eq!(selected(&writer, first.clone()), [0, 2]);
+        assert_eq!(
+            selected(
+                &writer,
+                Window {
+                    since: Some(second(3)),
+                    ..first
+                }
+            ),
+            [4, 6]
+        );
+    }
+
+    #[test]
+    fn a_span_has_two_ends() {
+        let writer = ring(0..10);
+        let span = |since, until| Window {
+            since: Some(second(since)),
+            until: Some(second(until)),
+            ..Window::default()
+        };
+        assert_eq!(selected(&writer, span(2, 6)), [2, 4, 6]);
+        assert!(selected(&writer, span(20, 30)).is_empty());
+    }
+
+    #[test]
+    fn who_follows_gets_what_comes_and_learns_what_is_lost() {
+        let mut writer = ring(0..10);
+        let mut only_new = selection(
+            &writer,
+            Window {
+                follow: true,
+                ..Window::default()
+            },
+        );
+        let mut last_and_new = selection(
+            &writer,
+            Window {
+                follow: true,
+                number: 1,
+                ..Window::default()
+            },
+        );
+        assert_eq!(drain(&mut only_new), (vec![], "wait"));
+        assert_eq!(drain(&mut last_and_new), (vec![8], "wait"));
+        (10..12).for_each(|s| drop(writer.push(At(second(s)))));
+        assert_eq!(drain(&mut only_new), (vec![10], "wait"));
+        (12..40).for_each(|s| drop(writer.push(At(second(s)))));
+        assert_eq!(drain(&mut last_and_new).0[..2], [-15, 26]);
+    }
+
+    #[test]
+    fn the_first_ones_cannot_be_followed() {
+        let window = Window {
+            first: true,
+            follow: true,
+            ..Window::default()
+        };
+        assert!(Selection::new(ring(0..1).ring(), window, |_: &At| true).is_err());
+    }
+}

@@ -1,0 +1,361 @@
+//! Policy documents on disk, and what they come to for each endpoint.
+
+use std::{
+    collections::{HashMap, HashSet},
+    fs,
+    path::PathBuf,
+    sync::Arc,
+};
+
+use anyhow::{Result, ensure};
+use ipnet::IpNet;
+use seventh_engine::{NameClass, NameRules, Names};
+use seventh_policy::{
+    CompileOptions, CompiledPolicy, Compiler, EndpointFacts, Finding, Identities, IdentityId, Ipcache, Labels, Loader,
+    Owner, PolicyPatch, Severity, Surroundings, document::Document, governs, identity::prefix_labels,
+    name_pattern::NamePattern, name_selectors_of, prefixes_of, resolve,
+    rule::PolicyRule,
+};
+
+use crate::config::{Config, EndpointConfig};
+
+/// The documents in force and the compiler that knows them.
+pub(crate) struct PolicyStore {
+    paths: Vec<PathBuf>,
+    loader: Loader,
+    compiler: Compiler,
+    in_force: Vec<Arc<Document>>,
+    node_wide_names: bool,
+    /// Identities of addresses that are known by name.
+    classes: HashMap<NameClass, IdentityId>,
+    /// Those of them that nothing needed when policy was loaded last.
+    unneeded: HashSet<NameClass>,
+    /// Those that were made since.
+    defined: usize,
+}
+
+/// What a load has come to.
+pub(crate) struct Loaded {
+    /// Of each endpoint, in the order of the configuration.
+    pub(crate) policies: Vec<Arc<CompiledPolicy>>,
+    /// Changes of policies that keep their number; write them before anything else.
+    pub(crate) patches: Vec<PolicyPatch>,
+    /// Prefixes that rules name, with their identities.
+    pub(crate) prefixes: HashMap<IpNet, IdentityId>,
+    /// What rules ask of names.
+    pub(crate) names: LoadedNames,
+    /// Everything found wrong or doubtful.
+    pub(crate) findings: Vec<Finding>,
+    /// Errors that keep documents, or files, from being used.
+    pub(crate) rejections: usize,
+    /// References to what is not there; the documents are in force, the rules select nobody by them.
+    pub(crate) dangling: usize,
+    /// Documents in force.
+    pub(crate) documents: usize,
+}
+
+/// What rules ask of names; the ipcache makes it [`NameRules`].
+#[derive(Clone, Debug, Default, PartialEq)]
+pub(crate) struct LoadedNames {
+    selectors: Vec<NamePattern>,
+    prefixes: HashMap<IpNet, IdentityId>,
+    classes: HashMap<NameClass, IdentityId>,
+    node_wide: bool,
+}
+
+impl LoadedNames {
+    pub(crate) fn rules(&self, ipcache: &Arc<Ipcache>) -> NameRules {
+        let prefixes = self.prefixes.iter().map(|(prefix, identity)| (*prefix, *identity));
+        NameRules::new(self.selectors.clone(), Arc::clone(ipcache), prefixes)
+            .node_wide(self.node_wide)
+            .with_identities(self.classes.clone())
+    }
+}
+
+impl PolicyStore {
+    /// A store without policies that knows the endpoints; returns their identities, too.
+    ///
+    /// # Errors
+    /// More label sets than there are identities.
+    pub(crate) fn new(config: &Config) -> Result<(Self, Vec<IdentityId>)> {
+        let options = CompileOptions {
+            enforcement: config.enforcement,
+            allow_localhost: config.allow_localhost,
+        };
+        let mut compiler = Compiler::new(options);
+        let mut identities = Vec::with_capacity(config.endpoints.len());
+        for endpoint in &config.endpoints {
+            let (identity, _) = compiler.add_identity(&endpoint.labels)?;
+            compiler.set_named_ports(identity, endpoint.named_ports.clone());
+            identities.push(identity);
+        }
+        let store = Self {
+            paths: config.policy_dirs.clone(),
+            loader: Loader::default(),
+            compiler,
+            in_force: Vec::new(),
+            node_wide_names: config.fqdn.node_wide,
+            classes: HashMap::new(),
+            unneeded: HashSet::new(),
+            defined: 0,
+        };
+        Ok((store, identities))
+    }
+
+    /// Reads what has changed. Where a file has an error, the documents that were in force from this file stay.
+    ///
+    /// # Errors
+    /// The compiler has run out of numbers.
+    pub(crate) fn load(&mut self, endpoints: &[EndpointConfig], names: &Names) -> Result<Loaded> {
+        let read = self.loader.load(&self.paths);
+        let mut findings = read.findings;
+        findings.extend(self.emptied_files());
+        let broken: HashSet<Arc<str>> = errors(&findings).map(|finding| Arc::clone(&finding.file)).collect();
+        let rejections = errors(&findings).count();
+        self.replace(&broken, read.documents);
+        let resolved = resolve(&self.in_force, &Surroundings::default());
+        let dangling = errors(&resolved.findings).count();
+        findings.extend(resolved.findings);
+        let mut patches = Vec::new();
+        let mut prefixes = HashMap::new();
+        for prefix in prefixes_of(&resolved.rules) {
+            let (identity, changed) = self.compiler.add_identity(&prefix_labels(prefix))?;
+            prefixes.insert(prefix, identity);
+            patches.extend(changed);
+        }
+        let mut loaded_names = LoadedNames {
+            selectors: name_selectors_of(&resolved.rules),
+            prefixes: prefixes.clone(),
+            classes: HashMap::new(),
+            node_wide: self.node_wide_names,
+        };
+        patches.extend(self.classify(&loaded_names, names)?);
+        loaded_names.classes.clone_from(&self.classes);
+        self.compiler.set_rules(resolved.rules);
+        Ok(Loaded {
+            policies: self.compile(endpoints)?,
+            patches,
+            prefixes,
+            names: loaded_names,
+            findings,
+            rejections,
+            dangling,
+            documents: self.in_force.len(),
+        })
+    }
+
+    /// Identities for what is known by name, and for what is likely to be; those that nothing needs for the second time
+    /// go.
+    fn classify(&mut self, rules: &LoadedNames, names: &Names) -> Result<Vec<PolicyPatch>> {
+        let mut outside = Ipcache::new();
+        for (prefix, identity) in &rules.prefixes {
+            let owner = Owner {
+                identity: *identity,
+                ifindex: 0,
+            };
+            outside.insert(*prefix, owner);
+        }
+        let rules = rules.rules(&Arc::new(outside));
+        let mut needed = names.classes_under(&rules);
+        needed.extend(rules.plain_classes());
+        let mut patches = Vec::new();
+        for class in &needed {
+            let (identity, changed) = self.compiler.add_identity(&class.labels())?;
+            self.classes.insert(class.clone(), identity);
+            patches.extend(changed);
+        }
+        let unneeded: HashSet<NameClass> = self.classes.keys().filter(|class| !needed.contains(class)).cloned().collect();
+        for class in unneeded.intersection(&self.unneeded) {
+            if let Some(identity) = self.classes.remove(class) {
+                patches.extend(self.compiler.remove_identity(identity));
+            }
+        }
+        self.unneeded = unneeded;
+        self.defined = 0;
+        Ok(patches)
+    }
+
+    /// The identity of a class of addresses, made now if it has none. At most `max` are made between two loads.
+    ///
+    /// # Errors
+    /// That many were made, or all numbers are used.
+    pub(crate) fn define(&mut self, class: &NameClass, max: usize) -> Result<(IdentityId, Vec<PolicyPatch>)> {
+        if let Some(identity) = self.classes.get(class) {
+            return Ok((*identity, Vec::new()));
+        }
+        ensure!(
+            self.defined < max,
+            "{max} combinations of toFQDNs selectors have met at one address; use fewer that match the same names"
+        );
+        let (identity, patches) = self.compiler.add_identity(&class.labels())?;
+        self.classes.insert(class.clone(), identity);
+        self.defined += 1;
+        Ok((identity, patches))
+    }
+
+    /// The documents in force.
+    pub(crate) fn documents(&self) -> &[Arc<Document>] {
+        &self.in_force
+    }
+
+    /// The identities that rules tell apart.
+    pub(crate) fn identities(&self) -> &Identities {
+        self.compiler.identities()
+    }
+
+    /// Whether one of the document's rules governs an endpoint with these labels.
+    pub(crate) fn governs(&self, document: &Document, labels: &Labels) -> bool {
+        let origin = &document.origin;
+        let of_document = |rule: &&Arc<PolicyRule>| {
+            rule.origin.document == origin.document
+                && rule.origin.file == origin.file
+                && (&rule.origin.kind, &rule.origin.namespace, &rule.origin.name)
+                    == (&origin.kind, &origin.namespace, &origin.name)
+        };
+        let mut rules = self.compiler.rules().filter(of_document);
+        rules.any(|rule| governs(&rule.subject, labels))
+    }
+
+    /// Files that held policies and hold no byte now: somebody is writing them, or something went wrong. To open the gate
+    /// on that would be the wrong guess.
+    fn emptied_files(&self) -> Vec<Finding> {
+        let files: HashSet<&Arc<str>> = self.in_force.iter().map(|document| &document.origin.file).collect();
+        let is_empty = |file: &str| fs::metadata(file).is_ok_and(|metadata| metadata.len() == 0);
+        let emptied = files.into_iter().filter(|file| is_empty(file));
+        emptied
+            .map(|file| Finding {
+                severity: Severity::Error,
+                file: Arc::clone(file),
+                document: 0,
+                line: 0,
+                column: 0,
+                object: String::new(),
+                field: String::new(),
+                reason: "is empty now; remove the file if its policies are to go".to_owned(),
+            })
+            .collect()
+    }
+
+    /// A file with an error keeps, as a whole, what was in force from it; one that never was in force gives what is
+    /// sound in it. A file that cannot be read is a file with an error; one that is gone takes its documents along.
+    fn replace(&mut self, broken: &HashSet<Arc<str>>, read: Vec<Arc<Document>>) {
+        let mut kept = std::mem::take(&mut self.in_force);
+        kept.retain(|document| broken.contains(&document.origin.file));
+        let kept_files: HashSet<Arc<str>> = kept.iter().map(|document| Arc::clone(&document.origin.file)).collect();
+        self.in_force = kept;
+        let sound = read
+            .into_iter()
+            .filter(|document| !kept_files.contains(&document.origin.file));
+        self.in_force.extend(sound);
+    }
+
+    fn compile(&mut self, endpoints: &[EndpointConfig]) -> Result<Vec<Arc<CompiledPolicy>>> {
+        let compiler = &mut self.compiler;
+        endpoints
+            .iter()
+            .map(|endpoint| {
+                let facts = EndpointFacts {
+                    labels: endpoint.labels.clone(),
+                    named_ports: endpoint.named_ports.clone(),
+                };
+                Ok(compiler.compile(&facts)?)
+            })
+            .collect()
+    }
+}
+
+fn errors(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
+    findings.iter().filter(|finding| finding.severity == Severity::Error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Loaded, Names, PolicyStore};
+    use crate::config::Config;
+    use seventh_abi::Direction;
+    use std::{fs, path::Path};
+
+    const NAMED: &str = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: NAME}\nspec:\n  \
+                         endpointSelector: {matchLabels: {app: web}}\n  ingress:\n  - fromCIDR: [192.0.2.0/24]\n";
+
+    fn policy(name: &str) -> String {
+        NAMED.replace("NAME", name)
+    }
+
+    fn store(dir: &Path) -> (PolicyStore, Config) {
+        let text =
+            "policyDirs: [p]\nendpoints: [{name: default/web, labels: {app: web}, interface: v0, ips: [10.0.0.1]}]";
+        let config = Config::parse(&dir.join("config.yaml"), text).unwrap();
+        (PolicyStore::new(&config).unwrap().0, config)
+    }
+
+    fn enforced(loaded: &Loaded) -> bool {
+        loaded.policies[0].enforced(Direction::Ingress)
+    }
+
+    #[test]
+    fn a_file_that_breaks_keeps_what_was_in_force_from_it() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("p")).unwrap();
+        let (mut store, config) = store(dir.path());
+        let file = dir.path().join("p/a.yaml");
+        fs::write(&file, policy("one")).unwrap();
+        let before = store.load(&config.endpoints, &Names::default()).unwrap();
+        let prefix = "192.0.2.0/24".parse().unwrap();
+        assert!(enforced(&before) && before.rejections == 0 && before.prefixes.contains_key(&prefix));
+        for broken in [
+            "kind: [",
+            "",
+            "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: one}\nspec: {endpointSelektor: {}}\n",
+        ] {
+            fs::write(&file, broken).unwrap();
+            let after = store.load(&config.endpoints, &Names::default()).unwrap();
+            assert!(after.rejections > 0, "{broken}");
+            assert!(enforced(&after));
+            assert_eq!(after.policies[0].policy_id(), before.policies[0].policy_id());
+        }
+    }
+
+    #[test]
+    fn one_broken_file_does_not_keep_another_from_changing() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("p")).unwrap();
+        let (mut store, config) = store(dir.path());
+        fs::write(dir.path().join("p/broken.yaml"), "kind: [").unwrap();
+        let good = dir.path().join("p/good.yaml");
+        fs::write(&good, policy("one")).unwrap();
+        assert!(enforced(&store.load(&config.endpoints, &Names::default()).unwrap()));
+        fs::remove_file(&good).unwrap();
+        let without = store.load(&config.endpoints, &Names::default()).unwrap();
+        assert!(!enforced(&without));
+        assert_eq!((without.documents, without.rejections), (0, 1));
+    }
+
+    #[test]
+    fn a_reference_to_nothing_is_counted_and_its_document_is_in_force() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("p")).unwrap();
+        let (mut store, config) = store(dir.path());
+        let file = dir.path().join("p/a.yaml");
+        let dangling = policy("one").replace("fromCIDR: [192.0.2.0/24]", "fromCIDRSet: [{cidrGroupRef: missing}]");
+        fs::write(&file, dangling).unwrap();
+        let loaded = store.load(&config.endpoints, &Names::default()).unwrap();
+        assert_eq!((loaded.rejections, loaded.dangling, loaded.documents), (0, 1, 1));
+        assert!(enforced(&loaded));
+    }
+
+    #[test]
+    fn a_file_that_is_mended_counts_again() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("p")).unwrap();
+        let (mut store, config) = store(dir.path());
+        let file = dir.path().join("p/a.yaml");
+        fs::write(&file, policy("one")).unwrap();
+        store.load(&config.endpoints, &Names::default()).unwrap();
+        fs::write(&file, "kind: [").unwrap();
+        store.load(&config.endpoints, &Names::default()).unwrap();
+        fs::write(&file, policy("two")).unwrap();
+        let mended = store.load(&config.endpoints, &Names::default()).unwrap();
+        assert_eq!((mended.documents, mended.rejections), (1, 0));
+    }
+}

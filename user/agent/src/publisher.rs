@@ -1,0 +1,428 @@
+//! Puts a loaded policy in force, in the order in which no packet meets half of it:
+//! 1. the engine's view, under the new epochs;
+//! 2. changes of policies that keep their number, and rows of new policies, under numbers no endpoint names yet;
+//! 3. the ipcache: identities that rules now tell apart are added;
+//! 4. each endpoint, by one update that switches policy and epoch together;
+//! 5. new devices are attached;
+//! 6. what nobody needs any more is removed: prefixes, then rows.
+//!
+//! A step that fails leaves the endpoints that were not reached under what they had; the next attempt begins again under
+//! numbers of its own.
+
+use std::{
+    collections::{HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use anyhow::{Context as _, Result, bail, ensure};
+use ipnet::IpNet;
+use seventh_abi::{Direction, Endpoint, EndpointFlags, IpcacheEntry, PolicyKey};
+use seventh_datapath::{Datapath, IpcachePrefix, PolicyRow};
+use seventh_engine::{EndpointView, EngineShared, NamesNotTaken, PolicyView};
+use seventh_policy::{CompiledPolicy, IdentityId, Ipcache, Owner, PolicyPatch, identity::HOST};
+use tracing::{info, warn};
+
+use crate::{
+    config::{Config, EndpointConfig},
+    fqdn::KernelNames,
+    node::{addresses, interface_index},
+    policy_store::{Loaded, LoadedNames},
+};
+
+/// An endpoint as it is enforced.
+pub(crate) struct Enforced {
+    pub(crate) config: EndpointConfig,
+    pub(crate) id: u32,
+    pub(crate) identity: IdentityId,
+    /// Its host-side device, if it is there.
+    pub(crate) ifindex: Option<u32>,
+    /// What the engine goes by.
+    pub(crate) epoch: u32,
+    pub(crate) policy: Option<Arc<CompiledPolicy>>,
+    /// The kernel goes by the same.
+    in_kernel: bool,
+    /// The programs sit on its device.
+    attached: bool,
+}
+
+impl Enforced {
+    fn awaits_kernel(&self) -> bool {
+        self.ifindex.is_some() && !self.in_kernel
+    }
+
+    /// One word for people.
+    pub(crate) fn state(&self) -> &'static str {
+        match (self.ifindex, self.in_kernel && self.attached) {
+            (None, _) => "no-interface",
+            (Some(_), true) => "ready",
+            (Some(_), false) => "not-ready",
+        }
+    }
+}
+
+/// Owns the datapath and everything that is written into it.
+pub(crate) struct Publisher {
+    datapath: Datapath,
+    engine: Arc<EngineShared>,
+    endpoints: Vec<Enforced>,
+    /// The compiler's policy numbers begin after this one: numbers of an earlier agent, or of an attempt that failed,
+    /// may still be in the kernel.
+    policy_id_base: u32,
+    /// Policies whose rows are in the kernel, by the compiler's numbers.
+    written: HashSet<u32>,
+    node_addresses: Vec<IpAddr>,
+    ipcache: HashMap<IpcachePrefix, IpcacheEntry>,
+    names: Arc<KernelNames>,
+    node_wide_names: bool,
+    /// What the table of names goes by.
+    named: Option<LoadedNames>,
+    revision: u64,
+    /// Enforcement was there before this agent.
+    took_over: bool,
+}
+
+impl Publisher {
+    /// Takes the endpoints of the configuration; their devices are looked up by the first [`Self::publish`].
+    pub(crate) fn new(
+        datapath: Datapath,
+        engine: Arc<EngineShared>,
+        names: Arc<KernelNames>,
+        config: &Config,
+        identities: &[IdentityId],
+    ) -> Self {
+        let earlier = datapath.endpoints();
+        let endpoints = (1..).zip(config.endpoints.iter().zip(identities));
+        let endpoints = endpoints.map(|(id, (endpoint, &identity))| Enforced {
+            config: endpoint.clone(),
+            id,
+            identity,
+            ifindex: None,
+            // Beyond every epoch that a flow of an earlier agent may carry.
+            epoch: earlier.values().map(|old| old.epoch).max().unwrap_or(0),
+            policy: None,
+            in_kernel: false,
+            attached: false,
+        });
+        Self {
+            endpoints: endpoints.collect(),
+            policy_id_base: earlier.values().map(|old| old.policy_id).max().unwrap_or(0),
+            took_over: !earlier.is_empty(),
+            datapath,
+            engine,
+            written: HashSet::new(),
+            node_addresses: Vec::new(),
+            ipcache: HashMap::new(),
+            names,
+            node_wide_names: config.fqdn.node_wide,
+            named: None,
+            revision: 0,
+        }
+    }
+
+    /// The endpoints, in the order of the configuration.
+    pub(crate) fn endpoints(&self) -> &[Enforced] {
+        &self.endpoints
+    }
+
+    /// The datapath, for its counters.
+    pub(crate) fn datapath(&self) -> &Datapath {
+        &self.datapath
+    }
+
+    /// How often something has been put in force.
+    pub(crate) fn revision(&self) -> u64 {
+        self.revision
+    }
+
+    /// Whether an earlier agent's enforcement was found and continued.
+    pub(crate) fn took_over(&self) -> bool {
+        self.took_over
+    }
+
+    /// Whether devices or addresses are others than those in force, so that [`Self::publish`] has something to do.
+    pub(crate) fn surroundings_changed(&self) -> bool {
+        let moved = |endpoint: &Enforced| interface_index(&endpoint.config.interface) != endpoint.ifindex;
+        self.endpoints.iter().any(moved) || addresses().is_ok_and(|now| now != self.node_addresses)
+    }
+
+    /// Puts it in force; says whether that changed anything. Endpoints whose policy stays the same are not touched.
+    ///
+    /// # Errors
+    /// The kernel refuses; see the head of this file.
+    pub(crate) fn publish(&mut self, loaded: &Loaded) -> Result<bool> {
+        let result = self.try_publish(loaded);
+        if result.is_err() {
+            self.policy_id_base += self.written.drain().max().unwrap_or(0);
+            for endpoint in &mut self.endpoints {
+                endpoint.in_kernel = false;
+            }
+        }
+        result
+    }
+
+    fn try_publish(&mut self, loaded: &Loaded) -> Result<bool> {
+        let moved = self.follow_devices()?;
+        self.node_addresses = addresses()?;
+        let ipcache = self.ipcache(&loaded.prefixes);
+        let wanted = kernel_ipcache(&ipcache);
+        let patched: HashSet<u32> = loaded.patches.iter().map(|patch| patch.policy.policy_id()).collect();
+        self.choose(&loaded.policies, &patched);
+        let changed = self.endpoints.iter().filter(|e| e.awaits_kernel()).count();
+        let ipcache = Arc::new(ipcache);
+        if changed == 0 && !moved && wanted == self.ipcache {
+            self.sort_names(&loaded.names, &ipcache)?;
+            return Ok(false);
+        }
+        self.engine.set_policy(Arc::new(self.view(Arc::clone(&ipcache))));
+        for patch in &loaded.patches {
+            self.apply(patch)?;
+        }
+        for policy in &loaded.policies {
+            self.write(policy)?;
+        }
+        let mut both = std::mem::take(&mut self.ipcache);
+        both.extend(&wanted);
+        self.datapath.sync_ipcache(&both).context("ipcache")?;
+        self.ipcache = both;
+        self.named = None;
+        self.sort_names(&loaded.names, &ipcache)?;
+        for index in 0..self.endpoints.len() {
+            self.switch(index)?;
+        }
+        self.datapath.sync_ipcache(&wanted).context("ipcache")?;
+        self.ipcache = wanted;
+        self.datapath.retain_policies()?;
+        // Exactly those that an endpoint in the kernel names are still there.
+        let with_device = self.endpoints.iter().filter(|endpoint| endpoint.ifindex.is_some());
+        let in_use: HashSet<u32> = with_device
+            .filter_map(|endpoint| Some(endpoint.policy.as_ref()?.policy_id()))
+            .collect();
+        self.written.retain(|id| in_use.contains(id));
+        self.revision += 1;
+        info!(
+            revision = self.revision,
+            endpoints = changed,
+            documents = loaded.documents,
+            "policy in force"
+        );
+        Ok(true)
+    }
+
+    /// Lets go of what an earlier agent attached and this one does not; call after the first [`Self::publish`].
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(crate) fn forget_stale(&mut self) -> Result<()> {
+        self.names.forget_stale()?;
+        Ok(self.datapath.forget_stale()?)
+    }
+
+    /// Ends enforcement, or leaves it pinned.
+    ///
+    /// # Errors
+    /// Something could not be removed.
+    pub(crate) async fn stop(self, keep: bool) -> Result<()> {
+        Ok(self.datapath.stop(keep).await?)
+    }
+
+    /// Notices devices that came, went or were made anew; says whether any did.
+    fn follow_devices(&mut self) -> Result<bool> {
+        let mut moved = false;
+        for endpoint in &mut self.endpoints {
+            let now = interface_index(&endpoint.config.interface);
+            if now == endpoint.ifindex {
+                continue;
+            }
+            moved = true;
+            if let Some(old) = endpoint.ifindex.take() {
+                warn!(
+                    endpoint = endpoint.config.name,
+                    interface = endpoint.config.interface,
+                    "interface is gone"
+                );
+                self.datapath.detach_endpoint(old)?;
+            }
+            endpoint.ifindex = now;
+            endpoint.in_kernel = false;
+            endpoint.attached = false;
+        }
+        Ok(moved)
+    }
+
+    /// Gives every endpoint its policy; those that the kernel has to be told of get the next epoch.
+    fn choose(&mut self, policies: &[Arc<CompiledPolicy>], patched: &HashSet<u32>) {
+        for (endpoint, policy) in self.endpoints.iter_mut().zip(policies) {
+            let id = policy.policy_id();
+            let same = endpoint.policy.as_ref().is_some_and(|old| old.policy_id() == id) && !patched.contains(&id);
+            endpoint.in_kernel &= same;
+            if endpoint.awaits_kernel() {
+                endpoint.epoch = endpoint.epoch.wrapping_add(1);
+            }
+            endpoint.policy = Some(Arc::clone(policy));
+        }
+    }
+
+    fn ipcache(&self, prefixes: &HashMap<IpNet, IdentityId>) -> Ipcache {
+        let mut ipcache = Ipcache::new();
+        for (prefix, identity) in prefixes {
+            let owner = Owner {
+                identity: *identity,
+                ifindex: 0,
+            };
+            ipcache.insert(*prefix, owner);
+        }
+        for address in &self.node_addresses {
+            let owner = Owner {
+                identity: HOST,
+                ifindex: 0,
+            };
+            ipcache.insert(IpNet::from(*address), owner);
+        }
+        for endpoint in &self.endpoints {
+            for address in &endpoint.config.ips {
+                let owner = Owner {
+                    identity: endpoint.identity,
+                    ifindex: endpoint.ifindex.unwrap_or(0),
+                };
+                ipcache.insert(IpNet::from(*address), owner);
+            }
+        }
+        ipcache
+    }
+
+    /// Sorts names by these rules, unless they are.
+    fn sort_names(&mut self, rules: &LoadedNames, ipcache: &Arc<Ipcache>) -> Result<()> {
+        if self.named.as_ref() == Some(rules) {
+            return Ok(());
+        }
+        // What lacks an identity gets it when names are looked after the next time.
+        match self.engine.names().set_rules(rules.rules(ipcache)) {
+            Ok(_) => self.named = Some(rules.clone()),
+            Err(NamesNotTaken) => bail!("the kernel's table of names cannot be written"),
+        }
+        Ok(())
+    }
+
+    /// Has policies know more identities: their rows first, then the engine's view. No flow has these identities yet, so
+    /// nothing is decided again.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(crate) fn extend(&mut self, patches: &[PolicyPatch]) -> Result<()> {
+        for patch in patches {
+            self.apply(patch)?;
+            for endpoint in &mut self.endpoints {
+                let same = |policy: &Arc<CompiledPolicy>| policy.policy_id() == patch.policy.policy_id();
+                if endpoint.policy.as_ref().is_some_and(same) {
+                    endpoint.policy = Some(Arc::clone(&patch.policy));
+                }
+            }
+        }
+        let ipcache = Arc::clone(&self.engine.policy().ipcache);
+        self.engine.set_policy(Arc::new(self.view(ipcache)));
+        Ok(())
+    }
+
+    fn view(&self, ipcache: Arc<Ipcache>) -> PolicyView {
+        let endpoints = self.endpoints.iter().filter_map(|endpoint| {
+            let view = EndpointView {
+                id: endpoint.id,
+                name: endpoint.config.name.as_str().into(),
+                epoch: endpoint.epoch,
+                policy: Arc::clone(endpoint.policy.as_ref()?),
+            };
+            Some((endpoint.ifindex?, view))
+        });
+        PolicyView {
+            endpoints: endpoints.collect(),
+            ipcache,
+        }
+    }
+
+    fn apply(&mut self, patch: &PolicyPatch) -> Result<()> {
+        if !self.written.contains(&patch.policy.policy_id()) {
+            return Ok(());
+        }
+        let base = self.policy_id_base;
+        self.datapath
+            .write_policy(patch.added.iter().map(|row| moved(base, *row)))?;
+        self.datapath
+            .remove_policy_rows(patch.removed.iter().map(|(bits, key)| (*bits, moved_key(base, *key))))?;
+        Ok(())
+    }
+
+    fn write(&mut self, policy: &CompiledPolicy) -> Result<()> {
+        let base = self.policy_id_base;
+        ensure!(
+            base.checked_add(policy.policy_id()).is_some(),
+            "all policy numbers are used; stop the agent without --keep-enforcing and start it again"
+        );
+        if self.written.insert(policy.policy_id()) {
+            self.datapath
+                .write_policy(policy.kernel_entries().map(|row| moved(base, row)))
+                .context("policy table")?;
+        }
+        Ok(())
+    }
+
+    /// Steps 4 and 5 for one endpoint: a device is attached when its entry is there, since one without an entry passes
+    /// nothing.
+    fn switch(&mut self, index: usize) -> Result<()> {
+        let Some(endpoint) = self.endpoints.get_mut(index) else {
+            return Ok(());
+        };
+        let (Some(policy), Some(ifindex)) = (&endpoint.policy, endpoint.ifindex) else {
+            return Ok(());
+        };
+        if !endpoint.in_kernel {
+            let value = Endpoint {
+                id: endpoint.id,
+                identity: endpoint.identity,
+                policy_id: self.policy_id_base + policy.policy_id(),
+                epoch: endpoint.epoch,
+                flags: flags(policy),
+                name_scope: self.names.scope(endpoint.id, self.node_wide_names),
+            };
+            self.datapath.set_endpoint(ifindex, value)?;
+            endpoint.in_kernel = true;
+        }
+        if !endpoint.attached {
+            self.datapath
+                .attach_endpoint(&endpoint.config.interface)
+                .with_context(|| format!("endpoint {}", endpoint.config.name))?;
+            endpoint.attached = true;
+        }
+        Ok(())
+    }
+}
+
+fn flags(policy: &CompiledPolicy) -> u32 {
+    let flag = |direction, bit| if policy.enforced(direction) { bit } else { 0 };
+    flag(Direction::Ingress, EndpointFlags::ENFORCE_INGRESS) | flag(Direction::Egress, EndpointFlags::ENFORCE_EGRESS)
+}
+
+/// Under the number that the row has in the kernel; `write` has seen that it fits.
+fn moved(base: u32, (bits, key, entry): PolicyRow) -> PolicyRow {
+    (bits, moved_key(base, key), entry)
+}
+
+fn moved_key(base: u32, key: PolicyKey) -> PolicyKey {
+    PolicyKey {
+        policy_id: base.wrapping_add(u32::from_be_bytes(key.policy_id)).to_be_bytes(),
+        ..key
+    }
+}
+
+fn kernel_ipcache(ipcache: &Ipcache) -> HashMap<IpcachePrefix, IpcacheEntry> {
+    ipcache
+        .kernel_entries()
+        .map(|(prefix_len, key, entry)| {
+            let prefix = IpcachePrefix {
+                addr: key.addr,
+                prefix_len,
+            };
+            (prefix, entry)
+        })
+        .collect()
+}

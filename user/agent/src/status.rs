@@ -1,0 +1,248 @@
+//! What the agent answers about itself.
+
+use std::sync::Arc;
+
+use anyhow::{Context as _, Result};
+use seventh_abi::{Counter, Direction, DropReason, drop_counter};
+use seventh_datapath::{AttachMode, Datapath, PolicyRow};
+use seventh_engine::EngineCounter;
+use seventh_policy::Identity;
+
+use crate::{
+    agent::{Shared, State},
+    api::{Answers, Flow, Prefix, v1},
+    fqdn, listings,
+    publisher::{Enforced, Publisher},
+    worker::{Life, WorkerReport},
+};
+
+impl Answers for Shared {
+    fn status(&self) -> v1::StatusResponse {
+        let state = self.state();
+        let reports = state.workers.reports();
+        let problems = problems(&state, &reports);
+        let publisher = state.publisher.as_ref();
+        let (packets, drops) = publisher.map(|p| self.counts(p.datapath())).unwrap_or_default();
+        v1::StatusResponse {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            node: self.node.clone(),
+            uptime_s: self.started.elapsed().as_secs(),
+            attach: publisher
+                .map_or("none", |p| attach_name(p.datapath().attach_mode()))
+                .to_owned(),
+            policy: Some(v1::PolicyStatus {
+                revision: publisher.map_or(0, Publisher::revision),
+                documents: u32::try_from(state.documents).unwrap_or(u32::MAX),
+                findings: state.findings.iter().map(ToString::to_string).collect(),
+                errors: u32::try_from(state.rejections + state.dangling).unwrap_or(u32::MAX),
+            }),
+            workers: (0..)
+                .zip(&reports)
+                .map(|(index, report)| worker_status(index, report))
+                .collect(),
+            paths: packets,
+            drops,
+            endpoints: publisher.map_or(0, |p| u32::try_from(p.endpoints().len()).unwrap_or(u32::MAX)),
+            problems,
+            engine: self.engine_counts(),
+        }
+    }
+
+    fn endpoints(&self) -> Vec<v1::Endpoint> {
+        let state = self.state();
+        let publisher = state.publisher.iter();
+        publisher
+            .flat_map(|publisher| {
+                // The numbers by which the kernel has it.
+                let in_kernel = publisher.datapath().endpoints();
+                let endpoints = publisher.endpoints().iter();
+                endpoints.map(move |endpoint| {
+                    let entry = endpoint.ifindex.and_then(|ifindex| in_kernel.get(&ifindex));
+                    describe_endpoint(endpoint, entry.map_or(0, |entry| entry.policy_id))
+                })
+            })
+            .collect()
+    }
+
+    fn policy(&self, name: &str) -> Vec<v1::PolicyDocument> {
+        listings::policy(&self.state(), name)
+    }
+
+    fn names(&self) -> Vec<v1::LearnedName> {
+        fqdn::list(self)
+    }
+
+    fn clean_names(&self, pattern: &str) -> Result<usize> {
+        fqdn::clean(self, pattern)
+    }
+
+    fn identities(&self) -> Vec<Arc<Identity>> {
+        self.state().store.identities().iter().cloned().collect()
+    }
+
+    fn describe_identities(&self, identities: &[Arc<Identity>]) -> Vec<v1::Identity> {
+        listings::identities(&self.state(), identities)
+    }
+
+    fn policy_rows(&self) -> Result<Vec<PolicyRow>> {
+        let mut rows = running(&self.state())?.datapath().policy_rows()?;
+        rows.sort_by_key(|(bits, key, _)| {
+            (
+                key.policy_id,
+                key.direction,
+                key.identity,
+                key.protocol,
+                key.port,
+                *bits,
+            )
+        });
+        Ok(rows)
+    }
+
+    fn describe_policy_rows(&self, rows: &[PolicyRow]) -> Vec<v1::PolicyRow> {
+        listings::policy_rows(&self.state(), rows)
+    }
+
+    fn ipcache(&self) -> Result<Vec<Prefix>> {
+        let mut prefixes: Vec<Prefix> = running(&self.state())?.datapath().ipcache()?.into_iter().collect();
+        prefixes.sort_by_key(|(prefix, _)| (prefix.addr, prefix.prefix_len));
+        Ok(prefixes)
+    }
+
+    fn describe_ipcache(&self, prefixes: &[Prefix]) -> Vec<v1::IpcacheEntry> {
+        listings::ipcache(&self.state(), prefixes)
+    }
+
+    fn flows(&self, max: usize) -> Result<Vec<Flow>> {
+        let mut flows = running(&self.state())?.datapath().flows(max);
+        flows.sort_by_key(|(key, _)| (key.ifindex, key.peer_addr, key.peer_port, key.local_port));
+        Ok(flows)
+    }
+
+    fn describe_flows(&self, flows: &[Flow]) -> Vec<v1::FlowEntry> {
+        listings::flows(&self.state(), flows)
+    }
+}
+
+fn running(state: &State) -> Result<&Publisher> {
+    state.publisher.as_ref().context("the agent is ending")
+}
+
+impl Shared {
+    /// Paths and drops that happened; drops are the kernel's and the engine's together.
+    fn counts(&self, datapath: &Datapath) -> (Vec<v1::NamedCount>, Vec<v1::NamedCount>) {
+        let kernel = datapath.counters().unwrap_or_default();
+        let at = |index: u32| {
+            usize::try_from(index)
+                .ok()
+                .and_then(|i| kernel.get(i))
+                .copied()
+                .unwrap_or(0)
+        };
+        let engine = self.engine.counters();
+        let paths = Counter::ALL
+            .iter()
+            .map(|(counter, name)| named(name, at(*counter as u32)));
+        let drops = DropReason::ALL
+            .iter()
+            .map(|&reason| named(reason.name(), at(drop_counter(reason)) + engine.reason(reason)));
+        (paths.filter(happened).collect(), drops.filter(happened).collect())
+    }
+
+    fn engine_counts(&self) -> Vec<v1::NamedCount> {
+        let engine = self.engine.counters();
+        let paths = EngineCounter::ALL
+            .iter()
+            .map(|(counter, name)| named(name, engine.path(*counter)));
+        let lost = named("record_lost", self.engine.records_lost());
+        paths.chain([lost]).filter(happened).collect()
+    }
+}
+
+fn named(name: &str, count: u64) -> v1::NamedCount {
+    v1::NamedCount {
+        name: name.to_owned(),
+        count,
+    }
+}
+
+fn happened(count: &v1::NamedCount) -> bool {
+    count.count > 0
+}
+
+fn worker_status(index: u32, report: &WorkerReport) -> v1::WorkerStatus {
+    v1::WorkerStatus {
+        index,
+        alive: report.life == Life::Alive,
+        frames_received: report.stats.received,
+        frames_sent: report.stats.sent,
+        frames_lost: report.lost(),
+    }
+}
+
+fn problems(state: &State, workers: &[WorkerReport]) -> Vec<String> {
+    let mut problems: Vec<String> = (0..)
+        .zip(workers)
+        .flat_map(|(index, report)| report.problems(index))
+        .collect();
+    for endpoint in state.publisher.iter().flat_map(Publisher::endpoints) {
+        if endpoint.ifindex.is_none() {
+            problems.push(format!(
+                "endpoint {}: there is no interface `{}`",
+                endpoint.config.name, endpoint.config.interface
+            ));
+        }
+    }
+    if let Some(publisher) = &state.publisher {
+        problems.extend(
+            publisher.datapath().lost_devices().into_iter().map(|device| {
+                format!("punt device `{device}` is gone: flows of L7 rules are dropped; restart the agent")
+            }),
+        );
+    }
+    if state.rejections > 0 {
+        problems.push(format!(
+            "{} errors in policy documents: what was in force from these files stays in force",
+            state.rejections
+        ));
+    }
+    if state.dangling > 0 {
+        problems.push(format!(
+            "{} references in policy documents lead nowhere (see the findings): these rules select nobody by them",
+            state.dangling
+        ));
+    }
+    problems.extend(
+        state
+            .failure
+            .iter()
+            .map(|reason| format!("the last change is not in force: {reason}")),
+    );
+    problems
+}
+
+fn describe_endpoint(endpoint: &Enforced, policy_id: u32) -> v1::Endpoint {
+    let policy = endpoint.policy.as_ref();
+    let enforced = |direction| policy.is_some_and(|policy| policy.enforced(direction));
+    v1::Endpoint {
+        id: endpoint.id,
+        name: endpoint.config.name.clone(),
+        identity: endpoint.identity,
+        labels: endpoint.config.labels.iter().map(ToString::to_string).collect(),
+        ips: endpoint.config.ips.iter().map(ToString::to_string).collect(),
+        interface: endpoint.config.interface.clone(),
+        ingress_enforced: enforced(Direction::Ingress),
+        egress_enforced: enforced(Direction::Egress),
+        policy_id,
+        epoch: endpoint.epoch,
+        state: endpoint.state().to_owned(),
+    }
+}
+
+fn attach_name(mode: AttachMode) -> &'static str {
+    match mode {
+        AttachMode::Auto => "auto",
+        AttachMode::Tcx => "tcx",
+        AttachMode::Clsact => "clsact",
+    }
+}

@@ -1,0 +1,405 @@
+//! DNS rules and toFQDNs on live traffic: who may ask what, and that what was answered is open at once and only that.
+
+use std::{
+    fmt::Write as _,
+    io::Read as _,
+    net::{IpAddr, Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    process::Output,
+    time::{Duration, Instant},
+};
+
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use seventh::lab::Lab;
+use seventh_parsers::dns::{Message, RecordData};
+
+use crate::stage::{binary, drops, lab, replace_policy, until};
+
+/// The world outside.
+const OUTSIDE: &str = "198.18.0.0/16";
+const OUTSIDE_V6: &str = "2001:db8::/64";
+/// Connections that are to be refused get no answer; those that are not get theirs within a fraction of the second after
+/// which a lost SYN would be sent again.
+const FIRST_SYN_ONLY: Duration = Duration::from_millis(700);
+const NEW_NAMES: u16 = 10_000;
+
+const ZONE: &str = "
+    www.shop.test. 300 IN A 198.18.1.1
+    www.shop.test. 300 IN A 198.18.1.2
+    www.shop.test. 300 IN AAAA 2001:db8::1
+    alias.shop.test. 300 IN CNAME target.deep.test.
+    target.deep.test. 300 IN A 198.18.1.3
+    allowed.test. 300 IN A 198.18.1.4
+    denied.test. 300 IN A 198.18.1.5
+    quiet.test. 300 IN A 198.18.1.6
+    pod.shop.test. 300 IN A 10.0.2.2
+";
+
+/// Names under `shop.test` and `allowed.test` may be asked for, and `quiet.test`, to which nothing may connect.
+const POLICY: &str = "
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: names, namespace: default}
+spec:
+  endpointSelector: {matchLabels: {app: client}}
+  egress:
+  - toCIDR: [10.0.4.2/32, \"fd00:4::2/128\"]
+    toPorts:
+    - ports: [{port: \"53\", protocol: ANY}]
+      rules:
+        dns:
+        - matchPattern: \"**.shop.test\"
+        - matchPattern: \"*.many.test\"
+        - matchName: allowed.test
+        - matchName: quiet.test
+  - toFQDNs:
+    - matchPattern: \"**.shop.test\"
+    - matchPattern: \"*.many.test\"
+    - matchName: allowed.test
+    toPorts:
+    - ports: [{port: \"8080\", protocol: TCP}]
+";
+
+/// An agent that enforces [`POLICY`] and does not know of the server: to it, that is the world outside.
+fn start_agent(lab: &mut Lab, more_config: &str) {
+    let dir = lab.dir().to_path_buf();
+    std::fs::create_dir_all(dir.join("policies")).unwrap();
+    std::fs::write(dir.join("policies/policy.yaml"), POLICY).unwrap();
+    let config = lab.agent_config(more_config);
+    let without_server: Vec<&str> = config.lines().filter(|line| !line.contains("default/server")).collect();
+    std::fs::write(dir.join("config.yaml"), without_server.join("\n")).unwrap();
+    lab.launch_agent(binary()).unwrap();
+}
+
+/// A lab whose server resolves names and is the world outside, and whose client may what [`POLICY`] says.
+fn dns_stage(zone: &str, more_config: &str) -> Option<Lab> {
+    let mut lab = lab()?;
+    lab.start_nginx("server", None).unwrap();
+    lab.start_unbound("server", zone).unwrap();
+    lab.play_outside("server", OUTSIDE).unwrap();
+    lab.play_outside("server", OUTSIDE_V6).unwrap();
+    start_agent(&mut lab, more_config);
+    Some(lab)
+}
+
+/// What dig says: its status (REFUSED, NOERROR, ...), or nothing if nobody answered, and the rest.
+fn dig(lab: &Lab, args: &[&str]) -> (String, String) {
+    let client = lab.endpoint("client").unwrap();
+    let server = format!("@{}", lab.endpoint("server").unwrap().ipv4);
+    let output = client
+        .command("dig")
+        .args(["+tries=1", "+time=2", &server])
+        .args(args)
+        .output()
+        .unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let status = text
+        .split_once("status: ")
+        .and_then(|(_, rest)| rest.split(',').next())
+        .unwrap_or_default();
+    (status.to_owned(), text)
+}
+
+fn resolver(lab: &Lab) -> SocketAddr {
+    (lab.endpoint("server").unwrap().ipv4, 53).into()
+}
+
+/// Whether the client's first SYN to port 8080 of this address is answered.
+fn connects(lab: &Lab, address: &str) -> bool {
+    let address: SocketAddr = (address.parse::<IpAddr>().unwrap(), 8080).into();
+    let client = lab.endpoint("client").unwrap();
+    client
+        .run(move || TcpStream::connect_timeout(&address, FIRST_SYN_ONLY).is_ok())
+        .unwrap()
+}
+
+fn seventh(lab: &Lab, args: &[&str]) -> Output {
+    lab.ask_agent(binary(), args).unwrap()
+}
+
+/// Lines of JSON of a listing.
+fn listing(lab: &Lab, args: &[&str]) -> Vec<Value> {
+    let output = seventh(lab, &[args, &["-o", "json"]].concat());
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+}
+
+#[test]
+fn names_are_asked_for_as_the_rules_say_over_udp_and_tcp() {
+    let Some(lab) = dns_stage(ZONE, "") else { return };
+    let v6 = format!("@{}", lab.endpoint("server").unwrap().ipv6);
+    for transport in [&[][..], &["+tcp"], &[v6.as_str()], &[v6.as_str(), "+tcp"], &["+noedns"]] {
+        let ask = |name: &str, kind: &str| dig(&lab, &[transport, &[name, kind]].concat()).0;
+        for (name, kind) in [
+            ("www.shop.test", "A"),
+            ("WWW.sHop.tEst", "AAAA"),
+            ("allowed.test", "TXT"),
+        ] {
+            assert_eq!(ask(name, kind), "NOERROR", "{name} {transport:?}");
+        }
+        assert_eq!(ask("nothing.shop.test", "A"), "NXDOMAIN");
+        for name in ["denied.test", "shop.test", "xallowed.test", "test", "."] {
+            let before = Instant::now();
+            assert_eq!(ask(name, "A"), "REFUSED", "{name} {transport:?}");
+            assert!(before.elapsed() < Duration::from_secs(1), "at once");
+        }
+    }
+    assert_eq!(
+        (drops(&lab, "dns_policy_denied"), drops(&lab, "dns_unsolicited_answer")),
+        (25, 0)
+    );
+}
+
+#[test]
+fn only_what_was_resolved_is_open_and_only_for_who_resolved_it() {
+    let Some(lab) = dns_stage(ZONE, "") else { return };
+    assert!(!connects(&lab, "198.18.1.1"), "not resolved yet");
+    dig(&lab, &["www.shop.test", "A"]);
+    assert!(connects(&lab, "198.18.1.1") && connects(&lab, "198.18.1.2"));
+    assert!(!connects(&lab, "198.18.1.4") && !connects(&lab, "2001:db8::1"));
+    dig(&lab, &["www.shop.test", "AAAA"]);
+    assert!(connects(&lab, "2001:db8::1"));
+    dig(&lab, &["+tcp", "allowed.test", "A"]);
+    assert!(connects(&lab, "198.18.1.4"), "learned over TCP");
+    dig(&lab, &["quiet.test", "A"]);
+    assert!(
+        !connects(&lab, "198.18.1.6"),
+        "a name that may be asked for opens nothing by itself"
+    );
+    dig(&lab, &["alias.shop.test", "A"]);
+    assert!(!connects(&lab, "198.18.1.3"), "this resolver does not say where the alias leads");
+    dig(&lab, &["pod.shop.test", "A"]);
+    assert!(!connects(&lab, "10.0.2.2"), "a name opens no endpoint of this node");
+    let other = lab.endpoint("friend").unwrap();
+    let server = resolver(&lab);
+    let dig = other
+        .command("dig")
+        .args([&format!("@{}", server.ip()), "denied.test"])
+        .output()
+        .unwrap();
+    assert!(
+        String::from_utf8_lossy(&dig.stdout).contains("NOERROR"),
+        "no rule is about the friend"
+    );
+}
+
+#[test]
+fn what_is_known_can_be_listed_and_forgotten() {
+    let Some(lab) = dns_stage(ZONE, "") else { return };
+    dig(&lab, &["www.shop.test", "A"]);
+    dig(&lab, &["allowed.test", "A"]);
+    let names = listing(&lab, &["fqdn", "cache", "list"]);
+    assert_eq!(names.len(), 3, "{names:?}");
+    assert!(
+        names
+            .iter()
+            .all(|n| n["endpoint"] == "default/client" && n["ttl_s"].as_u64() > Some(290))
+    );
+    let identity = names.iter().find(|n| n["name"] == "allowed.test.").unwrap()["identity"].clone();
+    let identities = listing(&lab, &["identity", "list"]);
+    let known = identities.iter().find(|i| i["id"] == identity).unwrap();
+    assert!(known["labels"].to_string().contains("fqdn:allowed.test."), "{known}");
+    let text = seventh(&lab, &["fqdn", "cache", "list"]);
+    assert!(String::from_utf8_lossy(&text.stdout).contains("www.shop.test."));
+    assert!(connects(&lab, "198.18.1.1"));
+    assert!(
+        seventh(&lab, &["fqdn", "cache", "clean", "--pattern", "*.shop.test"])
+            .status
+            .success()
+    );
+    assert!(!connects(&lab, "198.18.1.1") && connects(&lab, "198.18.1.4"));
+    let wrong = seventh(&lab, &["fqdn", "cache", "clean", "--pattern", "a b"]);
+    assert_eq!(wrong.status.code(), Some(2));
+    assert!(seventh(&lab, &["fqdn", "cache", "clean"]).status.success());
+    assert!(!connects(&lab, "198.18.1.4"));
+}
+
+#[test]
+fn names_survive_the_agent_whether_it_is_stopped_or_killed() {
+    let Some(mut lab) = dns_stage(ZONE, "") else { return };
+    dig(&lab, &["www.shop.test", "A"]);
+    let file = lab.dir().join("names.json");
+    let written = || {
+        std::fs::read_to_string(&file)
+            .unwrap_or_default()
+            .contains("www.shop.test.")
+    };
+    until("names are written down", written);
+    lab.end("agent", Signal::SIGKILL).unwrap();
+    assert!(connects(&lab, "198.18.1.1"), "without an agent");
+    lab.launch_agent(binary()).unwrap();
+    assert!(
+        connects(&lab, "198.18.1.1") && !connects(&lab, "198.18.1.4"),
+        "with the next one"
+    );
+    dig(&lab, &["allowed.test", "A"]);
+    lab.end("agent", Signal::SIGTERM).unwrap();
+    lab.launch_agent(binary()).unwrap();
+    assert!(
+        connects(&lab, "198.18.1.1") && connects(&lab, "198.18.1.4"),
+        "stopped in order"
+    );
+    assert!(!connects(&lab, "198.18.1.6"));
+}
+
+#[test]
+fn names_known_beforehand_are_open_before_anybody_asks() {
+    let Some(mut lab) = lab() else { return };
+    lab.start_nginx("server", None).unwrap();
+    lab.play_outside("server", OUTSIDE).unwrap();
+    let known =
+        "- {name: allowed.test, ips: [198.18.1.4], ttlS: 300}\n- {name: denied.test, ips: [198.18.1.5], ttlS: 300}\n";
+    std::fs::write(lab.dir().join("known.yaml"), known).unwrap();
+    lab.start_agent(binary(), POLICY, "fqdn: {preCache: known.yaml}")
+        .unwrap();
+    let names = listing(&lab, &["fqdn", "cache", "list"]);
+    assert_eq!(names.len(), 6, "two names for each of three endpoints: {names:?}");
+    assert!(connects(&lab, "198.18.1.4"), "{}", lab.agent_log());
+    assert!(!connects(&lab, "198.18.1.5"));
+}
+
+#[test]
+fn a_changed_policy_counts_for_names_that_are_known() {
+    let Some(lab) = dns_stage(ZONE, "") else { return };
+    dig(&lab, &["quiet.test", "A"]);
+    dig(&lab, &["allowed.test", "A"]);
+    let changed = POLICY.replace("  - toFQDNs:\n", "  - toFQDNs:\n    - matchName: quiet.test\n");
+    replace_policy(
+        &lab,
+        &changed.replace("    - matchName: allowed.test\n    toPorts", "    toPorts"),
+    );
+    assert!(connects(&lab, "198.18.1.6") && !connects(&lab, "198.18.1.4"));
+}
+
+#[test]
+fn one_node_may_share_its_names() {
+    let Some(lab) = dns_stage(ZONE, "fqdn: {scope: node}") else {
+        return;
+    };
+    dig(&lab, &["allowed.test", "A"]);
+    let names = listing(&lab, &["fqdn", "cache", "list"]);
+    assert!(names.len() == 1 && names[0]["endpoint"] == "");
+    assert!(connects(&lab, "198.18.1.4"));
+}
+
+/// `getent` of glibc in the client, with this resolv.conf.
+fn getent(lab: &Lab, conf: &str, name: &str) -> Output {
+    let file = lab.dir().join("resolv.conf");
+    std::fs::write(&file, conf).unwrap();
+    let mut command = lab.endpoint("client").unwrap().command("unshare");
+    let script = format!(
+        "mount --bind {} /etc/resolv.conf && getent ahostsv4 {name}",
+        file.display()
+    );
+    command.args(["--mount", "sh", "-c", &script]).output().unwrap()
+}
+
+#[test]
+fn the_search_list_of_glibc_ends_at_a_refusal_and_goes_on_after_a_name_error() {
+    for (setting, finds) in [("", false), ("fqdn: {reject: nameError}", true)] {
+        let Some(lab) = dns_stage(ZONE, setting) else { return };
+        let server = resolver(&lab).ip();
+        // `www.nowhere.test` may not be asked for, `www.shop.test` may.
+        let conf = format!("nameserver {server}\nsearch nowhere.test shop.test\noptions timeout:1 attempts:1\n");
+        let found = getent(&lab, &conf, "www");
+        assert_eq!(found.status.success(), finds, "{setting}: {found:?}");
+        assert_eq!(connects(&lab, "198.18.1.1"), finds);
+        let denied = getent(&lab, &conf, "denied.test");
+        assert!(!denied.status.success());
+    }
+}
+
+fn query(id: u16, name: &str) -> Vec<u8> {
+    let mut bytes = [id, 0x0100, 1, 0, 0, 0].map(u16::to_be_bytes).concat();
+    for label in name.split('.') {
+        bytes.push(u8::try_from(label.len()).unwrap());
+        bytes.extend(label.as_bytes());
+    }
+    bytes.extend([0, 0, 1, 0, 1]);
+    bytes
+}
+
+/// Resolves a name with a query of its own and connects in the same breath. How often the first SYN failed.
+fn race(resolver: SocketAddr, names: u16) -> (u16, Duration) {
+    let socket = UdpSocket::bind((Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+    socket.connect(resolver).unwrap();
+    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut failed = 0;
+    let begin = Instant::now();
+    for n in 0..names {
+        socket.send(&query(n, &format!("n{n}.many.test"))).unwrap();
+        let mut buffer = [0; 1500];
+        let len = socket.recv(&mut buffer).unwrap();
+        let message = Message::parse(&buffer[..len]).unwrap();
+        let address = message.answers().find_map(|record| match record.data {
+            RecordData::A(address) => Some(Ipv4Addr::from(address)),
+            _ => None,
+        });
+        let address = address.unwrap_or_else(|| panic!("n{n} has no address"));
+        failed += u16::from(TcpStream::connect_timeout(&(address, 8080).into(), FIRST_SYN_ONLY).is_err());
+    }
+    (failed, begin.elapsed())
+}
+
+#[test]
+fn ten_thousand_new_names_and_not_one_first_packet_lost() {
+    let mut zone = ZONE.to_owned();
+    for n in 0..NEW_NAMES {
+        let [high, low] = n.to_be_bytes();
+        let _ = writeln!(zone, "n{n}.many.test. 300 IN A 198.18.{}.{low}", 100 + high);
+    }
+    let Some(lab) = dns_stage(&zone, "") else { return };
+    let server = resolver(&lab);
+    let (failed, took) = lab
+        .endpoint("client")
+        .unwrap()
+        .run(move || race(server, NEW_NAMES))
+        .unwrap();
+    assert_eq!((failed, drops(&lab, "policy_denied")), (0, 0), "in {took:?}");
+    assert_eq!(listing(&lab, &["fqdn", "cache", "list"]).len(), usize::from(NEW_NAMES));
+}
+
+#[test]
+fn many_queries_share_one_connection() {
+    let Some(lab) = dns_stage(ZONE, "") else { return };
+    let server = resolver(&lab);
+    let answered = lab.endpoint("client").unwrap().run(move || {
+        use std::io::Write as _;
+        let mut stream = TcpStream::connect(server).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let framed = |id, name: &str| {
+            let query = query(id, name);
+            [&u16::try_from(query.len()).unwrap().to_be_bytes()[..], &query].concat()
+        };
+        let names = ["www.shop.test", "allowed.test", "alias.shop.test"];
+        let all: Vec<u8> = (0..).zip(names).flat_map(|(id, name)| framed(id, name)).collect();
+        let (first, second) = all.split_at(all.len() / 2);
+        stream.write_all(first).unwrap();
+        std::thread::sleep(Duration::from_millis(50));
+        stream.write_all(second).unwrap();
+        let mut answered = 0;
+        for _ in names {
+            let mut len = [0; 2];
+            stream.read_exact(&mut len).unwrap();
+            let mut message = vec![0; usize::from(u16::from_be_bytes(len))];
+            stream.read_exact(&mut message).unwrap();
+            answered += Message::parse(&message).unwrap().answers().count();
+        }
+        stream.write_all(&framed(9, "denied.test")).unwrap();
+        let mut rest = Vec::new();
+        stream.read_to_end(&mut rest).unwrap();
+        assert_eq!(
+            (rest[5] & 0xf, rest.len()),
+            (5, 2 + query(9, "denied.test").len()),
+            "REFUSED, then the end"
+        );
+        answered
+    });
+    assert_eq!(answered.unwrap(), 5);
+    assert!(
+        ["198.18.1.1", "198.18.1.3", "198.18.1.4"]
+            .iter()
+            .all(|address| connects(&lab, address))
+    );
+}

@@ -1,0 +1,202 @@
+//! HTTP/2, gRPC and websockets with clients and servers that others have written.
+
+use std::{
+    fs,
+    net::TcpStream,
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use seventh::lab::Lab;
+
+use crate::stage::{PUBLIC, binary, drops, lab, policy, skip, status, until};
+
+const PORT: u16 = 8081;
+
+/// Python with grpcio and websockets in it, as `./seventh-dev setup` makes it.
+fn python() -> Option<PathBuf> {
+    let python = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../.tools/python/bin/python");
+    if python.exists() {
+        return Some(python);
+    }
+    skip("there is no .tools/python; `./seventh-dev setup` makes it");
+    None
+}
+
+fn program(name: &str) -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+        .join("tests/live/programs")
+        .join(name)
+}
+
+/// A lab whose client may what `rules` say on [`PORT`] of the server.
+fn stage(rules: &str) -> Option<Lab> {
+    let mut lab = lab()?;
+    let policy = policy(rules).replace("8080", &PORT.to_string());
+    lab.start_agent(binary(), &policy, "").unwrap();
+    Some(lab)
+}
+
+/// Starts a server in the endpoint of that name and waits until it listens.
+fn serve(lab: &mut Lab, mut command: Command) {
+    command.stdout(Stdio::null()).stderr(Stdio::null());
+    let child = command.spawn().unwrap();
+    lab.adopt("program", child);
+    let server = lab.endpoint("server").unwrap();
+    let address = (server.ipv4, PORT);
+    until("the server listens", || {
+        server.run(move || TcpStream::connect(address).is_ok()).unwrap()
+    });
+}
+
+fn python_server(lab: &mut Lab, python: &PathBuf, name: &str, address: &[String]) {
+    let server = lab.endpoint("server").unwrap();
+    let mut command = server.command(python);
+    command.arg(program(name)).args(address).arg(log(lab));
+    serve(lab, command);
+}
+
+fn log(lab: &Lab) -> PathBuf {
+    lab.dir().join("program.log")
+}
+
+fn logged(lab: &Lab) -> Vec<String> {
+    let text = fs::read_to_string(log(lab)).unwrap_or_default();
+    text.lines().map(str::to_owned).collect()
+}
+
+fn target(lab: &Lab) -> String {
+    format!("{}:{PORT}", lab.endpoint("server").unwrap().ipv4)
+}
+
+/// What the program says in the client, line by line.
+fn ask(lab: &Lab, mut command: Command) -> Vec<String> {
+    let output = command.output().unwrap();
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    let complaints = String::from_utf8_lossy(&output.stderr);
+    assert!(
+        output.status.success(),
+        "{text}{complaints}\n{}\n{}",
+        status(lab),
+        lab.agent_log()
+    );
+    text.lines().map(str::to_owned).collect()
+}
+
+fn python_client(lab: &Lab, python: &PathBuf, name: &str, words: &[&str]) -> Vec<String> {
+    let mut command = lab.endpoint("client").unwrap().command(python);
+    command.arg(program(name)).arg(target(lab)).args(words);
+    ask(lab, command)
+}
+
+fn h2load(lab: &Lab, path: &str, args: &[&str]) -> String {
+    let mut command = lab.endpoint("client").unwrap().command("h2load");
+    command.args(args).arg(format!("http://{}{path}", target(lab)));
+    ask(lab, command).join("\n")
+}
+
+#[test]
+fn http_2_requests_are_judged_on_every_stream() {
+    let Some(mut lab) = stage(PUBLIC) else { return };
+    let server = "listen 8081 http2; location / { return 200 \"hello\\n\"; }";
+    lab.start_nginx("server", Some(server)).unwrap();
+    let said = h2load(&lab, "/public", &["-n", "3000", "-c", "4", "-m", "10"]);
+    assert!(said.contains("status codes: 3000 2xx, 0 3xx, 0 4xx, 0 5xx"), "{said}");
+    let said = h2load(&lab, "/denied", &["-n", "1", "-c", "1"]);
+    assert!(said.contains("status codes: 0 2xx, 0 3xx, 1 4xx, 0 5xx"), "{said}");
+    assert_eq!(drops(&lab, "http_policy_denied"), 1);
+    let log = lab.nginx_log("server");
+    let count = |path: &str| {
+        log.lines()
+            .filter(|line| line.contains(path) && line.contains("HTTP/2.0"))
+            .count()
+    };
+    assert_eq!(
+        (count("GET /public "), count("/denied")),
+        (3000, 0),
+        "what the server saw"
+    );
+}
+
+#[test]
+fn an_upload_over_http_2_arrives_whole() {
+    let Some(mut lab) = stage(PUBLIC) else { return };
+    let server = "listen 8081 http2; client_body_in_single_buffer on; client_max_body_size 0;\n\
+                  location /public { dav_methods PUT; create_full_put_path on; root BODY; }";
+    let root = lab.dir().join("uploads");
+    fs::create_dir(&root).unwrap();
+    // The worker drops its rights.
+    fs::set_permissions(&root, std::os::unix::fs::PermissionsExt::from_mode(0o777)).unwrap();
+    lab.start_nginx("server", Some(&server.replace("BODY", &root.display().to_string())))
+        .unwrap();
+    let bytes: Vec<u8> = (0..3_000_000u32).flat_map(u32::to_be_bytes).collect();
+    let file = lab.dir().join("upload");
+    fs::write(&file, &bytes).unwrap();
+    let mut command = lab.endpoint("client").unwrap().command("curl");
+    command.args([
+        "-sS",
+        "--http2-prior-knowledge",
+        "--max-time",
+        "60",
+        "-w",
+        "%{http_code}",
+        "-T",
+    ]);
+    command.arg(&file).arg(format!("http://{}/public/file", target(&lab)));
+    let said = ask(&lab, command);
+    assert!(said.last().is_some_and(|code| code.ends_with("201")), "{said:?}");
+    assert!(
+        fs::read(root.join("public/file")).unwrap() == bytes,
+        "what arrived differs"
+    );
+}
+
+#[test]
+fn grpc_methods_are_judged_by_their_path() {
+    let Some(python) = python() else { return };
+    let Some(mut lab) = stage("{method: POST, path: \"/shop[.]Items/(Get|GetStream)\"}") else {
+        return;
+    };
+    python_server(&mut lab, &python, "grpc_server.py", &[format!("0.0.0.0:{PORT}")]);
+    let calls = [
+        "/shop.Items/Get",
+        "/shop.Items/Delete",
+        "/shop.Items/GetStream",
+        "/shop.Items/DeleteStream",
+        "/shop.Items/Get=1000000",
+    ];
+    assert_eq!(
+        python_client(&lab, &python, "grpc_client.py", &calls),
+        [
+            "/shop.Items/Get OK",
+            "/shop.Items/Delete PERMISSION_DENIED Access denied",
+            "/shop.Items/GetStream OK",
+            "/shop.Items/DeleteStream PERMISSION_DENIED Access denied",
+            "/shop.Items/Get OK",
+        ]
+    );
+    let logged = logged(&lab);
+    assert_eq!(logged.len(), 9);
+    assert!(logged.iter().all(|method| !method.contains("Delete")), "{logged:?}");
+    assert_eq!(drops(&lab, "http_policy_denied"), 2);
+}
+
+#[test]
+fn websockets_are_let_through_when_the_server_agrees() {
+    let Some(python) = python() else { return };
+    let Some(mut lab) = stage(PUBLIC) else { return };
+    let address = ["0.0.0.0".to_owned(), PORT.to_string()];
+    python_server(&mut lab, &python, "websocket_server.py", &address);
+    let paths = ["/public/chat", "/denied", "/public/refused", "/public/again"];
+    assert_eq!(
+        python_client(&lab, &python, "websocket_client.py", &paths),
+        [
+            "/public/chat OK",
+            "/denied 403",
+            "/public/refused 426",
+            "/public/again OK"
+        ]
+    );
+    assert_eq!(logged(&lab), ["/public/chat", "/public/again"]);
+    assert_eq!(drops(&lab, "http_policy_denied"), 1);
+}

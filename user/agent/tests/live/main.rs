@@ -1,0 +1,26 @@
+//! The gate on live traffic. Each test builds a node and endpoints in network namespaces of its own (`seventh::lab`),
+//! starts servers and an agent in them, and looks at what the clients and the servers saw.
+//!
+//! These tests need root and BPF. Without, they fail, unless `SEVENTH_ALLOW_SKIP=1` says that they may be passed over;
+//! each one that is says so with the count so far.
+#![forbid(unsafe_code)]
+
+mod attach;
+mod bad_input;
+mod bulk;
+mod client;
+mod demo;
+mod dns;
+mod flows;
+mod http2;
+mod lifecycle;
+mod listings;
+mod load;
+mod loss;
+mod policies;
+mod probe;
+mod requests;
+mod rules;
+mod server;
+mod stage;
+mod tls;

@@ -1,0 +1,176 @@
+//! Policies of other shapes than the usual one: egress, both ends, prefixes, the node itself, no rule at all; and what
+//! becomes of connections when one takes the place of another.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use seventh::lab::Lab;
+
+use crate::{
+    client::{Connection, IMPATIENCE, PATIENCE, fetch, is_silence},
+    requests::{assert_refused, in_client},
+    stage::{PUBLIC, binary, drops, lab, policy, replace_policy, served, stage, status},
+};
+
+/// What the client itself may ask of the server: `rules` is the inside of `http:`.
+fn egress(rules: &str) -> String {
+    format!(
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: out}}\nspec:\n  endpointSelector: \
+         {{matchLabels: {{app: client}}}}\n  egress:\n  - toEndpoints: [{{matchLabels: {{app: server}}}}]\n    toPorts: \
+         [{{ports: [{{port: \"8080\", protocol: TCP}}], rules: {{http: [{rules}]}}}}]\n"
+    )
+}
+
+fn with_policy(text: &str, more_config: &str) -> Option<Lab> {
+    let mut lab = lab()?;
+    lab.start_nginx("server", None).unwrap();
+    lab.start_agent(binary(), text, more_config).unwrap();
+    Some(lab)
+}
+
+fn ask(lab: &Lab, from: &str, path: &'static str, patience: Duration) -> Result<u16, io::ErrorKind> {
+    let server = lab.endpoint("server").unwrap().ipv4;
+    lab.endpoint(from)
+        .unwrap()
+        .run(move || fetch(server, path, patience))
+        .unwrap()
+}
+
+fn ask_from_node(lab: &Lab, path: &str) -> Vec<u8> {
+    let url = format!("http://{}:8080{path}", lab.endpoint("server").unwrap().ipv4);
+    let mut curl = lab.node_command("curl");
+    curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "0.7", &url]);
+    curl.output().unwrap().stdout
+}
+
+#[test]
+fn what_an_endpoint_may_ask_is_enforced_where_it_asks() {
+    for attach in ["attach: auto", "attach: clsact"] {
+        let Some(lab) = with_policy(&egress(PUBLIC), attach) else {
+            return;
+        };
+        assert_eq!(ask(&lab, "client", "/public", PATIENCE), Ok(200), "{attach}");
+        assert_eq!(ask(&lab, "client", "/denied", PATIENCE), Ok(403), "{attach}");
+        let v6 = lab.endpoint("server").unwrap().ipv6;
+        assert_eq!(
+            in_client(&lab, move |_| fetch(v6, "/denied", PATIENCE)),
+            Ok(403),
+            "{attach}"
+        );
+        // Nobody has said anything of the others.
+        assert_eq!(ask(&lab, "intruder", "/denied", PATIENCE), Ok(200), "{attach}");
+        let friend = lab.endpoint("friend").unwrap().ipv4;
+        let elsewhere = in_client(&lab, move |_| fetch(friend, "/public", IMPATIENCE));
+        assert!(is_silence(&elsewhere), "{attach}: {elsewhere:?}");
+        assert_eq!(served(&lab).len(), 2, "{attach}");
+    }
+}
+
+#[test]
+fn a_request_must_pass_at_both_ends() {
+    let both = |out: &str, into: &str| format!("{}---\n{}", egress(out), policy(into));
+    let out = "{path: \"/public|/only-out\"}";
+    let into = "{path: \"/public|/only-in\"}";
+    let Some(lab) = with_policy(&both(out, into), "workers: 2") else {
+        return;
+    };
+    let codes = in_client(&lab, |address| {
+        ["/public", "/only-out", "/only-in", "/neither"].map(|path| fetch(address.ip(), path, PATIENCE).unwrap())
+    });
+    assert_eq!(codes, [200, 403, 403, 403]);
+    // Many requests on one connection, inspected twice each.
+    in_client(&lab, |address| {
+        let mut connection = Connection::open(address, PATIENCE).unwrap();
+        for _ in 0..300 {
+            assert_eq!(connection.get("/public").unwrap().status, 200);
+        }
+        assert_refused(&connection.get("/only-out").unwrap());
+    });
+    assert_eq!(served(&lab).len(), 301);
+    // Each end has counted those that it refused.
+    assert_eq!(drops(&lab, "http_policy_denied"), 4);
+}
+
+#[test]
+fn the_node_reaches_its_endpoints_unless_told_otherwise() {
+    let Some(lab) = stage(PUBLIC, "") else { return };
+    assert_eq!(ask_from_node(&lab, "/denied"), b"200");
+    let Some(lab) = stage(PUBLIC, "allowLocalhost: false") else {
+        return;
+    };
+    assert_eq!(ask_from_node(&lab, "/denied"), b"000");
+}
+
+#[test]
+fn enforcement_always_denies_what_no_policy_allows_and_never_denies_nothing() {
+    let Some(lab) = with_policy("", "enforcement: always") else {
+        return;
+    };
+    assert!(is_silence(&ask(&lab, "friend", "/", IMPATIENCE)));
+    let Some(lab) = with_policy(&policy(PUBLIC), "enforcement: never") else {
+        return;
+    };
+    assert_eq!(ask(&lab, "intruder", "/denied", PATIENCE), Ok(200));
+}
+
+#[test]
+fn prefixes_are_told_apart_when_a_new_policy_names_them() {
+    let Some(lab) = stage(PUBLIC, "") else { return };
+    // Outside of every endpoint: a second address of the friend, which the configuration does not know.
+    let friend = lab.endpoint("friend").unwrap();
+    friend.ip("addr add 192.0.2.7/32 dev lo").unwrap();
+    lab.node_ip(&format!("route add 192.0.2.7/32 via {}", friend.ipv4))
+        .unwrap();
+    let server = lab.endpoint("server").unwrap().ipv4;
+    friend
+        .ip(&format!("route add {server}/32 via 10.0.2.1 src 192.0.2.7"))
+        .unwrap();
+    assert!(is_silence(&ask(&lab, "friend", "/denied", IMPATIENCE)));
+    let with_prefix = |prefix: &str| {
+        policy(PUBLIC)
+            + &format!(
+                "  - fromCIDRSet: [{{cidr: {prefix}}}]\n    toPorts: [{{ports: [{{port: \"8080\", protocol: TCP}}], rules: \
+                 {{http: [{{path: /from-outside}}]}}}}]\n"
+            )
+    };
+    replace_policy(&lab, &with_prefix("192.0.2.0/24"));
+    assert_eq!(ask(&lab, "friend", "/from-outside", PATIENCE), Ok(200));
+    assert_eq!(ask(&lab, "friend", "/denied", PATIENCE), Ok(403));
+    replace_policy(&lab, &with_prefix("192.0.2.8/32"));
+    assert!(is_silence(&ask(&lab, "friend", "/from-outside", IMPATIENCE)));
+}
+
+#[test]
+fn a_connection_in_use_is_judged_by_every_policy_that_comes() {
+    let Some(lab) = stage(PUBLIC, "") else { return };
+    let address = SocketAddr::from((lab.endpoint("server").unwrap().ipv4, 8080));
+    let open = move || Connection::open(address, IMPATIENCE).unwrap();
+    let mut friend = lab.endpoint("friend").unwrap().run(open).unwrap();
+    let mut client = in_client(&lab, |address| Connection::open(address, PATIENCE).unwrap());
+    assert_eq!(friend.get("/anything").unwrap().status, 200);
+    assert_eq!(client.get("/public").unwrap().status, 200);
+    // HTTP rules for the client are replaced by others, the friend is no longer one.
+    replace_policy(
+        &lab,
+        &policy("{path: \"/other\"}").replace("app: friend", "app: nobody"),
+    );
+    assert_eq!(client.get("/other").unwrap().status, 200);
+    assert!(friend.get("/anything").is_err());
+    assert_refused(&client.get("/public").unwrap());
+}
+
+#[test]
+fn a_connection_that_was_not_read_for_a_while_is_not_trusted_when_it_is_read_again() {
+    let Some(lab) = stage(PUBLIC, "") else { return };
+    let without_http = policy(PUBLIC).replace(&format!(", rules: {{http: [{PUBLIC}]}}"), "");
+    assert!(!without_http.contains("http:"));
+    let mut client = in_client(&lab, |address| Connection::open(address, PATIENCE).unwrap());
+    assert_eq!(client.get("/public/1").unwrap().status, 200);
+    replace_policy(&lab, &without_http);
+    assert_eq!(client.get("/denied/by-nobody").unwrap().status, 200);
+    replace_policy(&lab, &policy(PUBLIC));
+    // Where its next request begins is not known: it ends, without a further request reaching the server.
+    assert!(client.get("/public/2").is_err());
+    assert_eq!(drops(&lab, "mid_stream"), 1, "{}", status(&lab));
+    assert_eq!(served(&lab).len(), 2);
+    assert_eq!(ask(&lab, "client", "/denied", PATIENCE), Ok(403));
+}
