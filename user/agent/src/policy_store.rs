@@ -13,8 +13,7 @@ use seventh_engine::{NameClass, NameRules, Names};
 use seventh_policy::{
     CompileOptions, CompiledPolicy, Compiler, EndpointFacts, Finding, Identities, IdentityId, Ipcache, Labels, Loader,
     Owner, PolicyPatch, Severity, Surroundings, document::Document, governs, identity::prefix_labels,
-    name_pattern::NamePattern, name_selectors_of, prefixes_of, resolve,
-    rule::PolicyRule,
+    name_pattern::NamePattern, name_selectors_of, prefixes_of, resolve, rule::PolicyRule,
 };
 
 use crate::config::{Config, EndpointConfig};
@@ -164,7 +163,12 @@ impl PolicyStore {
             self.classes.insert(class.clone(), identity);
             patches.extend(changed);
         }
-        let unneeded: HashSet<NameClass> = self.classes.keys().filter(|class| !needed.contains(class)).cloned().collect();
+        let unneeded: HashSet<NameClass> = self
+            .classes
+            .keys()
+            .filter(|class| !needed.contains(class))
+            .cloned()
+            .collect();
         for class in unneeded.intersection(&self.unneeded) {
             if let Some(identity) = self.classes.remove(class) {
                 patches.extend(self.compiler.remove_identity(identity));

@@ -168,7 +168,10 @@ fn only_what_was_resolved_is_open_and_only_for_who_resolved_it() {
         "a name that may be asked for opens nothing by itself"
     );
     dig(&lab, &["alias.shop.test", "A"]);
-    assert!(!connects(&lab, "198.18.1.3"), "this resolver does not say where the alias leads");
+    assert!(
+        !connects(&lab, "198.18.1.3"),
+        "this resolver does not say where the alias leads"
+    );
     dig(&lab, &["pod.shop.test", "A"]);
     assert!(!connects(&lab, "10.0.2.2"), "a name opens no endpoint of this node");
     let other = lab.endpoint("friend").unwrap();
