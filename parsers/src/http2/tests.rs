@@ -427,10 +427,10 @@ fn a_request_is_what_policy_matches() {
 #[test]
 fn pseudo_headers_are_all_there_once_and_first() {
     let pseudo = Err(Http2Fault::BadPseudoHeader);
-    for missing in 0..3 {
+    for (missing, (name, _)) in PLAIN.iter().enumerate().take(3) {
         let mut fields = PLAIN.to_vec();
         fields.remove(missing);
-        assert_eq!(request(&fields), pseudo, "without {}", PLAIN[missing].0);
+        assert_eq!(request(&fields), pseudo, "without {name}");
     }
     assert_eq!(request(&PLAIN[..3]), Err(HttpFault::MissingHost.into()));
     for twice in PLAIN {

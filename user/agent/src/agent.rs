@@ -194,13 +194,7 @@ async fn start(config: &Config) -> Result<(Arc<Shared>, Collector)> {
         let earlier = datapath.endpoints();
         names.open(table, earlier.values().map(|old| old.name_scope).max().unwrap_or(0));
     }
-    let limits = EngineLimits {
-        dns_refusal: config.fqdn.refusal,
-        deny_ech: config.tls.deny_ech,
-        pass_unknown_quic: config.tls.pass_unknown_quic,
-        ..EngineLimits::default()
-    };
-    let mut workers = Workers::new(channels, &engine, limits, started);
+    let mut workers = Workers::new(channels, &engine, limits(config), started);
     let mut publisher = Publisher::new(datapath, Arc::clone(&engine), Arc::clone(&names), config, &identities);
     if let Err(e) = put_in_force(&mut publisher, &mut workers, &loaded) {
         workers.stop();
@@ -245,6 +239,15 @@ async fn start(config: &Config) -> Result<(Arc<Shared>, Collector)> {
     let collector = Collector::new(observer, writer, sources, config.hubble.redaction.clone());
     names.serve(&shared);
     Ok((shared, collector))
+}
+
+fn limits(config: &Config) -> EngineLimits {
+    EngineLimits {
+        dns_refusal: config.fqdn.refusal,
+        deny_ech: config.tls.deny_ech,
+        pass_unknown_quic: config.tls.pass_unknown_quic,
+        ..EngineLimits::default()
+    }
 }
 
 /// How many records the kernel's rings had no room for.

@@ -5,6 +5,8 @@
     unused_qualifications,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
+    clippy::doc_markdown,
+    clippy::too_many_lines,
     reason = "generated; the .proto file has the words"
 )]
 pub mod observer {
@@ -16,6 +18,7 @@ pub mod observer {
     unused_qualifications,
     clippy::allow_attributes,
     clippy::allow_attributes_without_reason,
+    clippy::doc_markdown,
     reason = "generated; the .proto file has the words"
 )]
 pub mod peer {

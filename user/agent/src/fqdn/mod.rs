@@ -31,6 +31,7 @@ use crate::{
     api::v1,
     config::Config,
     observer::ip,
+    publisher::Publisher,
 };
 
 /// How long an answer waits at most for a new identity while policy is being changed. The client asks again later.
@@ -289,7 +290,7 @@ pub(crate) fn restore(names: &Names, config: &Config, now_ns: u64) -> Result<()>
 pub(crate) fn list(shared: &Shared) -> Vec<v1::LearnedName> {
     let endpoints: std::collections::HashMap<u32, String> = {
         let state = shared.state();
-        let all = state.publisher.iter().flat_map(|publisher| publisher.endpoints());
+        let all = state.publisher.iter().flat_map(Publisher::endpoints);
         all.map(|endpoint| (endpoint.id, endpoint.config.name.clone()))
             .collect()
     };

@@ -37,10 +37,6 @@ fn a_wrong_configuration_is_refused_by_file_field_and_reason_and_nothing_is_touc
             lab.agent_config("audit: true"),
             "audit: audit mode is not in this version",
         ),
-        (
-            lab.agent_config("hubble: {listen: \"127.0.0.1:4244\"}"),
-            "hubble: the Hubble API is not in this version",
-        ),
         (lab.agent_config("onAgentDown: open"), "onAgentDown: only `closed`"),
         (
             sound.replace("v-server", "v-nothing"),

@@ -10,6 +10,7 @@ mod bad_input;
 mod bulk;
 mod client;
 mod demo;
+mod differential;
 mod dns;
 mod flows;
 mod http2;

@@ -196,7 +196,7 @@ fn malformed() -> Vec<(Vec<u8>, &'static str)> {
             "http_ambiguous_length",
         ),
         (
-            text("GET /public HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"),
+            text("GET /public HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket, h2c\r\n\r\n"),
             "http_upgrade_unsupported",
         ),
         (

@@ -22,6 +22,12 @@ pub(crate) struct DnsInspector {
     answer: Held,
 }
 
+/// Why a query may not go on, and what its sender is told.
+struct RefusedQuery {
+    reason: DropReason,
+    answer: Cow<'static, [u8]>,
+}
+
 impl DnsInspector {
     pub(crate) fn new(refusal: DnsRefusal) -> Self {
         Self {
@@ -47,7 +53,7 @@ impl DnsInspector {
                     inspection.allowed += usize::from(complete);
                     rest = rest.get(taken..).unwrap_or_default();
                 }
-                Err((reason, answer)) => {
+                Err(RefusedQuery { reason, answer }) => {
                     inspection.refusal = Some(Refusal {
                         reason,
                         passed: new.len() - rest.len(),
@@ -67,7 +73,7 @@ impl DnsInspector {
         stream: &mut Stream,
         rest: &[u8],
         judge: &mut Judge<'_>,
-    ) -> Result<(usize, bool), (DropReason, Cow<'static, [u8]>)> {
+    ) -> Result<(usize, bool), RefusedQuery> {
         let missing = missing(stream.tail(self.taken), rest);
         let Some(missing) = missing.filter(|missing| *missing <= rest.len()) else {
             stream.append(rest);
@@ -80,7 +86,7 @@ impl DnsInspector {
         if let Err(reason) = query(judge, message) {
             let answer = framed_refusal(message, reason, self.refusal);
             stream.retract(missing);
-            return Err((reason, answer));
+            return Err(RefusedQuery { reason, answer });
         }
         self.taken = 0;
         Ok((missing, true))

@@ -9,7 +9,7 @@ use seventh_engine::{EngineCounter, Fate, Outbox, RecordVerdict};
 #[test]
 fn an_allowed_request_goes_on_as_it_is() {
     let mut world = World::new();
-    let mut connection = Connection::new();
+    let connection = Connection::new();
     let outcome = connection.send(&mut world, 0, get("/public/a?b=c"));
     let sent = outcome.forwarded();
     let next = connection.seq(get("/public/a?b=c").len());

@@ -236,21 +236,35 @@ fn a_refused_block_leaves_no_trace_in_the_table() {
 
 #[test]
 fn every_fault_is_refused_with_its_own_reason() {
+    for (bytes, reason) in [faulty_frames(), faulty_bodies()].concat() {
+        let mut world = World::new();
+        let mut connection = Connection::new();
+        connection.send(&mut world, 0, begin()).forwarded();
+        connection.answered(begin().len(), 30);
+        // What comes before the fault goes on; then the fault comes again, alone.
+        let mut at = 0;
+        let mut outcome = connection.send(&mut world, begin().len(), &bytes);
+        for _ in 0..3 {
+            if let [sent] = &outcome.made[..]
+                && !sent.meta.reverse
+            {
+                at += sent.payload.len();
+                connection.answered(begin().len() + at, 5);
+                outcome = connection.send(&mut world, begin().len() + at, &bytes[at..]);
+            }
+        }
+        refusal(&outcome);
+        assert_eq!(world.reason(reason), 1, "{reason:?}: {}", bytes.escape_ascii());
+    }
+}
+
+/// What is wrong with a frame or a head.
+fn faulty_frames() -> Vec<(Vec<u8>, DropReason)> {
     use DropReason as R;
     let head = |fields: &[(&str, &str)]| frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(fields));
     let with =
         |name: &'static str, value: &'static str| head(&[&fields("GET", "/public")[..], &[(name, value)]].concat());
-    let long = fields("POST", "/upload");
-    let promise = |length: &'static str| {
-        frame(
-            HEADERS,
-            END_HEADERS,
-            1,
-            &block(&[&long[..], &[("content-length", length)]].concat()),
-        )
-    };
-    let opened = frame(HEADERS, END_HEADERS, 1, &block(&long));
-    for (bytes, reason) in [
+    vec![
         (frame(HEADERS, 0, 2, b""), R::Http2BadFrame),
         (frame(CONTINUATION, 4, 1, b""), R::Http2BadFrame),
         (frame(DATA, 0, 1, b"x"), R::Http2BadFrame),
@@ -274,6 +288,23 @@ fn every_fault_is_refused_with_its_own_reason() {
         (head(&fields("get", "/public")), R::HttpLowerCaseMethod),
         (head(&fields("GET", "/public/%2e%2e/x")), R::HttpAmbiguousPath),
         (head(&fields("GET", "/token")), R::HttpPolicyDenied),
+    ]
+}
+
+/// What is wrong with what follows a head that is allowed.
+fn faulty_bodies() -> Vec<(Vec<u8>, DropReason)> {
+    use DropReason as R;
+    let long = fields("POST", "/upload");
+    let promise = |length: &'static str| {
+        frame(
+            HEADERS,
+            END_HEADERS,
+            1,
+            &block(&[&long[..], &[("content-length", length)]].concat()),
+        )
+    };
+    let opened = frame(HEADERS, END_HEADERS, 1, &block(&long));
+    vec![
         (
             [promise("5"), frame(DATA, 0, 1, b"too much")].concat(),
             R::Http2LengthMismatch,
@@ -311,26 +342,7 @@ fn every_fault_is_refused_with_its_own_reason() {
             .concat(),
             R::HttpBadTrailer,
         ),
-    ] {
-        let mut world = World::new();
-        let mut connection = Connection::new();
-        connection.send(&mut world, 0, begin()).forwarded();
-        connection.answered(begin().len(), 30);
-        // What comes before the fault goes on; then the fault comes again, alone.
-        let mut at = 0;
-        let mut outcome = connection.send(&mut world, begin().len(), &bytes);
-        for _ in 0..3 {
-            if let [sent] = &outcome.made[..]
-                && !sent.meta.reverse
-            {
-                at += sent.payload.len();
-                connection.answered(begin().len() + at, 5);
-                outcome = connection.send(&mut world, begin().len() + at, &bytes[at..]);
-            }
-        }
-        refusal(&outcome);
-        assert_eq!(world.reason(reason), 1, "{reason:?}: {}", bytes.escape_ascii());
-    }
+    ]
 }
 
 #[test]

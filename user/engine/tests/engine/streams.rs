@@ -1,6 +1,6 @@
 //! The stream: one sequence number, one value.
 
-use crate::world::{Connection, World, get, post};
+use crate::world::{Connection, World, get};
 use seventh_abi::{DropReason, InjectAction};
 use seventh_engine::EngineCounter;
 

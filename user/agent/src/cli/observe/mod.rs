@@ -100,10 +100,10 @@ struct Selector {
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Raw filters")]
 struct RawFilters {
-    /// Filters as JSON of FlowFilter; one of them must match
+    /// Filters as JSON of `FlowFilter`; one of them must match
     #[arg(long, value_name = "JSON")]
     allowlist: Vec<String>,
-    /// Filters as JSON of FlowFilter; none of them may match
+    /// Filters as JSON of `FlowFilter`; none of them may match
     #[arg(long, value_name = "JSON")]
     denylist: Vec<String>,
 }
@@ -120,8 +120,8 @@ struct Format {
     /// With the names of the policies that decided
     #[arg(long)]
     print_policy_names: bool,
-    /// Form of times: StampMilli, YearMonthDay, YearMonthDayHour, YearMonthDayHourMinute, RFC3339, RFC3339Milli,
-    /// RFC3339Micro, RFC3339Nano, RFC1123Z
+    /// Form of times: `StampMilli`, `YearMonthDay`, `YearMonthDayHour`, `YearMonthDayHourMinute`, `RFC3339`,
+    /// `RFC3339Milli`, `RFC3339Micro`, `RFC3339Nano`, `RFC1123Z`
     #[arg(long, value_name = "FORMAT", default_value = "StampMilli", value_parser = time_format)]
     time_format: TimeFormat,
     /// Colours
@@ -236,6 +236,7 @@ async fn from_server(server: &str, what: What, request: GetFlowsRequest, out: &m
     Ok(Answer::Yes)
 }
 
+#[expect(clippy::needless_pass_by_value, reason = "the form that map_err wants")]
 fn refused(status: tonic::Status) -> anyhow::Error {
     anyhow!(
         "the server says: {} ({:?})",

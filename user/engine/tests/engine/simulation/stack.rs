@@ -119,9 +119,14 @@ impl Stack {
         self.interface.poll(self.now, &mut self.wire, &mut self.sockets);
     }
 
+    #[expect(clippy::cast_sign_loss, reason = "sequence numbers wrap")]
+    fn seq(&self, offset: i64) -> u32 {
+        self.base.wrapping_add(offset as u32)
+    }
+
     /// Takes data at `offset`: what its application can read now.
     pub(crate) fn data(&mut self, offset: i64, bytes: &[u8]) -> Vec<u8> {
-        let seq = self.base.wrapping_add(offset as u32);
+        let seq = self.seq(offset);
         self.wire.leaving.clear();
         self.packet(seq, self.own_base, ACK | PSH, bytes);
         let mut read = Vec::new();
@@ -139,7 +144,7 @@ impl Stack {
 
     /// Whether the connection has ended by this reset.
     pub(crate) fn reset(&mut self, offset: i64) -> bool {
-        let seq = self.base.wrapping_add(offset as u32);
+        let seq = self.seq(offset);
         self.packet(seq, self.own_base, RST | ACK, &[]);
         self.socket().state() == State::Closed
     }
