@@ -1,5 +1,5 @@
 //! What other servers make of the bytes that we let through: the collection of the parsers and mutations of it, sent to
-//! nginx, Apache, HAProxy and node.
+//! nginx, Apache, `HAProxy` and node.
 //!
 //! Sent is exactly what could reach a server past the gate: all bytes before the one at which a request becomes
 //! impossible. Each request that a server accepts then must be one that we have judged, with the same method, target
@@ -59,7 +59,7 @@ fn judged(bytes: &[u8]) -> (usize, Vec<Request>) {
         match head.body {
             BodyLength::None => {}
             BodyLength::Fixed(len) => {
-                at = usize::try_from(len).map_or(bytes.len(), |len| bytes.len().min(at.saturating_add(len)))
+                at = usize::try_from(len).map_or(bytes.len(), |len| bytes.len().min(at.saturating_add(len)));
             }
             BodyLength::Chunked => {
                 let mut follower = ChunkedFollower::new();

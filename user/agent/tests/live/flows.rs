@@ -55,6 +55,19 @@ fn requests_and_answers_are_told_with_their_policies() {
     let [request, answer, refused] = told.as_slice() else {
         panic!("{told:#?}")
     };
+    let url = assert_is_the_request(request);
+    assert_is_the_answer(answer, &url);
+    assert_eq!(
+        (&refused["verdict"], &refused["drop_reason_desc"]),
+        (&"DROPPED".into(), &"POLICY_DENIED".into())
+    );
+    assert_eq!(refused["decision"]["reason"], "http_policy_denied");
+    assert_eq!(refused["ingress_denied_by"][0]["name"], "server");
+    assert_refusal_is_printed(&lab);
+}
+
+/// Returns its URL.
+fn assert_is_the_request(request: &Value) -> String {
     assert_eq!(
         (&request["verdict"], &request["l7"]["type"]),
         (&"FORWARDED".into(), &"REQUEST".into())
@@ -82,7 +95,10 @@ fn requests_and_answers_are_told_with_their_policies() {
         (&policy["name"], &policy["namespace"], &policy["kind"]),
         (&"server".into(), &"default".into(), &"CiliumNetworkPolicy".into())
     );
+    url.to_owned()
+}
 
+fn assert_is_the_answer(answer: &Value, url: &str) {
     assert_eq!(
         (&answer["verdict"], &answer["l7"]["type"]),
         (&"FORWARDED".into(), &"RESPONSE".into())
@@ -98,15 +114,10 @@ fn requests_and_answers_are_told_with_their_policies() {
         (&"server".into(), &true.into())
     );
     assert_eq!(answer["l4"]["TCP"]["source_port"], 8080);
+}
 
-    assert_eq!(
-        (&refused["verdict"], &refused["drop_reason_desc"]),
-        (&"DROPPED".into(), &"POLICY_DENIED".into())
-    );
-    assert_eq!(refused["decision"]["reason"], "http_policy_denied");
-    assert_eq!(refused["ingress_denied_by"][0]["name"], "server");
-
-    let line = printed(&lab, &["--type", "l7", "--verdict", "DROPPED", "--print-policy-names"]);
+fn assert_refusal_is_printed(lab: &Lab) {
+    let line = printed(lab, &["--type", "l7", "--verdict", "DROPPED", "--print-policy-names"]);
     assert!(
         line.contains("default/client:") && line.contains("-> default/server:8080"),
         "{line}"

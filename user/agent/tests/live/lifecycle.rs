@@ -212,7 +212,7 @@ fn a_ring_that_overflows_drops_and_says_so() {
     let opened = in_client(&lab, |address| {
         let open = |_| {
             let mut connection = Connection::open(address, PATIENCE).ok()?;
-            connection.send(crate::client::get("/public").as_bytes()).ok()?;
+            connection.send(get("/public").as_bytes()).ok()?;
             Some(connection)
         };
         let connections: Vec<_> = (0..1500).filter_map(open).collect();

@@ -342,7 +342,10 @@ fn what_is_not_tls_is_denied_with_its_own_reason() {
 
 /// A QUIC client's Initial packet that asks for this name.
 fn quic_hello(name: &str, original: &ConnectionId) -> Vec<u8> {
-    let vector = |width: usize, content: &[u8]| [&(content.len() as u32).to_be_bytes()[4 - width..], content].concat();
+    let vector = |width: usize, content: &[u8]| {
+        let len = u32::try_from(content.len()).unwrap().to_be_bytes();
+        [&len[4 - width..], content].concat()
+    };
     let extension = |kind: u8, content: &[u8]| [&[0, kind][..], &vector(2, content)].concat();
     let name = vector(2, &[&[0][..], &vector(2, name.as_bytes())].concat());
     let extensions = [extension(0, &name), extension(43, &[2, 3, 4])].concat();
@@ -354,7 +357,12 @@ fn quic_hello(name: &str, original: &ConnectionId) -> Vec<u8> {
     ]
     .concat();
     let message = [&[1][..], &vector(3, &body)].concat();
-    let mut payload = [&[6, 0][..], &(0x4000 | message.len() as u16).to_be_bytes(), &message].concat();
+    let mut payload = [
+        &[6, 0][..],
+        &(0x4000 | u16::try_from(message.len()).unwrap()).to_be_bytes(),
+        &message,
+    ]
+    .concat();
     payload.resize(1150, 0);
     let keys = InitialKeys::new(Version::V1, Side::Client, original);
     keys.seal(Version::V1, original, &ConnectionId::default(), 0, &payload)
