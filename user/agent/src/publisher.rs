@@ -166,11 +166,15 @@ impl Publisher {
         self.node_addresses = addresses()?;
         let ipcache = self.ipcache(&loaded.prefixes);
         let wanted = kernel_ipcache(&ipcache);
-        let patched: HashSet<u32> = loaded.patches.iter().map(|patch| patch.policy.policy_id()).collect();
+        let changing = loaded.patches.iter().filter(|patch| patch.changes_rows());
+        let patched: HashSet<u32> = changing.map(|patch| patch.policy.policy_id()).collect();
         self.choose(&loaded.policies, &patched);
         let changed = self.endpoints.iter().filter(|e| e.awaits_kernel()).count();
         let ipcache = Arc::new(ipcache);
         if changed == 0 && !moved && wanted == self.ipcache {
+            if !loaded.patches.is_empty() {
+                self.engine.set_policy(Arc::new(self.view(Arc::clone(&ipcache))));
+            }
             self.sort_names(&loaded.names, &ipcache)?;
             return Ok(false);
         }

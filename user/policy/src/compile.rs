@@ -10,6 +10,7 @@ use std::sync::Arc;
 use seventh_abi::{Direction, DropReason, PolicyKey};
 
 use crate::compiled::{CompiledDirection, CompiledPolicy, KernelEntry};
+use crate::coverage::Coverage;
 use crate::finding::RuleOrigin;
 use crate::identity::{AllocateError, Identities, Identity, IdentityId, NamedPorts};
 use crate::label::{Labels, SOURCE_RESERVED};
@@ -20,7 +21,7 @@ use crate::rule::{
 use crate::rule_set::RuleSetRegistry;
 use crate::selector::{Operator, Requirement, Selector, SelectorKey};
 use crate::subject_index::SubjectIndex;
-use crate::table::{Area, Conflict, Covering, Decider, Decision, PortTable};
+use crate::table::{Area, Conflict, Decider, Decision, PortTable};
 
 /// When an endpoint is in default deny.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -102,9 +103,16 @@ struct Plan {
     rules: Vec<Arc<Rule>>,
     own_ports: NamedPorts,
     unmatched: Decision,
-    any: Arc<PortTable>,
-    /// Tables by which rules apply.
-    classes: HashMap<Class, Arc<PortTable>>,
+    any: Ruled,
+    /// By which rules apply.
+    classes: HashMap<Class, Ruled>,
+}
+
+/// What rules come to for a class of peers.
+#[derive(Clone, Debug, Default)]
+struct Ruled {
+    table: Arc<PortTable>,
+    coverage: Arc<Coverage>,
 }
 
 /// Rules that name an identity, with the port numbers that its port names stand for.
@@ -307,14 +315,14 @@ impl Compiler {
             rules,
             own_ports: content.named_ports.clone(),
             unmatched,
-            any: Arc::default(),
+            any: Ruled::default(),
             classes: HashMap::new(),
         }
     }
 
     /// Applies a plan to all identities.
     fn apply(&mut self, plan: &mut Plan, conflicts: &mut Vec<Conflict>) -> CompiledDirection {
-        plan.any = plan.table(&Class::new(), &mut self.registry, conflicts);
+        plan.any = plan.ruled(&Class::new(), &mut self.registry, conflicts);
         let mut named: BTreeMap<IdentityId, Class> = BTreeMap::new();
         for (at, rule) in plan.rules.iter().enumerate() {
             for id in self.meant(plan, rule) {
@@ -328,16 +336,20 @@ impl Compiler {
             }
         }
         let mut by_identity = HashMap::with_capacity(named.len());
+        let mut coverage_of = HashMap::with_capacity(named.len());
         for (id, class) in named {
-            let table = plan.table(&class, &mut self.registry, conflicts);
-            if table != plan.any {
+            let Ruled { table, coverage } = plan.ruled(&class, &mut self.registry, conflicts);
+            if table != plan.any.table {
                 by_identity.insert(id, table);
             }
+            coverage_of.insert(id, coverage);
         }
         CompiledDirection {
             enforced: plan.enforced,
-            any: plan.any.clone(),
+            any: plan.any.table.clone(),
             by_identity,
+            coverage: plan.any.coverage.clone(),
+            coverage_of,
         }
     }
 
@@ -429,10 +441,13 @@ impl Built {
         let mut changes = Vec::new();
         for plan in &mut self.plans {
             let class = identity.map(|i| plan.class(i)).unwrap_or_default();
-            let table = plan.table(&class, registry, &mut conflicts);
-            let table = (!class.is_empty() && table != plan.any).then_some(table);
-            if table.as_ref() != self.policy.direction(plan.direction).by_identity.get(&id) {
-                changes.push((plan.direction, table));
+            let ruled = plan.ruled(&class, registry, &mut conflicts);
+            let table = (!class.is_empty() && ruled.table != plan.any.table).then_some(ruled.table);
+            let coverage = (!class.is_empty()).then_some(ruled.coverage);
+            let before = self.policy.direction(plan.direction);
+            let same_coverage = before.coverage_of.get(&id).map(Arc::as_ptr) == coverage.as_ref().map(Arc::as_ptr);
+            if table.as_ref() != before.by_identity.get(&id) || !same_coverage {
+                changes.push((plan.direction, table, coverage));
             }
         }
         if changes.is_empty() {
@@ -444,8 +459,9 @@ impl Built {
             added: Vec::new(),
             removed: Vec::new(),
         };
-        for (direction, table) in changes {
+        for (direction, table, coverage) in changes {
             policy.replace(direction, id, table.as_ref(), &mut patch.added, &mut patch.removed);
+            policy.cover(direction, id, coverage);
         }
         policy.add_conflicts(conflicts);
         patch.policy = self.policy.clone();
@@ -467,34 +483,24 @@ impl Plan {
     }
 
     /// The table of identities that exactly these rules name: they and the rules for everybody.
-    fn table(
-        &mut self,
-        class: &Class,
-        registry: &mut RuleSetRegistry,
-        conflicts: &mut Vec<Conflict>,
-    ) -> Arc<PortTable> {
+    fn ruled(&mut self, class: &Class, registry: &mut RuleSetRegistry, conflicts: &mut Vec<Conflict>) -> Ruled {
         if let Some(known) = self.classes.get(class) {
             return known.clone();
         }
         let for_all = self.rules.iter().filter(|r| r.peers == Peers::Any);
-        let for_all = for_all.map(|rule| Covering {
-            rule,
-            area: self.area(rule, None),
-        });
-        let named = class.iter().filter_map(|(at, area)| {
-            Some(Covering {
-                rule: self.rules.get(*at)?,
-                area: area.clone(),
-            })
-        });
+        let for_all = for_all.map(|rule| (rule.clone(), self.area(rule, None)));
+        let named = class
+            .iter()
+            .filter_map(|(at, area)| Some((self.rules.get(*at)?.clone(), area.clone())));
+        let coverage = Coverage::new(for_all.chain(named).collect());
         let mut decider = Decider { registry, conflicts };
-        let table = Arc::new(PortTable::build(
-            &for_all.chain(named).collect::<Vec<_>>(),
-            &self.unmatched,
-            &mut decider,
-        ));
-        self.classes.insert(class.clone(), table.clone());
-        table
+        let table = PortTable::build(coverage.rules(), &self.unmatched, &mut decider);
+        let ruled = Ruled {
+            table: Arc::new(table),
+            coverage: Arc::new(coverage),
+        };
+        self.classes.insert(class.clone(), ruled.clone());
+        ruled
     }
 
     fn needs_peer_ports(&self, rule: &Rule) -> bool {
@@ -532,10 +538,18 @@ impl Plan {
 pub struct PolicyPatch {
     /// The policy as it is now; its number is the old one.
     pub policy: Arc<CompiledPolicy>,
-    /// Entries to write.
+    /// Entries to write; with none of these and none of [`PolicyPatch::removed`], only the names of rules changed.
     pub added: Vec<KernelEntry>,
     /// Keys to delete.
     pub removed: Vec<(u32, PolicyKey)>,
+}
+
+impl PolicyPatch {
+    /// Whether what the kernel holds changes.
+    #[must_use]
+    pub fn changes_rows(&self) -> bool {
+        !self.added.is_empty() || !self.removed.is_empty()
+    }
 }
 
 /// All numbers of policies that a process can give were used.
@@ -599,7 +613,7 @@ fn allow_localhost() -> Rule {
 fn built_in(name: &str, tier: Tier, peers: Peers) -> Rule {
     let origin = RuleOrigin {
         file: "".into(),
-        document: 0,
+        document: RuleOrigin::NO_DOCUMENT,
         line: 0,
         kind: "built-in",
         namespace: "".into(),

@@ -9,6 +9,7 @@ use seventh_abi::{
 };
 
 use crate::compile::index;
+use crate::coverage::{Answers, Coverage, Deciders};
 use crate::identity::IdentityId;
 use crate::rule_set::RuleSet;
 use crate::table::{Conflict, Decision, PortPrefix, PortTable};
@@ -23,6 +24,7 @@ pub struct CompiledPolicy {
     directions: [CompiledDirection; 2],
     rule_sets: HashMap<u32, Arc<RuleSet>>,
     conflicts: Vec<Conflict>,
+    answers: Answers,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -31,6 +33,10 @@ pub(crate) struct CompiledDirection {
     pub(crate) any: Arc<PortTable>,
     /// Only identities whose table differs from `any`.
     pub(crate) by_identity: HashMap<IdentityId, Arc<PortTable>>,
+    /// The rules behind `any`.
+    pub(crate) coverage: Arc<Coverage>,
+    /// Of every identity that a rule names, also where the table is the same.
+    pub(crate) coverage_of: HashMap<IdentityId, Arc<Coverage>>,
 }
 
 /// What a policy says of a new flow.
@@ -51,6 +57,7 @@ impl CompiledPolicy {
             directions,
             rule_sets: HashMap::new(),
             conflicts,
+            answers: Answers::default(),
         };
         policy.collect_rule_sets();
         policy
@@ -84,6 +91,16 @@ impl CompiledPolicy {
             None if side.enforced => L4Decision::Deny(DropReason::PolicyDenied),
             None => L4Decision::Allow,
         }
+    }
+
+    /// The rules that decide such a flow: those that allow it together (the L7 part of some of them may be read), or the
+    /// one that denies it; none where the direction's default decides. Rules that no document holds are left out. Takes
+    /// what [`CompiledPolicy::lookup`] takes, and is made for being asked per flow: answers are kept.
+    #[must_use]
+    pub fn deciders(&self, direction: Direction, peer: IdentityId, protocol: u8, port: u16) -> Deciders {
+        let side = self.direction(direction);
+        let coverage = side.coverage_of.get(&peer).unwrap_or(&side.coverage);
+        self.answers.deciders(coverage, (direction, peer), (protocol, port))
     }
 
     /// Every element that the kernel's policy table holds for this policy.
@@ -148,6 +165,16 @@ impl CompiledPolicy {
                 .filter(|key| !kept(key)),
         );
         self.collect_rule_sets();
+    }
+
+    /// Notes which rules speak of an identity now; `None` for those that speak of everybody.
+    pub(crate) fn cover(&mut self, direction: Direction, id: IdentityId, coverage: Option<Arc<Coverage>>) {
+        let known = &mut self.directions[index(direction)].coverage_of;
+        match coverage {
+            Some(coverage) => known.insert(id, coverage),
+            None => known.remove(&id),
+        };
+        self.answers = Answers::default();
     }
 
     pub(crate) fn add_conflicts(&mut self, conflicts: Vec<Conflict>) {

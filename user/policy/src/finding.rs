@@ -104,6 +104,15 @@ pub struct RuleOrigin {
 }
 
 impl RuleOrigin {
+    /// [`RuleOrigin::document`] of rules that no document holds.
+    pub(crate) const NO_DOCUMENT: u32 = 0;
+
+    /// Whether the modes of enforcement added the rule: no document holds it.
+    #[must_use]
+    pub fn is_built_in(&self) -> bool {
+        self.document == Self::NO_DOCUMENT
+    }
+
     /// The same document, another place in it.
     #[must_use]
     pub fn at(&self, line: u32, path: impl Into<String>) -> Self {
@@ -127,7 +136,7 @@ impl RuleOrigin {
 
 impl fmt::Display for RuleOrigin {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.document == 0 {
+        if self.is_built_in() {
             return write!(f, "{} rule {}", self.kind, self.name);
         }
         write!(

@@ -36,6 +36,7 @@
 mod automaton;
 mod compile;
 mod compiled;
+mod coverage;
 pub mod document;
 mod fields;
 mod finding;
@@ -64,6 +65,7 @@ mod yaml;
 
 pub use compile::{CompileOptions, Compiler, EndpointFacts, Enforcement, PolicyIdsUsedUp, PolicyPatch, governs};
 pub use compiled::{CompiledPolicy, KernelEntry, L4Decision};
+pub use coverage::Deciders;
 pub use finding::{Finding, RuleOrigin, Severity};
 #[cfg(any(test, fuzzing))]
 pub use fuzz::fuzz_document;

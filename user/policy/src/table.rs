@@ -41,12 +41,8 @@ impl PartialEq for Decision {
 
 impl Eq for Decision {}
 
-/// A rule whose port names were resolved.
-#[derive(Clone, Debug)]
-pub(crate) struct Covering<'a> {
-    pub(crate) rule: &'a Rule,
-    pub(crate) area: Area,
-}
+/// A rule and, its port names resolved, what it covers.
+pub(crate) type Covering = (Arc<Rule>, Area);
 
 /// Protocols and ports that a rule covers.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,7 +54,7 @@ pub(crate) enum Area {
 }
 
 impl Area {
-    fn covers(&self, protocol: u8, port: u16) -> bool {
+    pub(crate) fn covers(&self, protocol: u8, port: u16) -> bool {
         match self {
             Area::All => true,
             Area::Spans(spans) => spans
@@ -114,8 +110,8 @@ impl PortTable {
     /// Compiles rules. `unmatched` is what becomes of traffic that no rule covers; it is written into the table only
     /// where something wider would hide it, or everywhere if a rule says pass (then a table for other peers could
     /// otherwise answer what this one left open).
-    pub(crate) fn build(rules: &[Covering<'_>], unmatched: &Decision, decider: &mut Decider<'_>) -> Self {
-        let explicit = rules.iter().any(|c| c.rule.action == Action::Pass);
+    pub(crate) fn build(rules: &[Covering], unmatched: &Decision, decider: &mut Decider<'_>) -> Self {
+        let explicit = rules.iter().any(|(rule, _)| rule.action == Action::Pass);
         let widest = |d: Option<Decision>| {
             if explicit {
                 d.or_else(|| Some(unmatched.clone()))
@@ -123,10 +119,10 @@ impl PortTable {
                 d
             }
         };
-        let all = widest(decider.decide(rules.iter().filter(|c| c.area == Area::All).map(|c| c.rule)));
+        let all = widest(decider.decide(rules.iter().filter(|(_, area)| *area == Area::All)));
         let protocols: BTreeSet<u8> = rules
             .iter()
-            .flat_map(|c| match &c.area {
+            .flat_map(|(_, area)| match area {
                 Area::All => &[][..],
                 Area::Spans(spans) => spans,
             })
@@ -148,20 +144,15 @@ impl PortTable {
     fn protocol(
         &self,
         protocol: u8,
-        rules: &[Covering<'_>],
+        rules: &[Covering],
         unmatched: &Decision,
         decider: &mut Decider<'_>,
     ) -> ProtocolTable {
-        let whole = decider.decide(
-            rules
-                .iter()
-                .filter(|c| c.area.covers_protocol(protocol))
-                .map(|c| c.rule),
-        );
+        let whole = decider.decide(rules.iter().filter(|(_, area)| area.covers_protocol(protocol)));
         let whole = whole.or_else(|| self.all.is_some().then(|| unmatched.clone()));
         let mut spans: Vec<Span> = Vec::new();
         for (first, last) in elementary_spans(protocol, rules) {
-            let found = decider.decide(rules.iter().filter(|c| c.area.covers(protocol, first)).map(|c| c.rule));
+            let found = decider.decide(rules.iter().filter(|(_, area)| area.covers(protocol, first)));
             let found = found.or_else(|| whole.is_some().then(|| unmatched.clone()));
             let Some(decision) = found.filter(|d| Some(d) != whole.as_ref()) else {
                 continue;
@@ -250,10 +241,10 @@ impl PortTable {
 }
 
 /// The ports of a protocol cut wherever a rule begins or ends, without stretches that only whole-protocol rules cover.
-fn elementary_spans(protocol: u8, rules: &[Covering<'_>]) -> Vec<(u16, u16)> {
+fn elementary_spans(protocol: u8, rules: &[Covering]) -> Vec<(u16, u16)> {
     let mut cuts = BTreeSet::from([0_u32, 0x1_0000]);
-    for covering in rules {
-        if let Area::Spans(spans) = &covering.area {
+    for (_, area) in rules {
+        if let Area::Spans(spans) = area {
             for &(_, first, last) in spans.iter().filter(|s| s.0 == protocol) {
                 cuts.insert(u32::from(first));
                 cuts.insert(u32::from(last) + 1);
@@ -332,8 +323,8 @@ pub struct Conflict {
 
 impl Decider<'_> {
     /// The decision of rules that all cover the same traffic; `None` if none of them says anything.
-    fn decide<'r>(&mut self, rules: impl Iterator<Item = &'r Rule>) -> Option<Decision> {
-        Some(match weigh(rules.collect())? {
+    fn decide<'r>(&mut self, rules: impl Iterator<Item = &'r Covering>) -> Option<Decision> {
+        Some(match weigh(rules.map(|(rule, _)| &**rule).collect())? {
             Ruling::Deny(_) => Decision::Deny(DropReason::PolicyDenyRule),
             Ruling::Bypass(_) => Decision::Allow,
             Ruling::Allow(rules) => self.allow(&rules),

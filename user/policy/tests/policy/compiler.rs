@@ -302,3 +302,77 @@ fn compiling_is_repeatable() {
     };
     assert_eq!(build(), build());
 }
+
+/// Names of the policies that decide, with what they want to be logged.
+fn deciders(policy: &seventh_policy::CompiledPolicy, peer: u32, port: u16) -> Vec<(String, Option<String>)> {
+    let rules = policy.deciders(Ingress, peer, TCP, port);
+    let mut named: Vec<_> = rules
+        .iter()
+        .map(|rule| (rule.policy(), rule.log.as_deref().map(str::to_owned)))
+        .collect();
+    named.sort();
+    named
+}
+
+#[test]
+fn a_flow_is_decided_by_every_rule_that_allows_it_or_by_the_one_that_denies_it() {
+    let policy = |name: &str, log: &str, rules: &str| {
+        format!(
+            "---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: {name}}}\nspec:\n  \
+             endpointSelector: {{matchLabels: {{app: web}}}}\n  {log}\n  {rules}\n"
+        )
+    };
+    let yaml = [
+        policy("for-all", "", "ingress: [{fromEntities: [all], toPorts: [{ports: [{port: '80'}]}]}]"),
+        policy(
+            "for-some",
+            "log: {value: some}",
+            "ingress: [{fromEndpoints: [{matchLabels: {role: friend}}], toPorts: [{ports: [{port: '80', endPort: 90}]}]}]",
+        ),
+        policy(
+            "no-foe",
+            "log: {value: foe}",
+            "ingressDeny: [{fromEndpoints: [{matchLabels: {role: foe}}], toPorts: [{ports: [{port: '80'}]}]}]",
+        ),
+    ]
+    .concat();
+    let mut world = World::with(
+        &yaml,
+        CompileOptions {
+            allow_localhost: true,
+            ..CompileOptions::default()
+        },
+    );
+    let friend = world.identity("role=friend");
+    let policy = world.policy("app=web");
+    let name = |name: &str| (format!("default/{name}"), None);
+    let logged = |name: &str, log: &str| (format!("default/{name}"), Some(log.to_owned()));
+    // The friend's row in the kernel is the same as everybody's; that both policies allow it is known all the same.
+    assert_eq!(
+        deciders(&policy, friend, 80),
+        [name("for-all"), logged("for-some", "some")]
+    );
+    assert_eq!(
+        deciders(&policy, friend, 80),
+        [name("for-all"), logged("for-some", "some")],
+        "from memory"
+    );
+    assert_eq!(deciders(&policy, friend, 85), [logged("for-some", "some")]);
+    assert_eq!(deciders(&policy, friend, 99), [], "default deny");
+    assert_eq!(deciders(&policy, WORLD_IPV4, 80), [name("for-all")]);
+    assert_eq!(
+        deciders(&policy, seventh_policy::identity::HOST, 99),
+        [],
+        "no document holds this rule"
+    );
+    // Who comes later is known, too.
+    let foe = world.identity("role=foe");
+    assert_eq!(deciders(&world.policy("app=web"), foe, 80), [logged("no-foe", "foe")]);
+    let late = world.identity("role=friend,later=yes");
+    assert_eq!(
+        deciders(&world.policy("app=web"), late, 85),
+        [logged("for-some", "some")]
+    );
+    world.compiler.remove_identity(late);
+    assert_eq!(deciders(&world.policy("app=web"), late, 85), []);
+}
