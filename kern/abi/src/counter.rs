@@ -6,7 +6,7 @@ use crate::DropReason;
 pub const COUNTERS_MAX: u32 = 288;
 
 /// Paths that are counted. Every packet at an endpoint's hook ends in exactly one of: `Unmanaged`, `Forwarded`,
-/// `ForwardedReply`, `Bypassed`, `Punted`, `Reinjected` or a drop reason.
+/// `ForwardedReply`, `Bypassed`, `Punted`, `Reinjected`, `PassedUnread` or a drop reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Counter {
@@ -34,6 +34,8 @@ pub enum Counter {
     AnswerCopied = 266,
     /// Those that found their ring buffer full.
     AnswerLost = 267,
+    /// A packet that had to be inspected and passed, because no agent runs and the configuration wants it so.
+    PassedUnread = 268,
 }
 
 impl Counter {
@@ -51,6 +53,7 @@ impl Counter {
         (Counter::EventLost, "event_lost"),
         (Counter::AnswerCopied, "answer_copied"),
         (Counter::AnswerLost, "answer_lost"),
+        (Counter::PassedUnread, "passed_unread"),
     ];
 }
 

@@ -18,7 +18,7 @@ pub use counter::{COUNTERS_MAX, Counter, drop_counter};
 pub use event::{Event, EventKind};
 pub use flow::{ANSWER_HEAD_LEN, Answer, Direction, FlowFlags, FlowKey, FlowState, FragmentKey, Verdict};
 pub use policy::{
-    DatapathConfig, Endpoint, EndpointFlags, IDENTITY_ANY, IpcacheEntry, IpcacheKey, NameEntry, NameKey,
+    ConfigFlags, DatapathConfig, Endpoint, EndpointFlags, IDENTITY_ANY, IpcacheEntry, IpcacheKey, NameEntry, NameKey,
     POLICY_PREFIX_ANY_PORT, POLICY_PREFIX_ANY_PROTO, POLICY_PREFIX_FULL, PolicyEntry, PolicyEntryFlags, PolicyKey,
     PolicyVerdict, WORKERS_MAX,
 };
@@ -26,7 +26,7 @@ pub use punt::{Hook, InjectAction, InjectMeta, PuntMeta, Replies};
 pub use reason::DropReason;
 
 /// Version of every layout and number in this crate; stored in the configuration map.
-pub const ABI_VERSION: u32 = 3;
+pub const ABI_VERSION: u32 = 4;
 
 /// An address as the maps hold it: 16 bytes in network order, IPv4 mapped into `::ffff:0:0/96`.
 pub type Addr = [u8; 16];

@@ -17,6 +17,10 @@ pub struct DatapathConfig {
     pub workers: u32,
     /// Largest IP packet that a punt pair carries, in bytes.
     pub punt_mtu: u32,
+    /// [`ConfigFlags`].
+    pub flags: u32,
+    /// Zero.
+    pub pad: u32,
     /// Near ends of the punt pairs, by worker.
     pub punt_ifindex: [u32; WORKERS_MAX],
     /// Flows without a packet for so long are new again: TCP, established.
@@ -25,6 +29,16 @@ pub struct DatapathConfig {
     pub tcp_closing_ns: u64,
     /// Everything else.
     pub other_idle_ns: u64,
+}
+
+/// Bits of [`DatapathConfig::flags`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ConfigFlags;
+
+impl ConfigFlags {
+    /// While no agent runs, what would have to be inspected passes. An agent runs as long as its sockets are there, whether
+    /// it reads them or not.
+    pub const OPEN_WITHOUT_AGENT: u32 = 1;
 }
 
 /// Bits of [`Endpoint::flags`].
@@ -174,7 +188,7 @@ pub struct NameEntry {
     pub flow_identity: u32,
 }
 
-const _: () = assert!(size_of::<DatapathConfig>() == 16 + 4 * WORKERS_MAX + 24);
+const _: () = assert!(size_of::<DatapathConfig>() == 24 + 4 * WORKERS_MAX + 24);
 const _: () = assert!(size_of::<Endpoint>() == 24);
 const _: () = assert!(size_of::<PolicyKey>() == 12 && POLICY_PREFIX_FULL == 96);
 const _: () = assert!(size_of::<PolicyEntry>() == 8);

@@ -219,7 +219,11 @@ fn forward_packet(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
             if inspect::reuses_numbers(packet, flow) {
                 return drop_packet(scene, flow.peer_identity, DropReason::SequenceReused as u8);
             }
-            flow.pending_base_seq = packet.sequence.wrapping_add(1);
+            let pending_base_seq = packet.sequence.wrapping_add(1);
+            if flow.pending_base_seq != pending_base_seq {
+                flow.flags &= !FlowFlags::PASSED_UNREAD;
+            }
+            flow.pending_base_seq = pending_base_seq;
         }
         inspect::track_end(packet.tcp_flags, FlowFlags::OPENER_FIN, flow);
     }

@@ -151,6 +151,9 @@ pub fn track_reply(packet: &Packet, flow: &mut FlowState) {
 #[inline(always)]
 fn accept_connection(packet: &Packet, flow: &mut FlowState, next: u32) {
     let base = packet.acknowledgement;
+    if flow.flags & FlowFlags::PASSED_UNREAD != 0 {
+        return;
+    }
     if flow.pending_base_seq != base || (flow.flags & FlowFlags::BASE_VALID != 0 && flow.base_seq == base) {
         return;
     }

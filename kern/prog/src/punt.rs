@@ -6,12 +6,12 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use seventh_abi::{
-    Counter, DropReason, FlowFlags, FlowKey, FlowState, Hook, InjectAction, InjectMeta, PuntMeta, Replies, Verdict,
-    WORKERS_MAX, drop_counter,
+    ConfigFlags, Counter, DropReason, FlowFlags, FlowKey, FlowState, Hook, InjectAction, InjectMeta, PuntMeta, Replies,
+    Verdict, WORKERS_MAX, drop_counter,
 };
 
 use crate::{
-    counters::{count, drop_packet, shot},
+    counters::{count, drop_packet, pass, shot},
     hook::{Scene, own_direction},
     inspect,
     maps::{CONFIG, FLOWS, PUNT_WORKERS, SCRATCH, Scratch, XSKS},
@@ -24,6 +24,14 @@ pub fn to_engine(scene: &Scene<'_>, flow: &mut FlowState, reply: bool) -> i32 {
     let workers = scene.config.workers;
     if workers == 0 || workers as usize > WORKERS_MAX {
         return refuse(scene, flow, DropReason::NoWorker);
+    }
+    // The compiler can prove the bound and would drop the mask; the verifier cannot and needs it.
+    let worker = core::hint::black_box(flow_hash(&scene.scratch.key) % workers) as usize & (WORKERS_MAX - 1);
+    if scene.config.flags & ConfigFlags::OPEN_WITHOUT_AGENT != 0
+        && flow.verdict == Verdict::Inspect as u8
+        && XSKS.get(worker as u32).is_none()
+    {
+        return pass_unread(flow);
     }
     if !fits(scene) {
         return refuse(scene, flow, DropReason::PuntTooLarge);
@@ -58,11 +66,18 @@ pub fn to_engine(scene: &Scene<'_>, flow: &mut FlowState, reply: bool) -> i32 {
     if scene.ctx.store(0, &meta.encode(), 0).is_err() {
         return refuse(scene, flow, DropReason::FrameAccess);
     }
-    // The compiler can prove the bound and would drop the mask; the verifier cannot and needs it.
-    let worker = core::hint::black_box(flow_hash(&scene.scratch.key) % workers) as usize & (WORKERS_MAX - 1);
     count(Counter::Punted as u32);
     // SAFETY: the helper only records where the frame goes; an unknown device drops it.
     unsafe { bpf_redirect(scene.config.punt_ifindex[worker], 0) as i32 }
+}
+
+/// The agent is gone (its sockets live as long as it does), and the gate is to be open then. What passes has no known place
+/// in the stream: the next agent must not take the connection for one whose beginning it can still learn.
+#[inline(always)]
+fn pass_unread(flow: &mut FlowState) -> i32 {
+    flow.flags &= !(FlowFlags::BASE_VALID | FlowFlags::BYPASS_VALID | FlowFlags::BOUNDARY_VALID);
+    flow.flags |= FlowFlags::PASSED_UNREAD;
+    pass(Counter::PassedUnread)
 }
 
 /// See [`PuntMeta::boundary`].

@@ -1,10 +1,14 @@
 //! The handle that the agent holds.
 
-use std::{collections::HashMap, path::PathBuf};
+use std::{
+    collections::HashMap,
+    os::fd::{AsRawFd as _, OwnedFd},
+    path::PathBuf,
+};
 
 use aya::Ebpf;
 use seventh_abi::{
-    ABI_VERSION, DatapathConfig, Endpoint, FlowKey, FlowState, IpcacheEntry, PolicyKey, WORKERS_MAX, names,
+    ABI_VERSION, ConfigFlags, DatapathConfig, Endpoint, FlowKey, FlowState, IpcacheEntry, PolicyKey, WORKERS_MAX, names,
 };
 use tracing::info;
 
@@ -46,6 +50,8 @@ pub struct Settings {
     pub tcp_closing_s: u64,
     /// All other flows, in seconds.
     pub other_idle_s: u64,
+    /// While no agent runs, what would have to be inspected passes.
+    pub open_without_agent: bool,
 }
 
 impl Default for Settings {
@@ -65,6 +71,7 @@ impl Default for Settings {
             tcp_idle_s: 21_600,
             tcp_closing_s: 10,
             other_idle_s: 60,
+            open_without_agent: false,
         }
     }
 }
@@ -86,6 +93,9 @@ pub struct Datapath {
     punt_mtu: u32,
     endpoints: HashMap<u32, Vec<(Attachment, AttachMode)>>,
     punt_attachments: Vec<(Attachment, AttachMode)>,
+    /// Keeps the workers' sockets in the kernel's table after their workers: a worker that died in an agent that lives is no
+    /// reason to let anything pass unread.
+    sockets: Vec<OwnedFd>,
     events: Option<EventReader>,
     answers: Option<AnswerReader>,
     names: Option<NameTable>,
@@ -116,6 +126,7 @@ impl Datapath {
             pairs: Vec::new(),
             endpoints: HashMap::new(),
             punt_attachments: Vec::new(),
+            sockets: Vec::new(),
         };
         let mut channels: Vec<Box<dyn PuntChannel>> = Vec::new();
         for worker in 0..datapath.settings.workers {
@@ -152,8 +163,16 @@ impl Datapath {
         )?;
         self.maps
             .xsks
-            .set(index, socket.fd(), 0)
+            .set(index, socket.fd().as_raw_fd(), 0)
             .map_err(DatapathError::map(names::XSKS))?;
+        if self.settings.open_without_agent {
+            let held = socket.fd().try_clone_to_owned();
+            self.sockets.push(held.map_err(|source| DatapathError::Socket {
+                device: pair.far.clone(),
+                step: "second handle",
+                source,
+            })?);
+        }
         self.pairs.push(pair);
         Ok(socket)
     }
@@ -169,6 +188,12 @@ impl Datapath {
             mark: self.settings.mark,
             workers: u32::try_from(self.pairs.len()).map_err(|_| setting("workers", "too many"))?,
             punt_mtu: self.punt_mtu,
+            flags: if self.settings.open_without_agent {
+                ConfigFlags::OPEN_WITHOUT_AGENT
+            } else {
+                0
+            },
+            pad: 0,
             punt_ifindex,
             tcp_idle_ns: seconds(self.settings.tcp_idle_s),
             tcp_closing_ns: seconds(self.settings.tcp_closing_s),

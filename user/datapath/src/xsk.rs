@@ -6,7 +6,7 @@
 
 use std::{
     io, mem,
-    os::fd::{AsFd as _, AsRawFd as _, FromRawFd as _, OwnedFd, RawFd},
+    os::fd::{AsFd as _, AsRawFd as _, BorrowedFd, FromRawFd as _, OwnedFd, RawFd},
     ptr::{self, NonNull},
     slice,
     sync::atomic::{AtomicU32, Ordering},
@@ -230,8 +230,8 @@ impl Xsk {
         Ok(socket)
     }
 
-    pub(crate) fn fd(&self) -> RawFd {
-        self.fd.as_raw_fd()
+    pub(crate) fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
     }
 
     /// Gives sent chunks back and keeps the fill ring full.

@@ -2,6 +2,9 @@
 //! and a stand-in for the engine that gives every frame back.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod frames;
+mod workers;
+
 use std::{
     collections::HashMap,
     io::{Read as _, Write as _},
@@ -122,6 +125,15 @@ struct Lab {
 impl Lab {
     /// Must run on a thread of its own: it moves into new namespaces. `rows` is the policy of both endpoints.
     fn new(attach: AttachMode, mtu: u32, rows: &[(u32, PolicyKey, PolicyEntry)]) -> Self {
+        let settings = Settings {
+            attach,
+            ..Settings::default()
+        };
+        Self::with(settings, mtu, rows)
+    }
+
+    /// The same with other settings.
+    fn with(settings: Settings, mtu: u32, rows: &[(u32, PolicyKey, PolicyEntry)]) -> Self {
         unshare(CloneFlags::CLONE_NEWNET | CloneFlags::CLONE_NEWNS).expect("root is needed for live tests");
         mount(
             None::<&str>,
@@ -145,8 +157,7 @@ impl Lab {
             .unwrap();
         let settings = Settings {
             bpffs: dir.path().join("seventh"),
-            attach,
-            ..Settings::default()
+            ..settings
         };
         let (mut datapath, channels) = runtime.block_on(Datapath::start(settings)).unwrap();
         let (stop, punted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
@@ -390,7 +401,12 @@ fn send_frame(device: &str, frame: &[u8]) {
     // SAFETY: passes a live address and its size.
     let bound = unsafe { libc::bind(raw, (&raw const address).cast(), length) };
     assert_eq!(bound, 0, "bind");
-    assert_eq!(nix::unistd::write(&socket, frame).unwrap(), frame.len());
+    match nix::unistd::write(&socket, frame) {
+        Ok(sent) => assert_eq!(sent, frame.len()),
+        // The gate at this device's way out has dropped it; the counters say why.
+        Err(nix::errno::Errno::ENOBUFS) => {}
+        Err(e) => panic!("{device}: {e}"),
+    }
 }
 
 fn tagged_frames_come_back_whole(tags: &'static [(u16, u16)]) {
@@ -737,38 +753,6 @@ fn replies_and_icmp_pass_only_with_their_flow() {
         });
         assert_eq!(refused, std::io::ErrorKind::ConnectionRefused);
         assert!(lab.counter(Counter::ForwardedReply) >= 2);
-        lab.end();
-    });
-}
-
-#[test]
-fn without_a_worker_inspected_flows_are_dropped_and_others_are_not() {
-    isolated(|| {
-        let mut lab = Lab::new(
-            AttachMode::Auto,
-            1500,
-            &[
-                any(Direction::Egress, PolicyVerdict::Allow),
-                row(Direction::Ingress, CLIENT, 8080, PolicyVerdict::Inspect),
-                row(Direction::Ingress, CLIENT, 8081, PolicyVerdict::Allow),
-            ],
-        );
-        lab.stop.store(true, Ordering::Relaxed);
-        lab.worker.take().unwrap().join().unwrap();
-        lab.worker = Some(thread::spawn(|| ()));
-        assert_eq!(echo_once(&lab, "10.77.2.2:8081".parse().unwrap(), 1000), 1000);
-        let address: SocketAddr = "10.77.2.2:8080".parse().unwrap();
-        let got = lab.server.spawn(move || {
-            let listener = TcpListener::bind(address).unwrap();
-            let (mut stream, _) = listener.accept().unwrap();
-            stream.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
-            stream.read(&mut [0; 16]).is_ok()
-        });
-        thread::sleep(Duration::from_millis(50));
-        let mut stream = lab.client.run(move || TcpStream::connect(address)).unwrap();
-        stream.write_all(b"GET / HTTP/1.1\r\n\r\n").unwrap();
-        assert!(!got.join().unwrap(), "bytes passed without a verdict");
-        assert!(lab.drops(DropReason::NoWorker) >= 1);
         lab.end();
     });
 }
