@@ -11,6 +11,7 @@ pub const PROTOCOL_ICMP: u8 = 1;
 pub const PROTOCOL_TCP: u8 = 6;
 pub const PROTOCOL_UDP: u8 = 17;
 pub const PROTOCOL_ICMPV6: u8 = 58;
+pub const PROTOCOL_SCTP: u8 = 132;
 
 pub const TCP_FIN: u8 = 0x01;
 pub const TCP_SYN: u8 = 0x02;
@@ -326,6 +327,12 @@ fn parse_l4(ctx: &TcContext, packet: &mut Packet, offset: usize, l4_length: u32)
             let ports: [u8; 4] = read(ctx, offset).ok_or(Fault::OutOfReach)?;
             set_ports(packet, ports);
             8
+        }
+        // RFC 9260 section 3.1: ports, verification tag, checksum; chunks follow.
+        PROTOCOL_SCTP => {
+            let ports: [u8; 4] = read(ctx, offset).ok_or(Fault::OutOfReach)?;
+            set_ports(packet, ports);
+            12
         }
         PROTOCOL_ICMP | PROTOCOL_ICMPV6 => {
             let header: [u8; 8] = read(ctx, offset).ok_or(Fault::OutOfReach)?;
