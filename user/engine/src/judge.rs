@@ -6,11 +6,11 @@ use crate::flow::FlowPolicy;
 use crate::http::{HeadJudge, Judged, http_reason};
 use crate::inspector::Judge;
 use crate::punted::{FlowId, Punted};
-use crate::record::{L7Record, RecordVerdict, RequestText};
+use crate::record::{Content, Inside, L7Record, RecordVerdict};
 use crate::shared::{EngineLimits, EngineShared};
 use crate::upgrade::Protocol;
 use seventh_abi::DropReason;
-use seventh_parsers::http1::{BodyLength, RequestHead, read_head};
+use seventh_parsers::http1::{BodyLength, RequestHead, Version, read_head};
 use seventh_policy::{HttpRequest, HttpRuleSet, HttpVerdict};
 use seventh_verdict_cache::Key;
 use std::sync::Arc;
@@ -26,8 +26,8 @@ pub(crate) struct Desk {
     pub(crate) shared: Arc<EngineShared>,
     pub(crate) counters: Arc<EngineCounters>,
     pub(crate) dns: DnsDesk,
-    /// The request that was judged last and not recorded yet.
-    pub(crate) text: RequestText,
+    /// What was judged last and is not recorded yet.
+    pub(crate) content: Content,
     /// See [`crate::EngineLimits::deny_ech`].
     pub(crate) deny_ech: bool,
 }
@@ -93,7 +93,7 @@ impl Desk {
             counters: shared.register(),
             shared,
             dns: DnsDesk::default(),
-            text: RequestText::default(),
+            content: Content::default(),
             deny_ech: limits.deny_ech,
         }
     }
@@ -107,7 +107,9 @@ impl Desk {
         about: &About<'_>,
         further: impl FnOnce(&RequestHead<'_>) -> Result<T, DropReason>,
     ) -> Result<T, DropReason> {
-        self.text.set(head.method, head.host.unwrap_or_default(), &head.path);
+        let host = head.host.unwrap_or_default();
+        self.content
+            .set_http(version_text(head.version), head.method, host, &head.path);
         let rules = policy.rules.http().ok_or(DropReason::InspectorMissing)?;
         let rule = self.verdict(rules, policy.rules.id(), head)?;
         let known = further(head)?;
@@ -117,19 +119,13 @@ impl Desk {
     }
 
     /// Notes what is being judged, for the record of its verdict.
-    pub(crate) fn note_request(&mut self, method: &str, host: &str, path: &str) {
-        self.text.set(method, host, path);
-    }
-
-    /// Records that what was noted last is allowed.
-    pub(crate) fn record_allowed(&mut self, about: &About<'_>, rule: Option<Arc<seventh_policy::RuleOrigin>>) {
-        self.counters.count(EngineCounter::RequestAllowed);
-        self.record(about, RecordVerdict::Forwarded, None, rule);
+    pub(crate) fn note(&mut self, inside: Inside) {
+        self.content.set(inside);
     }
 
     /// Forgets the request that was judged last: what is dropped next is not it.
     pub(crate) fn forget_request(&mut self) {
-        self.text.clear();
+        self.content.clear();
     }
 
     /// Records a refused request or a dropped frame.
@@ -213,10 +209,18 @@ impl Desk {
             protocol: about.protocol,
             rule_set: about.policy.map_or(0, |policy| policy.rules.id()),
             rule,
-            text: std::mem::take(&mut self.text),
+            content: std::mem::take(&mut self.content),
         };
-        self.text = self.shared.records.push(record);
-        self.text.clear();
+        self.content = self.shared.records.push(record);
+    }
+}
+
+/// As requests and answers name it; HTTP/2 has no line that does, so this is how Hubble does.
+const fn version_text(version: Version) -> &'static str {
+    match version {
+        Version::Http10 => "HTTP/1.0",
+        Version::Http11 => "HTTP/1.1",
+        Version::Http2 => "HTTP/2",
     }
 }
 

@@ -69,6 +69,6 @@ pub use names::{
 };
 pub use outbox::{OUTBOX_FRAMES_MAX, Outbox};
 pub use quic::quic_reason;
-pub use record::{L7Record, RECORD_PATH_MAX, RecordVerdict, TlsRecord};
+pub use record::{DnsAnswer, DnsRecord, HttpRecord, Inside, L7Record, RECORD_PATH_MAX, RecordVerdict, TlsRecord};
 pub use shared::{EndpointView, EngineLimits, EngineShared, PolicyView};
 pub use tls::tls_reason;

@@ -3,6 +3,8 @@
 use crossbeam::queue::ArrayQueue;
 use seventh_abi::{DropReason, Hook};
 use seventh_policy::RuleOrigin;
+use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -18,8 +20,8 @@ pub enum RecordVerdict {
     Dropped,
 }
 
-/// One request, or one frame that the engine dropped. Addresses and ports are the opener's view: source opened the
-/// connection.
+/// One request, one answer of DNS, or one frame that the engine dropped. Addresses and ports are the opener's view: source
+/// opened the connection.
 #[derive(Clone, Debug)]
 pub struct L7Record {
     /// The `now_ns` of the decision.
@@ -48,41 +50,156 @@ pub struct L7Record {
     pub protocol: u8,
     /// The rule set that was asked, 0 if none.
     pub rule_set: u32,
-    /// The rule that allowed it.
+    /// The rule that allowed it; of an answer: the one that allowed the question.
     pub rule: Option<Arc<RuleOrigin>>,
-    pub(crate) text: RequestText,
+    pub(crate) content: Content,
 }
 
 impl L7Record {
-    /// Method, or empty if this is not about a request that could be read.
+    /// What it is about.
     #[must_use]
-    pub fn method(&self) -> &str {
-        self.text.part(0, self.text.method_len)
+    pub const fn inside(&self) -> &Inside {
+        &self.content.inside
     }
 
-    /// What a ClientHello said, if this is about one; its server name is the [`L7Record::host`].
+    /// The request of HTTP, if it is about one that could be read.
+    #[must_use]
+    pub const fn http(&self) -> Option<&HttpRecord> {
+        match &self.content.inside {
+            Inside::Http(http) => Some(http),
+            _ => None,
+        }
+    }
+
+    /// The question or answer of DNS, if it is about one that could be read.
+    #[must_use]
+    pub const fn dns(&self) -> Option<&DnsRecord> {
+        match &self.content.inside {
+            Inside::Dns(dns) => Some(dns),
+            _ => None,
+        }
+    }
+
+    /// What a ClientHello said, if it is about one.
     #[must_use]
     pub const fn tls(&self) -> Option<&TlsRecord> {
-        self.text.tls.as_ref()
+        match &self.content.inside {
+            Inside::Tls(tls) => Some(tls),
+            _ => None,
+        }
     }
 
-    /// Host as sent, or the server name of a ClientHello; empty if there was none.
+    /// Method of a request of HTTP, else empty.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.http().map_or("", HttpRecord::method)
+    }
+
+    /// Host of a request of HTTP, or the server name of a ClientHello; empty if there was none.
     #[must_use]
     pub fn host(&self) -> &str {
-        self.text.part(self.text.method_len, self.text.host_len)
+        match &self.content.inside {
+            Inside::Http(http) => http.host(),
+            Inside::Tls(tls) => &tls.server_name,
+            Inside::Nothing | Inside::Dns(_) => "",
+        }
+    }
+
+    /// Path of a request of HTTP, else empty.
+    #[must_use]
+    pub fn path(&self) -> &str {
+        self.http().map_or("", HttpRecord::path)
+    }
+}
+
+/// What was inside.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Inside {
+    /// Nothing that could be read.
+    #[default]
+    Nothing,
+    /// A request of HTTP.
+    Http(HttpRecord),
+    /// A question or an answer of DNS.
+    Dns(Box<DnsRecord>),
+    /// A ClientHello.
+    Tls(TlsRecord),
+}
+
+/// A request of HTTP.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct HttpRecord {
+    /// Version as requests and answers name it, such as `HTTP/1.1`.
+    pub version: &'static str,
+    /// Method, host and path in one buffer that is used again.
+    text: String,
+    method_len: usize,
+    host_len: usize,
+}
+
+impl HttpRecord {
+    /// Method.
+    #[must_use]
+    pub fn method(&self) -> &str {
+        self.part(0, self.method_len)
+    }
+
+    /// Host as sent; empty if there was none.
+    #[must_use]
+    pub fn host(&self) -> &str {
+        self.part(self.method_len, self.host_len)
     }
 
     /// Path as policy matched it, at most [`RECORD_PATH_MAX`] bytes.
     #[must_use]
     pub fn path(&self) -> &str {
-        let start = self.text.method_len + self.text.host_len;
-        self.text.part(start, self.text.all.len() - start)
+        let start = self.method_len + self.host_len;
+        self.part(start, self.text.len() - start)
+    }
+
+    fn part(&self, start: usize, len: usize) -> &str {
+        self.text.get(start..start + len).unwrap_or_default()
     }
 }
 
-/// What a ClientHello said beside its server name.
+/// One question, or an answer to it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DnsRecord {
+    /// The name that is asked for, as policies compare it: lower case, with the final dot.
+    pub query: String,
+    /// Of which type, such as `AAAA`.
+    pub query_type: Cow<'static, str>,
+    /// What was answered; `None` for the question itself.
+    pub answer: Option<DnsAnswer>,
+}
+
+/// What a server answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DnsAnswer {
+    /// How it ended (RFC 1035 §4.1.1); without the bits that an OPT record adds.
+    pub rcode: u8,
+    /// Addresses, in their order, at most [`DnsAnswer::LIST_MAX`].
+    pub ips: Vec<IpAddr>,
+    /// Names that the name leads to, likewise.
+    pub cnames: Vec<String>,
+    /// Types of the records, each once, likewise.
+    pub record_types: Vec<Cow<'static, str>>,
+    /// The shortest time for which one of the records holds, in seconds; 0 if there are none.
+    pub ttl_s: u32,
+    /// From the question to the answer; 0 if the question is not known.
+    pub latency_ns: u64,
+}
+
+impl DnsAnswer {
+    /// Entries of a list at most; the rest is cut off.
+    pub const LIST_MAX: usize = 64;
+}
+
+/// What a ClientHello said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsRecord {
+    /// Name of the server; empty if there was none.
+    pub server_name: String,
     /// The highest version offered (0x0304 is TLS 1.3), 0 if the connection was judged again after a change of policy.
     pub version: u16,
     /// Protocols offered (ALPN), joined by commas.
@@ -93,39 +210,37 @@ pub struct TlsRecord {
     pub quic: bool,
 }
 
-/// Method, host and path of a request in one buffer that is used again.
+/// What is inside, and the buffer of the last request of HTTP, for the next one.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct RequestText {
-    all: String,
-    method_len: usize,
-    host_len: usize,
-    tls: Option<TlsRecord>,
+pub(crate) struct Content {
+    inside: Inside,
+    buffer: String,
 }
 
-impl RequestText {
+impl Content {
     pub(crate) fn clear(&mut self) {
-        self.all.clear();
-        self.method_len = 0;
-        self.host_len = 0;
-        self.tls = None;
+        self.set(Inside::Nothing);
     }
 
-    pub(crate) fn set(&mut self, method: &str, host: &str, path: &str) {
+    pub(crate) fn set(&mut self, inside: Inside) {
+        if let Inside::Http(http) = std::mem::replace(&mut self.inside, inside) {
+            self.buffer = http.text;
+        }
+    }
+
+    pub(crate) fn set_http(&mut self, version: &'static str, method: &str, host: &str, path: &str) {
         self.clear();
-        self.all.push_str(method);
-        self.all.push_str(host);
-        self.all
-            .push_str(path.get(..path.floor_char_boundary(RECORD_PATH_MAX)).unwrap_or(path));
-        self.method_len = method.len();
-        self.host_len = host.len();
-    }
-
-    pub(crate) fn tls_mut(&mut self) -> &mut TlsRecord {
-        self.tls.get_or_insert_default()
-    }
-
-    fn part(&self, start: usize, len: usize) -> &str {
-        self.all.get(start..start + len).unwrap_or_default()
+        let mut text = std::mem::take(&mut self.buffer);
+        text.clear();
+        text.push_str(method);
+        text.push_str(host);
+        text.push_str(path.get(..path.floor_char_boundary(RECORD_PATH_MAX)).unwrap_or(path));
+        self.inside = Inside::Http(HttpRecord {
+            version,
+            text,
+            method_len: method.len(),
+            host_len: host.len(),
+        });
     }
 }
 
@@ -133,8 +248,8 @@ impl RequestText {
 #[derive(Debug)]
 pub(crate) struct RecordQueue {
     ready: ArrayQueue<L7Record>,
-    /// Text buffers that the reader gave back.
-    spare: ArrayQueue<RequestText>,
+    /// Buffers that the reader gave back.
+    spare: ArrayQueue<Content>,
     lost: AtomicU64,
 }
 
@@ -148,13 +263,13 @@ impl RecordQueue {
     }
 
     /// Queues the record and gives a buffer for the next one.
-    pub(crate) fn push(&self, record: L7Record) -> RequestText {
+    pub(crate) fn push(&self, record: L7Record) -> Content {
         match self.ready.push(record) {
             Ok(()) => self.spare.pop().unwrap_or_default(),
             Err(refused) => {
                 // Relaxed: a plain count.
                 self.lost.fetch_add(1, Ordering::Relaxed);
-                refused.text
+                refused.content
             }
         }
     }
@@ -164,10 +279,10 @@ impl RecordQueue {
     }
 
     pub(crate) fn recycle(&self, record: L7Record) {
-        let mut text = record.text;
-        text.clear();
+        let mut content = record.content;
+        content.clear();
         // A full pool means buffers enough: this one is freed.
-        drop(self.spare.push(text));
+        drop(self.spare.push(content));
     }
 
     pub(crate) fn lost(&self) -> u64 {

@@ -4,7 +4,7 @@ use crate::counters::EngineCounter;
 use crate::flow::FlowPolicy;
 use crate::inspector::Judge;
 use crate::judge::{About, Desk};
-use crate::record::{RecordVerdict, TlsRecord};
+use crate::record::{Inside, RecordVerdict, TlsRecord};
 use crate::tls::{HelloJudge, SeenHello};
 use seventh_abi::DropReason;
 use seventh_parsers::packet::PROTOCOL_UDP;
@@ -40,12 +40,13 @@ impl Desk {
     ) -> Result<(), DropReason> {
         let rules = policy.rules.tls().ok_or(DropReason::InspectorMissing)?;
         let name = hello.server_name.as_deref();
-        self.set_hello(name, |record| {
-            record.version = hello.version;
-            record.ech = hello.ech;
-            record.alpn = alpn_text(hello);
-        });
-        self.set_quic(about);
+        self.note(Inside::Tls(TlsRecord {
+            server_name: name.unwrap_or_default().to_owned(),
+            version: hello.version,
+            alpn: alpn_text(hello),
+            ech: hello.ech,
+            quic: about.protocol == PROTOCOL_UDP,
+        }));
         let changed = earlier.is_some_and(|earlier| earlier.server_name.as_deref() != name);
         if changed && policy.rules.allows_all().is_none() {
             return Err(DropReason::TlsNameChanged);
@@ -67,8 +68,12 @@ impl Desk {
     ) -> Result<(), DropReason> {
         let rules = policy.rules.tls().ok_or(DropReason::InspectorMissing)?;
         let name = seen.server_name.as_deref();
-        self.set_hello(name, |record| record.ech = seen.ech);
-        self.set_quic(about);
+        self.note(Inside::Tls(TlsRecord {
+            server_name: name.unwrap_or_default().to_owned(),
+            ech: seen.ech,
+            quic: about.protocol == PROTOCOL_UDP,
+            ..TlsRecord::default()
+        }));
         self.hello_verdict(rules, policy.rules.id(), name, seen.ech)?;
         self.forget_request();
         Ok(())
@@ -99,16 +104,6 @@ impl Desk {
             DropReason::TlsNoServerName
         };
         self.cached(&key, || Ok(rules.judge(name)))?.ok_or(denied)
-    }
-
-    fn set_hello(&mut self, name: Option<&str>, fill: impl FnOnce(&mut TlsRecord)) {
-        self.text.clear();
-        self.text.set("", name.unwrap_or_default(), "");
-        fill(self.text.tls_mut());
-    }
-
-    fn set_quic(&mut self, about: &About<'_>) {
-        self.text.tls_mut().quic = about.protocol == PROTOCOL_UDP;
     }
 }
 

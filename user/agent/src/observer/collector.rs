@@ -12,7 +12,7 @@ use seventh_flows::{
     Redaction, RingWriter,
     json::to_json,
     pb::{
-        flow::{Flow, LostEventSource, layer7},
+        flow::{Flow, LostEventSource},
         observer::GetFlowsResponse,
     },
 };
@@ -150,10 +150,9 @@ impl Collector {
         }
     }
 
-    /// Only requests that went on are answered by somebody else.
+    /// Only requests that went on are answered by somebody else; those of HTTP where the kernel sees it.
     fn remember(&mut self, record: &L7Record, flow: &Flow, moment: Moment) {
-        let inside = flow.l7.as_ref().and_then(|l7| l7.record.as_ref());
-        if record.verdict == RecordVerdict::Forwarded && matches!(inside, Some(layer7::Record::Http(_))) {
+        if record.verdict == RecordVerdict::Forwarded && record.http().is_some() {
             let request = Request {
                 time_ns: moment.monotonic(record.time_ns),
                 flow: flow.clone(),

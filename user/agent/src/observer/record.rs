@@ -7,12 +7,12 @@ use std::{
 };
 
 use seventh_abi::{Answer, DropReason, Event, EventKind, Hook, Verdict as KernelVerdict};
-use seventh_engine::{L7Record, PolicyView, RecordVerdict, TlsRecord};
+use seventh_engine::{DnsRecord, HttpRecord, Inside, L7Record, PolicyView, RecordVerdict, TlsRecord};
 use seventh_flows::{
     event_type, hubble_reason,
     pb::flow::{
-        CiliumEventType, Decision, Emitter, Flow, FlowType, Http, IcmPv4, IcmPv6, Ip, IpVersion, L7FlowType, Layer4,
-        Layer7, Policy, Sctp, Tcp, TcpFlags, Tls, TrafficDirection, Udp, Verdict, layer4, layer7,
+        CiliumEventType, Decision, Dns, Emitter, Flow, FlowType, Http, IcmPv4, IcmPv6, Ip, IpVersion, L7FlowType,
+        Layer4, Layer7, Policy, Sctp, Tcp, TcpFlags, Tls, TrafficDirection, Udp, Verdict, layer4, layer7,
     },
 };
 use seventh_policy::{RuleOrigin, RuleSet, RuleSetKind};
@@ -27,6 +27,8 @@ const SCTP: u8 = 132;
 /// `policy_match_type`: no row matched; a row for the peer and the port.
 const MATCH_NONE: u32 = 0;
 const MATCH_L3_L4: u32 = 2;
+/// `observation_source` of DNS: the one that judges, in Hubble's word.
+const DNS_OBSERVER: &str = "proxy";
 /// Policies that are named in one record at most.
 const POLICIES_MAX: usize = 16;
 
@@ -71,7 +73,7 @@ pub(super) struct Scribe<'a> {
 }
 
 impl Scribe<'_> {
-    /// A request, a ClientHello, or a frame that the engine dropped.
+    /// A request, a ClientHello, a question or answer of DNS, or a frame that the engine dropped.
     pub(super) fn of_engine(&self, record: &L7Record) -> Flow {
         let egress = record.hook == Hook::FromEndpoint;
         let peer = |is_peer: bool| if is_peer { record.peer_identity } else { 0 };
@@ -96,8 +98,11 @@ impl Scribe<'_> {
         match layer7(record) {
             Some(l7) => {
                 flow.r#type = FlowType::L7.into();
-                flow.l7 = Some(l7);
                 flow.is_reply = Some(false);
+                if l7.r#type() == L7FlowType::Response {
+                    turn_round(&mut flow);
+                }
+                flow.l7 = Some(l7);
                 flow.event_type = event(event_type::L7, 0);
                 self.name_policies(&mut flow, record, egress);
             }
@@ -114,17 +119,7 @@ impl Scribe<'_> {
         let mut flow = request.flow.clone();
         flow.uuid = self.uuids.next();
         flow.time = Some(self.moment.wall(answer.time_ns));
-        // What comes back comes from the other side.
-        std::mem::swap(&mut flow.source, &mut flow.destination);
-        std::mem::swap(&mut flow.source_names, &mut flow.destination_names);
-        if let Some(ip) = &mut flow.ip {
-            std::mem::swap(&mut ip.source, &mut ip.destination);
-        }
-        if let Some(layer4::Protocol::Tcp(tcp)) = flow.l4.as_mut().and_then(|l4| l4.protocol.as_mut()) {
-            std::mem::swap(&mut tcp.source_port, &mut tcp.destination_port);
-        }
-        flow.is_reply = Some(true);
-        mark_reply(&mut flow, true);
+        turn_round(&mut flow);
         flow.l7 = Some(Layer7 {
             r#type: L7FlowType::Response.into(),
             latency_ns: answer.latency_ns,
@@ -267,6 +262,22 @@ struct Packet {
     l4: Option<Layer4>,
 }
 
+/// What comes back comes from the other side.
+fn turn_round(flow: &mut Flow) {
+    std::mem::swap(&mut flow.source, &mut flow.destination);
+    std::mem::swap(&mut flow.source_names, &mut flow.destination_names);
+    if let Some(ip) = &mut flow.ip {
+        std::mem::swap(&mut ip.source, &mut ip.destination);
+    }
+    match flow.l4.as_mut().and_then(|l4| l4.protocol.as_mut()) {
+        Some(layer4::Protocol::Tcp(tcp)) => std::mem::swap(&mut tcp.source_port, &mut tcp.destination_port),
+        Some(layer4::Protocol::Udp(udp)) => std::mem::swap(&mut udp.source_port, &mut udp.destination_port),
+        _ => {}
+    }
+    flow.is_reply = Some(true);
+    mark_reply(flow, true);
+}
+
 fn event(kind: i32, sub_type: i32) -> Option<CiliumEventType> {
     Some(CiliumEventType { r#type: kind, sub_type })
 }
@@ -345,28 +356,53 @@ fn flags(bits: u8) -> TcpFlags {
 }
 
 fn layer7(record: &L7Record) -> Option<Layer7> {
-    let inside = if let Some(hello) = record.tls() {
-        layer7::Record::Tls(tls(hello, record.host()))
-    } else if record.method().is_empty() {
-        return None;
-    } else {
-        layer7::Record::Http(Http {
-            method: record.method().to_owned(),
-            url: format!("http://{}{}", record.host(), record.path()),
-            protocol: "HTTP/1.1".to_owned(),
-            ..Http::default()
-        })
+    let answer = record.dns().and_then(|dns| dns.answer.as_ref());
+    let inside = match record.inside() {
+        Inside::Nothing => return None,
+        Inside::Http(request) => layer7::Record::Http(http(request)),
+        Inside::Dns(record) => layer7::Record::Dns(dns(record)),
+        Inside::Tls(hello) => layer7::Record::Tls(tls(hello)),
+    };
+    let kind = match answer {
+        Some(_) => L7FlowType::Response,
+        None => L7FlowType::Request,
     };
     Some(Layer7 {
-        r#type: L7FlowType::Request.into(),
-        latency_ns: 0,
+        r#type: kind.into(),
+        latency_ns: answer.map_or(0, |answer| answer.latency_ns),
         record: Some(inside),
     })
 }
 
-fn tls(hello: &TlsRecord, name: &str) -> Tls {
+fn http(request: &HttpRecord) -> Http {
+    Http {
+        method: request.method().to_owned(),
+        url: format!("http://{}{}", request.host(), request.path()),
+        protocol: request.version.to_owned(),
+        ..Http::default()
+    }
+}
+
+fn dns(record: &DnsRecord) -> Dns {
+    let mut dns = Dns {
+        query: record.query.clone(),
+        qtypes: vec![record.query_type.clone().into_owned()],
+        observation_source: DNS_OBSERVER.to_owned(),
+        ..Dns::default()
+    };
+    if let Some(answer) = &record.answer {
+        dns.rcode = u32::from(answer.rcode);
+        dns.ips = answer.ips.iter().map(ToString::to_string).collect();
+        dns.ttl = answer.ttl_s;
+        dns.cnames.clone_from(&answer.cnames);
+        dns.rrtypes = answer.record_types.iter().map(ToString::to_string).collect();
+    }
+    dns
+}
+
+fn tls(hello: &TlsRecord) -> Tls {
     Tls {
-        sni: name.to_owned(),
+        sni: hello.server_name.clone(),
         version: match hello.version {
             0 => String::new(),
             0x0301 => "TLS 1.0".to_owned(),

@@ -246,6 +246,78 @@ fn names_survive_the_agent_whether_it_is_stopped_or_killed() {
     assert!(!connects(&lab, "198.18.1.6"));
 }
 
+/// Records that these flags select, at least so many.
+#[track_caller]
+fn observed(lab: &Lab, at_least: usize, flags: &[&str]) -> Vec<Value> {
+    let mut records = Vec::new();
+    until(&format!("{at_least} records of {flags:?}"), || {
+        records = listing(lab, &[&["observe"], flags].concat());
+        records.len() >= at_least
+    });
+    records.into_iter().map(|mut record| record["flow"].take()).collect()
+}
+
+#[test]
+fn questions_and_answers_are_told_as_dns() {
+    let Some(lab) = dns_stage(ZONE, "") else { return };
+    dig(&lab, &["alias.shop.test", "A"]);
+    dig(&lab, &["gone.shop.test", "A", "+tcp"]);
+    dig(&lab, &["denied.test", "AAAA"]);
+    let alias = observed(&lab, 2, &["--protocol", "dns", "--dns-query", r"^alias\.shop\.test\.$"]);
+    let [question, answer] = alias.as_slice() else {
+        panic!("{alias:#?}")
+    };
+    assert_eq!(question["l7"]["type"], "REQUEST");
+    assert_eq!(question["l7"]["dns"]["qtypes"], serde_json::json!(["A"]));
+    assert_eq!(
+        (&question["verdict"], &question["is_reply"]),
+        (&"FORWARDED".into(), &false.into())
+    );
+    assert_eq!(question["egress_allowed_by"][0]["name"], "names");
+    let told = &answer["l7"]["dns"];
+    assert_eq!(
+        (
+            &answer["l7"]["type"],
+            &told["ips"],
+            &told["cnames"],
+            &told["ttl"],
+            &told["observation_source"]
+        ),
+        (
+            &"RESPONSE".into(),
+            &serde_json::json!(["198.18.1.3"]),
+            &serde_json::json!(["target.deep.test."]),
+            &300.into(),
+            &"proxy".into()
+        )
+    );
+    let latency: u64 = answer["l7"]["latency_ns"].as_str().unwrap().parse().unwrap();
+    assert!((1..2_000_000_000).contains(&latency), "{latency}");
+    assert_eq!(answer["is_reply"], true);
+    assert_eq!(answer["IP"]["source"], resolver(&lab).ip().to_string());
+    assert_eq!(
+        (&answer["l4"]["UDP"]["source_port"], &answer["destination"]["pod_name"]),
+        (&53.into(), &"client".into())
+    );
+    let gone = observed(&lab, 2, &["--dns-query", "gone"]);
+    assert_eq!(
+        (&gone[1]["l7"]["dns"]["rcode"], &gone[1]["l4"]["TCP"]["source_port"]),
+        (&3.into(), &53.into())
+    );
+    let denied = observed(&lab, 1, &["--dns-query", "denied", "--verdict", "DROPPED"]);
+    assert_eq!(denied[0]["egress_denied_by"][0]["name"], "names");
+    assert_eq!(denied[0]["decision"]["reason"], "dns_policy_denied");
+    assert!(listing(&lab, &["observe", "--protocol", "http"]).is_empty());
+    let text = String::from_utf8(seventh(&lab, &["observe", "--protocol", "dns"]).stdout).unwrap();
+    for words in [
+        "dns-request proxy FORWARDED (DNS Query alias.shop.test. A)",
+        "dns-response proxy FORWARDED (DNS Answer \"198.18.1.3\" CNAMEs: \"target.deep.test.\" TTL: 300 (Proxy alias.shop.test. A))",
+        "dns-request proxy DROPPED (DNS Query denied.test. AAAA",
+    ] {
+        assert!(text.contains(words), "{words}\n{text}");
+    }
+}
+
 #[test]
 fn names_known_beforehand_are_open_before_anybody_asks() {
     let Some(mut lab) = lab() else { return };

@@ -8,6 +8,7 @@
 
 mod queries;
 mod stream;
+mod telling;
 
 pub(crate) use stream::DnsInspector;
 
@@ -15,14 +16,14 @@ use crate::counters::EngineCounter;
 use crate::decide::Decision;
 use crate::inspector::{Change, Judge};
 use crate::names::Lesson;
+use crate::record::{DnsRecord, Inside, RecordVerdict};
 use crate::shared::EngineLimits;
-use queries::{Queries, Slot};
+use queries::{Queries, Query, Slot};
 use seventh_abi::DropReason;
 use seventh_parsers::dns::{
-    Head, Header, Message, Name, OPCODE_QUERY, RCODE_FORMERR, RCODE_NOERROR, RCODE_NXDOMAIN, RCODE_REFUSED, type_name,
-    write_refusal,
+    Head, Header, Message, OPCODE_QUERY, RCODE_FORMERR, RCODE_NOERROR, RCODE_NXDOMAIN, RCODE_REFUSED, write_refusal,
 };
-use seventh_policy::DnsRuleSet;
+use seventh_policy::{DnsRuleSet, RuleOrigin};
 use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
@@ -46,8 +47,6 @@ pub enum DnsRefusal {
 #[derive(Debug, Default)]
 pub(crate) struct DnsDesk {
     queries: Queries,
-    /// The name that is being judged.
-    name: String,
     /// Bytes of answers over TCP that are not complete, over all connections.
     answers_held: Arc<AtomicUsize>,
 }
@@ -90,32 +89,35 @@ fn query(judge: &mut Judge<'_>, message: &[u8]) -> Result<(), DropReason> {
     }
     let message = Message::parse(message).map_err(|_| DropReason::DnsMalformed)?;
     let head = *message.head();
-    let mut rule = None;
+    let rules = judge.policy.rules.dns().ok_or(DropReason::InspectorMissing)?;
+    let mut allowed = Vec::with_capacity(1);
     for question in head.questions() {
-        let kind = type_name(question.query_type);
-        let kind = kind.map_or_else(|| Cow::Owned(format!("TYPE{}", question.query_type)), Cow::Borrowed);
-        rule = Some(judge_name(judge, &question.name, &kind)?);
+        let asked = telling::question(&question);
+        let Some(rule) = verdict(judge, rules, &asked.query) else {
+            judge.desk.note(Inside::Dns(Box::new(asked)));
+            return Err(DropReason::DnsPolicyDenied);
+        };
+        allowed.push((asked, rules.origin(rule).cloned()));
     }
     // A message without a question asks something that no rule can be about.
-    let rule = rule.ok_or(DropReason::DnsNotQuery)?;
-    let origin = judge.policy.rules.dns().and_then(|rules| rules.origin(rule)).cloned();
-    judge.desk.record_allowed(judge.about, origin);
-    let slot = Slot::of(judge.about, header.id);
-    judge.desk.dns.queries.ask(slot, questions(&head), judge.about.time_ns);
+    let (_, rule) = allowed.last().ok_or(DropReason::DnsNotQuery)?;
+    let query = Query {
+        questions: questions(&head),
+        asked_ns: judge.about.time_ns,
+        rule: rule.clone(),
+    };
+    judge.desk.dns.queries.ask(Slot::of(judge.about, header.id), query);
+    judge.desk.counters.count(EngineCounter::RequestAllowed);
+    for (asked, rule) in allowed {
+        tell(judge, asked, rule);
+    }
     Ok(())
 }
 
-/// Index of the rule that allows the name; it is noted for the record either way.
-fn judge_name(judge: &mut Judge<'_>, name: &Name<'_>, kind: &str) -> Result<u32, DropReason> {
-    let rules = judge.policy.rules.dns().ok_or(DropReason::InspectorMissing)?;
-    let desk = &mut *judge.desk;
-    let mut text = std::mem::take(&mut desk.dns.name);
-    text.clear();
-    name.write(&mut text);
-    desk.note_request(kind, &text, "");
-    let verdict = verdict(judge, rules, &text);
-    judge.desk.dns.name = text;
-    verdict.ok_or(DropReason::DnsPolicyDenied)
+/// Records what goes on.
+fn tell(judge: &mut Judge<'_>, record: DnsRecord, rule: Option<Arc<RuleOrigin>>) {
+    judge.desk.note(Inside::Dns(Box::new(record)));
+    judge.desk.record(judge.about, RecordVerdict::Forwarded, None, rule);
 }
 
 /// Index of the rule that allows the name, from the cache or from the rules.
@@ -139,35 +141,50 @@ fn verdict(judge: &Judge<'_>, rules: &DnsRuleSet, name: &str) -> Option<u32> {
     cached.checked_sub(1)
 }
 
-/// Learns from an answer; it may go on only when this succeeds.
+/// Learns from an answer and records it; it may go on only when this succeeds.
 fn answer(judge: &mut Judge<'_>, message: &[u8]) -> Result<(), DropReason> {
     judge.desk.forget_request();
     let head = Head::parse(message).map_err(|_| DropReason::DnsMalformedAnswer)?;
+    let whole = Message::parse(message).ok();
+    // What is dropped next is this.
+    judge
+        .desk
+        .note(Inside::Dns(Box::new(telling::answer(&head, whole.as_ref()))));
     let header = *head.header();
-    let whole = Message::parse(message);
-    if whole.is_err() && !header.is_truncated() {
+    if whole.is_none() && !header.is_truncated() {
         return Err(DropReason::DnsMalformedAnswer);
+    }
+    let query = awaited(judge, &head).ok_or(DropReason::DnsUnsolicitedAnswer)?;
+    // A cut answer may end anywhere: it goes on, so that the whole one is asked for over TCP, and teaches nothing.
+    if let Some(message) = whole.as_ref().filter(|_| header.rcode() == RCODE_NOERROR) {
+        learn(judge, message)?;
+    }
+    let latency_ns = judge.about.time_ns.saturating_sub(query.asked_ns);
+    for told in telling::answers(&head, whole.as_ref(), &query.questions, latency_ns) {
+        tell(judge, told, query.rule.clone());
+    }
+    Ok(())
+}
+
+/// The query to which this is the answer; it is awaited no longer.
+fn awaited(judge: &mut Judge<'_>, head: &Head<'_>) -> Option<Query> {
+    let header = head.header();
+    if !header.is_response() {
+        return None;
     }
     let slot = Slot::of(judge.about, header.id);
     let queries = &mut judge.desk.dns.queries;
     // A server that cannot read a query may leave its question out.
-    let bare_error = header.questions == 0 && header.rcode() != RCODE_NOERROR;
-    let asked = header.is_response()
-        && if bare_error {
-            queries.answered_any(&slot)
-        } else {
-            queries.answered(&slot, &questions(&head), judge.about.time_ns)
-        };
-    if !asked {
-        return Err(DropReason::DnsUnsolicitedAnswer);
+    if header.questions == 0 && header.rcode() != RCODE_NOERROR {
+        queries.answered_any(&slot)
+    } else {
+        queries.answered(&slot, &questions(head), judge.about.time_ns)
     }
-    // A cut answer may end anywhere: it goes on, so that the whole one is asked for over TCP, and teaches nothing.
-    let Ok(message) = whole else { return Ok(()) };
-    if header.rcode() != RCODE_NOERROR {
-        return Ok(());
-    }
-    for question in head.questions() {
-        let lesson = Lesson::of(&message, &question);
+}
+
+fn learn(judge: &Judge<'_>, message: &Message<'_>) -> Result<(), DropReason> {
+    for question in message.head().questions() {
+        let lesson = Lesson::of(message, &question);
         let names = &judge.desk.shared.names;
         names
             .learn(judge.policy.endpoint_id, &lesson, judge.about.time_ns)

@@ -2,7 +2,9 @@
 
 use crate::judge::About;
 use crate::punted::FlowId;
+use seventh_policy::RuleOrigin;
 use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 
 /// How long an answer is awaited. Resolvers wait for 5 seconds at most before they ask again.
 const WAIT_NS: u64 = 30_000_000_000;
@@ -47,20 +49,24 @@ struct Asked {
     len: usize,
 }
 
+/// What was asked.
 #[derive(Debug)]
-struct Query {
-    questions: Box<[u8]>,
-    asked_ns: u64,
+pub(super) struct Query {
+    /// In a form in which equal questions are equal bytes.
+    pub(super) questions: Box<[u8]>,
+    pub(super) asked_ns: u64,
+    /// The rule that allowed the last question.
+    pub(super) rule: Option<Arc<RuleOrigin>>,
 }
 
 impl Queries {
     /// A query goes on.
-    pub(super) fn ask(&mut self, slot: Slot, questions: Box<[u8]>, now_ns: u64) {
+    pub(super) fn ask(&mut self, slot: Slot, query: Query) {
         let endpoint = slot.flow.ifindex;
         let asked = self.endpoints.entry(endpoint).or_default();
         let before = asked.len;
-        asked.expire(now_ns);
-        asked.insert(slot, questions, now_ns);
+        asked.expire(query.asked_ns);
+        asked.insert(slot, query);
         while asked.len > ENDPOINT_QUERIES_MAX {
             asked.drop_oldest();
         }
@@ -82,15 +88,15 @@ impl Queries {
         }
     }
 
-    /// An answer to these questions has come. False if nobody asked them.
-    pub(super) fn answered(&mut self, slot: &Slot, questions: &[u8], now_ns: u64) -> bool {
+    /// An answer to these questions has come. `None` if nobody asked them.
+    pub(super) fn answered(&mut self, slot: &Slot, questions: &[u8], now_ns: u64) -> Option<Query> {
         self.take(slot, |query| {
             *query.questions == *questions && now_ns.saturating_sub(query.asked_ns) < WAIT_NS
         })
     }
 
     /// An answer that does not say to what has come.
-    pub(super) fn answered_any(&mut self, slot: &Slot) -> bool {
+    pub(super) fn answered_any(&mut self, slot: &Slot) -> Option<Query> {
         self.take(slot, |_| true)
     }
 
@@ -103,43 +109,35 @@ impl Queries {
         self.len = self.endpoints.values().map(|asked| asked.len).sum();
     }
 
-    fn take(&mut self, slot: &Slot, is: impl Fn(&Query) -> bool) -> bool {
-        let Some(asked) = self.endpoints.get_mut(&slot.flow.ifindex) else {
-            return false;
-        };
-        let Some(queries) = asked.slots.get_mut(slot) else {
-            return false;
-        };
-        let Some(place) = queries.iter().position(is) else {
-            return false;
-        };
-        queries.remove(place);
+    fn take(&mut self, slot: &Slot, is: impl Fn(&Query) -> bool) -> Option<Query> {
+        let asked = self.endpoints.get_mut(&slot.flow.ifindex)?;
+        let queries = asked.slots.get_mut(slot)?;
+        let place = queries.iter().position(is)?;
+        let query = queries.remove(place);
         if queries.is_empty() {
             asked.slots.remove(slot);
         }
         asked.len -= 1;
         self.len = self.len.saturating_sub(1);
-        true
+        Some(query)
     }
 }
 
 impl Asked {
-    fn insert(&mut self, slot: Slot, questions: Box<[u8]>, now_ns: u64) {
+    fn insert(&mut self, slot: Slot, query: Query) {
+        let asked_ns = query.asked_ns;
         let queries = self.slots.entry(slot).or_default();
         // Asked again: it is awaited once, from now on.
-        if let Some(place) = queries.iter().position(|query| query.questions == questions) {
+        if let Some(place) = queries.iter().position(|known| known.questions == query.questions) {
             queries.remove(place);
             self.len -= 1;
         } else if queries.len() >= SLOT_QUERIES_MAX {
             queries.remove(0);
             self.len -= 1;
         }
-        queries.push(Query {
-            questions,
-            asked_ns: now_ns,
-        });
+        queries.push(query);
         self.len += 1;
-        self.order.push_back((slot, now_ns));
+        self.order.push_back((slot, asked_ns));
         // What was answered leaves its place behind: not more of those than of others.
         if self.order.len() > 2 * ENDPOINT_QUERIES_MAX {
             let slots = &self.slots;
@@ -179,7 +177,7 @@ impl Asked {
 
 #[cfg(test)]
 mod tests {
-    use super::{ENDPOINT_QUERIES_MAX, FlowId, QUERIES_MAX, Queries, SLOT_QUERIES_MAX, Slot, WAIT_NS};
+    use super::{ENDPOINT_QUERIES_MAX, FlowId, QUERIES_MAX, Queries, Query, SLOT_QUERIES_MAX, Slot, WAIT_NS};
     use seventh_abi::Hook;
 
     fn slot(ifindex: u32, port: u16, id: u16) -> Slot {
@@ -196,7 +194,16 @@ mod tests {
     }
 
     fn ask(queries: &mut Queries, slot: Slot, question: &[u8], now_ns: u64) {
-        queries.ask(slot, question.into(), now_ns);
+        let query = Query {
+            questions: question.into(),
+            asked_ns: now_ns,
+            rule: None,
+        };
+        queries.ask(slot, query);
+    }
+
+    fn answered(queries: &mut Queries, slot: &Slot, question: &[u8], now_ns: u64) -> bool {
+        queries.answered(slot, question, now_ns).is_some()
     }
 
     #[test]
@@ -204,13 +211,13 @@ mod tests {
         let mut queries = Queries::default();
         ask(&mut queries, slot(1, 1000, 7), b"a", 0);
         for other in [slot(1, 1000, 8), slot(1, 1001, 7), slot(2, 1000, 7)] {
-            assert!(!queries.answered(&other, b"a", 0));
+            assert!(!answered(&mut queries, &other, b"a", 0));
         }
-        assert!(!queries.answered(&slot(1, 1000, 7), b"b", 0));
-        assert!(queries.answered(&slot(1, 1000, 7), b"a", WAIT_NS - 1));
-        assert!(!queries.answered(&slot(1, 1000, 7), b"a", WAIT_NS - 1));
+        assert!(!answered(&mut queries, &slot(1, 1000, 7), b"b", 0));
+        assert!(answered(&mut queries, &slot(1, 1000, 7), b"a", WAIT_NS - 1));
+        assert!(!answered(&mut queries, &slot(1, 1000, 7), b"a", WAIT_NS - 1));
         ask(&mut queries, slot(1, 1000, 7), b"a", 0);
-        assert!(!queries.answered(&slot(1, 1000, 7), b"a", WAIT_NS), "too late");
+        assert!(!answered(&mut queries, &slot(1, 1000, 7), b"a", WAIT_NS), "too late");
     }
 
     #[test]
@@ -221,7 +228,7 @@ mod tests {
             ask(&mut queries, slot(1, 1, 1), &[question], 1);
         }
         assert_eq!(queries.len, SLOT_QUERIES_MAX);
-        assert!(!queries.answered(&slot(1, 1, 1), &[0], 1) && queries.answered(&slot(1, 1, 1), &[1], 1));
+        assert!(!answered(&mut queries, &slot(1, 1, 1), &[0], 1) && answered(&mut queries, &slot(1, 1, 1), &[1], 1));
     }
 
     #[test]
@@ -233,7 +240,7 @@ mod tests {
         }
         assert_eq!(queries.len, ENDPOINT_QUERIES_MAX + 1);
         assert!(queries.endpoints[&2].order.len() <= 2 * ENDPOINT_QUERIES_MAX + 1);
-        assert!(queries.answered(&slot(1, 1, 1), b"a", 1));
+        assert!(answered(&mut queries, &slot(1, 1, 1), b"a", 1));
     }
 
     #[test]

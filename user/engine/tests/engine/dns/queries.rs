@@ -1,9 +1,10 @@
 //! Which queries go on, what the others are answered, and which answers come back.
 
-use super::message::{A, a, answer, header, query, question, record, with_flags};
+use super::message::{A, a, answer, cname, header, query, question, record, with_flags};
 use super::node::{Became, Node, OTHER, SECOND, SHOP, address};
 use seventh_abi::DropReason;
-use seventh_engine::{DnsRefusal, EngineLimits, NameLimits};
+use seventh_engine::{DnsAnswer, DnsRecord, DnsRefusal, EngineLimits, L7Record, NameLimits, RecordVerdict};
+use std::net::{IpAddr, Ipv6Addr};
 
 /// The rcode of an answer that echoes this query.
 #[track_caller]
@@ -126,14 +127,118 @@ fn a_refused_query_is_told_with_its_name() {
     node.ask(SHOP, 1000, &query(7, "allowed.example", 1));
     let mut records = std::iter::from_fn(|| node.shared.take_record());
     let denied = records.next().unwrap();
-    assert_eq!((denied.method(), denied.host()), ("AAAA", "evil.example."));
+    let told = DnsRecord {
+        query: "evil.example.".into(),
+        query_type: "AAAA".into(),
+        answer: None,
+    };
+    assert_eq!(denied.dns(), Some(&told));
     assert_eq!(
         (denied.reason, denied.protocol),
         (Some(DropReason::DnsPolicyDenied), 17)
     );
     let allowed = records.next().unwrap();
-    assert_eq!((allowed.method(), allowed.host()), ("A", "allowed.example."));
+    assert_eq!(asked(&allowed), ("allowed.example.", "A"));
     assert!(allowed.rule.is_some() && records.next().is_none());
+}
+
+fn asked(record: &L7Record) -> (&str, &str) {
+    let dns = record.dns().unwrap();
+    (&dns.query, &dns.query_type)
+}
+
+fn told(node: &Node) -> Vec<L7Record> {
+    std::iter::from_fn(|| node.shared.take_record()).collect()
+}
+
+#[test]
+fn an_answer_is_told_with_what_it_says_and_how_long_it_took() {
+    let mut node = Node::new();
+    node.ask(SHOP, 1000, &query(7, "a.shop.example", A));
+    node.now_ns += 2_000_000;
+    let records = [
+        cname("a.shop.example", "Deep.example", 20),
+        a("deep.example", address(1), 60),
+        a("deep.example", address(2), 30),
+    ];
+    let message = answer(7, "a.shop.example", A, &records);
+    assert_eq!(node.reply(SHOP, 1000, &message), Became::Passed);
+    let records = told(&node);
+    let [question, answer] = records.as_slice() else {
+        panic!("{records:?}")
+    };
+    assert_eq!(
+        (asked(question), asked(answer)),
+        (("a.shop.example.", "A"), ("a.shop.example.", "A"))
+    );
+    assert_eq!(
+        (answer.verdict, answer.rule.is_some()),
+        (RecordVerdict::Forwarded, true)
+    );
+    let ip = |n| IpAddr::from(Ipv6Addr::from(address(n))).to_canonical();
+    assert_eq!(
+        answer.dns().unwrap().answer,
+        Some(DnsAnswer {
+            rcode: 0,
+            ips: vec![ip(1), ip(2)],
+            cnames: vec!["deep.example.".into()],
+            record_types: vec!["CNAME".into(), "A".into()],
+            ttl_s: 20,
+            latency_ns: 2_000_000,
+        })
+    );
+}
+
+#[test]
+fn what_an_answer_that_is_dropped_says_is_told_too() {
+    let mut node = Node::new();
+    let message = answer(7, "a.shop.example", A, &[a("a.shop.example", address(1), 60)]);
+    node.reply(SHOP, 1000, &message);
+    let records = told(&node);
+    let [unsolicited] = records.as_slice() else {
+        panic!("{records:?}")
+    };
+    assert_eq!(unsolicited.reason, Some(DropReason::DnsUnsolicitedAnswer));
+    let answer = unsolicited.dns().unwrap().answer.as_ref().unwrap();
+    assert_eq!((answer.ips.len(), answer.latency_ns), (1, 0));
+}
+
+#[test]
+fn an_error_without_a_question_is_told_with_the_name_that_was_asked_for() {
+    let mut node = Node::new();
+    node.ask(SHOP, 1000, &query(7, "allowed.example", 16));
+    assert_eq!(node.reply(SHOP, 1000, &header(7, 0x8181, [0; 4])), Became::Passed);
+    let records = told(&node);
+    assert_eq!(asked(&records[1]), ("allowed.example.", "TXT"));
+    assert_eq!(records[1].dns().unwrap().answer.as_ref().unwrap().rcode, 1);
+}
+
+#[test]
+fn lists_of_a_long_answer_are_cut() {
+    let mut node = Node::new();
+    node.ask(SHOP, 1000, &query(7, "allowed.example", A));
+    let records: Vec<_> = (0..200).map(|n| a("allowed.example", address(n), 60)).collect();
+    assert_eq!(
+        node.reply(SHOP, 1000, &answer(7, "allowed.example", A, &records)),
+        Became::Passed
+    );
+    let ips = told(&node)[1].dns().unwrap().answer.as_ref().unwrap().ips.len();
+    assert_eq!(ips, DnsAnswer::LIST_MAX);
+}
+
+#[test]
+fn each_question_of_a_message_is_told() {
+    let mut node = Node::new();
+    let both = [
+        header(7, 0x0100, [2, 0, 0, 0]),
+        question("allowed.example", A),
+        question("a.shop.example", 28),
+    ]
+    .concat();
+    assert_eq!(node.ask(SHOP, 1000, &both), Became::Passed);
+    let records = told(&node);
+    let asked: Vec<_> = records.iter().map(asked).collect();
+    assert_eq!(asked, [("allowed.example.", "A"), ("a.shop.example.", "AAAA")]);
 }
 
 #[test]
