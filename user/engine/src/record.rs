@@ -89,6 +89,16 @@ impl L7Record {
         }
     }
 
+    /// Bytes of memory that it takes, about.
+    #[must_use]
+    pub const fn bytes(&self) -> usize {
+        let text = match &self.content.inside {
+            Inside::Http(http) => http.text.capacity(),
+            Inside::Nothing | Inside::Dns(_) | Inside::Tls(_) => 0,
+        };
+        size_of::<Self>() + text + self.content.buffer.capacity()
+    }
+
     /// Method of a request of HTTP, else empty.
     #[must_use]
     pub fn method(&self) -> &str {

@@ -4,53 +4,96 @@ use std::collections::{HashMap, VecDeque};
 
 use seventh_abi::{Answer, Direction, FlowKey, Hook};
 use seventh_engine::L7Record;
-use seventh_flows::pb::flow::{Flow, Http, layer7};
 
 /// Connections whose last requests are remembered at most; the oldest are forgotten.
 const CONNECTIONS_MAX: usize = 8192;
 /// Requests of one connection that are remembered: those that may have gone on before the answer to the first was read
 /// here.
 const REQUESTS_MAX: usize = 4;
+/// Bytes that all remembered requests take at most; the oldest connections are forgotten.
+const BYTES_MAX: usize = 16 << 20;
 
 /// An allowed request.
 #[derive(Debug)]
-pub(super) struct Request {
+pub(super) struct Request<T> {
     /// When it went on, on the kernel's clock.
     pub(super) time_ns: u64,
-    pub(super) flow: Flow,
+    /// Bytes that it takes.
+    pub(super) bytes: usize,
+    pub(super) what: T,
+}
+
+/// Whose answer it is.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Asked<T> {
+    /// The answer to this request, which is done.
+    Request(T),
+    /// The final answer is still to come (RFC 9110 section 15.2).
+    Interim,
+    /// Several requests wait, and only one of their answers was copied: nobody knows whose it is. They are done.
+    Several,
+    /// No request is known that went on before it.
+    Nothing,
 }
 
 /// The last requests of connections.
-#[derive(Debug, Default)]
-pub(super) struct Requests {
-    by_connection: HashMap<FlowKey, VecDeque<Request>>,
+#[derive(Debug)]
+pub(super) struct Requests<T> {
+    by_connection: HashMap<FlowKey, VecDeque<Request<T>>>,
     /// In the order in which they came.
     order: VecDeque<FlowKey>,
+    bytes: usize,
 }
 
-impl Requests {
+impl<T> Default for Requests<T> {
+    fn default() -> Self {
+        Self {
+            by_connection: HashMap::new(),
+            order: VecDeque::new(),
+            bytes: 0,
+        }
+    }
+}
+
+impl<T> Requests<T> {
     /// Remembers a request that went on.
-    pub(super) fn remember(&mut self, key: FlowKey, request: Request) {
+    pub(super) fn remember(&mut self, key: FlowKey, request: Request<T>) {
         let known = self.by_connection.entry(key).or_insert_with(|| {
             self.order.push_back(key);
             VecDeque::with_capacity(1)
         });
         if known.len() == REQUESTS_MAX {
-            known.pop_front();
+            let gone = known.pop_front().map_or(0, |oldest| oldest.bytes);
+            self.bytes = self.bytes.saturating_sub(gone);
         }
+        self.bytes += request.bytes;
         known.push_back(request);
-        while self.by_connection.len() > CONNECTIONS_MAX {
+        while self.by_connection.len() > CONNECTIONS_MAX || self.bytes > BYTES_MAX {
             let Some(oldest) = self.order.pop_front() else { break };
-            self.by_connection.remove(&oldest);
+            let gone = self.by_connection.remove(&oldest).unwrap_or_default();
+            let gone: usize = gone.iter().map(|request| request.bytes).sum();
+            self.bytes = self.bytes.saturating_sub(gone);
         }
     }
 
-    /// The request that this is the answer to: the last one that went on before it. It and those before it are done.
-    pub(super) fn answered(&mut self, answer: &Answer) -> Option<Request> {
-        let known = self.by_connection.get_mut(&answer.key)?;
-        let last = known.iter().rposition(|request| request.time_ns <= answer.time_ns)?;
+    /// The request that this is the answer to. Requests that went on before it are done, unless it is an interim one.
+    pub(super) fn answered(&mut self, answer: &Answer) -> Asked<T> {
+        let Some(known) = self.by_connection.get_mut(&answer.key) else {
+            return Asked::Nothing;
+        };
+        let Some(last) = known.iter().rposition(|request| request.time_ns <= answer.time_ns) else {
+            return Asked::Nothing;
+        };
+        if status(&answer.head).is_some_and(|status| status.is_interim()) {
+            return Asked::Interim;
+        }
+        let gone: usize = known.iter().take(last + 1).map(|request| request.bytes).sum();
+        self.bytes = self.bytes.saturating_sub(gone);
         let mut done = known.drain(..=last);
-        done.next_back()
+        match (done.next(), done.next()) {
+            (Some(request), None) => Asked::Request(request.what),
+            _ => Asked::Several,
+        }
     }
 }
 
@@ -74,28 +117,36 @@ pub(super) fn connection(record: &L7Record) -> FlowKey {
     }
 }
 
-/// What the answer's first bytes say, together with what was asked; `None` if they are not an answer of HTTP/1
-/// (RFC 9112 section 4: `HTTP/1.1 200 `).
-pub(super) fn http(head: &[u8], request: &Request) -> Option<Http> {
-    let layer7::Record::Http(asked) = request.flow.l7.as_ref()?.record.as_ref()? else {
-        return None;
-    };
+/// What the first bytes of an answer say.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Status<'a> {
+    pub(super) protocol: &'a str,
+    pub(super) code: u16,
+}
+
+impl Status<'_> {
+    /// Another answer follows; 101 is the last one of HTTP.
+    fn is_interim(self) -> bool {
+        (100..200).contains(&self.code) && self.code != 101
+    }
+}
+
+/// Version and code; `None` if the bytes are not an answer of HTTP/1 (RFC 9112 section 4: `HTTP/1.1 200 `).
+pub(super) fn status(head: &[u8]) -> Option<Status<'_>> {
     let text = std::str::from_utf8(head.get(..12)?).ok()?;
     let (protocol, code) = text.split_once(' ')?;
     let digits = code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_digit());
     let known = matches!(protocol, "HTTP/1.0" | "HTTP/1.1");
-    Some(Http {
+    Some(Status {
+        protocol,
         code: code.parse().ok().filter(|_| digits && known)?,
-        protocol: protocol.to_owned(),
-        ..asked.clone()
     })
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{CONNECTIONS_MAX, Request, Requests, http};
+    use super::{Asked, BYTES_MAX, CONNECTIONS_MAX, Request, Requests, Status, status};
     use seventh_abi::{ANSWER_HEAD_LEN, Answer, FlowKey};
-    use seventh_flows::pb::flow::{Flow, Http, Layer7, layer7};
 
     fn key(port: u16) -> FlowKey {
         FlowKey {
@@ -110,48 +161,68 @@ mod tests {
         }
     }
 
-    fn request(time_ns: u64, url: &str) -> Request {
-        let http = Http {
-            method: "GET".into(),
-            url: url.into(),
-            ..Http::default()
-        };
-        let l7 = Layer7 {
-            record: Some(layer7::Record::Http(http)),
-            ..Layer7::default()
-        };
+    fn request(time_ns: u64, what: &'static str) -> Request<&'static str> {
         Request {
             time_ns,
-            flow: Flow {
-                l7: Some(l7),
-                uuid: url.into(),
-                ..Flow::default()
-            },
+            bytes: 100,
+            what,
         }
     }
 
-    fn answer(port: u16, time_ns: u64) -> Answer {
+    fn answer(port: u16, time_ns: u64, head: &[u8; ANSWER_HEAD_LEN]) -> Answer {
         Answer {
             time_ns,
             latency_ns: 1,
             key: key(port),
             pad: [0; 4],
-            head: [0; ANSWER_HEAD_LEN],
+            head: *head,
         }
     }
 
+    const OK: &[u8; ANSWER_HEAD_LEN] = b"HTTP/1.1 200 OK\r";
+    const CONTINUE: &[u8; ANSWER_HEAD_LEN] = b"HTTP/1.1 100 Con";
+    const SWITCHING: &[u8; ANSWER_HEAD_LEN] = b"HTTP/1.1 101 Swi";
+
     #[test]
-    fn an_answer_belongs_to_the_last_request_before_it() {
+    fn an_answer_belongs_to_the_request_before_it() {
         let mut requests = Requests::default();
         requests.remember(key(1), request(10, "a"));
         requests.remember(key(1), request(30, "b"));
         requests.remember(key(2), request(5, "c"));
-        let mut answered = |port, time| requests.answered(&answer(port, time)).map(|request| request.flow.uuid);
-        assert_eq!(answered(1, 20).as_deref(), Some("a"));
-        assert_eq!(answered(1, 20), None);
-        assert_eq!(answered(1, 40).as_deref(), Some("b"));
-        assert_eq!(answered(2, 4), None);
-        assert_eq!(answered(3, 99), None);
+        let mut answered = |port, time| requests.answered(&answer(port, time, OK));
+        assert_eq!(answered(1, 20), Asked::Request("a"));
+        assert_eq!(answered(1, 20), Asked::Nothing);
+        assert_eq!(answered(1, 40), Asked::Request("b"));
+        assert_eq!(answered(2, 4), Asked::Nothing);
+        assert_eq!(answered(3, 99), Asked::Nothing);
+        assert_eq!(requests.bytes, 100, "the one that is not answered");
+    }
+
+    #[test]
+    fn an_interim_answer_leaves_the_request_for_the_final_one() {
+        let mut requests = Requests::default();
+        requests.remember(key(1), request(10, "upload"));
+        for _ in 0..2 {
+            assert_eq!(requests.answered(&answer(1, 20, CONTINUE)), Asked::Interim);
+        }
+        assert_eq!(requests.answered(&answer(1, 30, OK)), Asked::Request("upload"));
+        requests.remember(key(1), request(40, "websocket"));
+        assert_eq!(
+            requests.answered(&answer(1, 50, SWITCHING)),
+            Asked::Request("websocket")
+        );
+    }
+
+    #[test]
+    fn an_answer_to_one_of_several_requests_is_given_to_none() {
+        let mut requests = Requests::default();
+        requests.remember(key(1), request(10, "a"));
+        requests.remember(key(1), request(11, "b"));
+        requests.remember(key(1), request(90, "c"));
+        assert_eq!(requests.answered(&answer(1, 20, CONTINUE)), Asked::Interim);
+        assert_eq!(requests.answered(&answer(1, 20, OK)), Asked::Several);
+        assert_eq!(requests.answered(&answer(1, 30, OK)), Asked::Nothing);
+        assert_eq!(requests.answered(&answer(1, 95, OK)), Asked::Request("c"));
     }
 
     #[test]
@@ -164,23 +235,38 @@ mod tests {
             requests.remember(key, request(number, "y"));
         }
         assert!(requests.by_connection.len() <= CONNECTIONS_MAX && requests.order.len() <= CONNECTIONS_MAX);
+        assert_eq!(requests.bytes, 2 * 100 * requests.by_connection.len());
+    }
+
+    #[test]
+    fn long_requests_are_bounded_by_their_bytes() {
+        let mut requests = Requests::default();
+        for port in 0..60_000 {
+            let long = Request {
+                time_ns: 1,
+                bytes: 4096,
+                what: (),
+            };
+            requests.remember(key(port), long);
+            assert!(requests.bytes <= BYTES_MAX);
+        }
+        assert_eq!(requests.by_connection.len(), BYTES_MAX / 4096);
     }
 
     #[test]
     fn only_answers_of_http_1_have_a_code() {
-        let asked = request(1, "http://a/");
-        let read = http(b"HTTP/1.1 404 Not", &asked).unwrap();
-        assert_eq!(
-            (read.code, read.protocol.as_str(), read.url.as_str()),
-            (404, "HTTP/1.1", "http://a/")
-        );
+        let read = Status {
+            protocol: "HTTP/1.1",
+            code: 404,
+        };
+        assert_eq!(status(b"HTTP/1.1 404 Not"), Some(read));
         for other in [
             &b"HTTP/1.1 +04 xxx"[..],
             b"HTTP/2.0 200 xxx",
             b"\0\0\x12\x04\0\0\0\0\0\0\0\0\0\0\0\0",
             b"HTTP/1.1 2",
         ] {
-            assert!(http(other, &asked).is_none());
+            assert_eq!(status(other), None);
         }
     }
 }

@@ -21,7 +21,7 @@ use tracing::Level;
 
 use super::{
     Observer,
-    answers::{Request, Requests, connection, http},
+    answers::{Asked, Request, Requests, connection, status},
     clock::Moment,
     flow_response, lost_response,
     record::{Scribe, Uuids},
@@ -32,6 +32,9 @@ const BUSY: Duration = Duration::from_millis(5);
 const IDLE: Duration = Duration::from_millis(50);
 /// Records of each queue that are taken before somebody else has a turn.
 const BATCH: usize = 2048;
+/// Answers that wait for the records of their requests at most; further ones wait in the kernel's ring, which counts what
+/// finds no room.
+const ANSWERS_MAX: usize = 4 * BATCH;
 /// How often losses are looked for.
 const LOSS_LOOK: Duration = Duration::from_secs(1);
 
@@ -52,13 +55,16 @@ pub(crate) struct Collector {
     writer: RingWriter<GetFlowsResponse>,
     sources: Sources,
     redaction: Redaction,
-    requests: Requests,
+    requests: Requests<L7Record>,
     uuids: Arc<Uuids>,
     engine_lost: u64,
     kernel_lost: u64,
+    /// Answers to requests of which no record is known.
+    answers_lost: u64,
     next_loss_look: Instant,
-    /// Used again.
+    /// Answers whose requests may still be in the queue of records.
     answers: Vec<Answer>,
+    /// Used again.
     flows: Vec<Flow>,
 }
 
@@ -79,8 +85,9 @@ impl Collector {
             requests: Requests::default(),
             uuids: Arc::new(Uuids::new()),
             engine_lost: 0,
+            answers_lost: 0,
             next_loss_look: Instant::now(),
-            answers: Vec::with_capacity(BATCH),
+            answers: Vec::new(),
             flows: Vec::new(),
         }
     }
@@ -104,12 +111,7 @@ impl Collector {
     /// Takes what is there; says how much.
     fn turn(&mut self) -> usize {
         // Answers first and last: the record of a request is in its queue before its answer can be in its own.
-        while self.answers.len() < BATCH {
-            let Some(answer) = self.sources.answers.as_mut().and_then(AnswerReader::next_record) else {
-                break;
-            };
-            self.answers.push(answer);
-        }
+        self.read_answers();
         let (directory, view) = (self.observer.directory.load_full(), self.sources.engine.policy());
         let moment = Moment::now(self.sources.workers_began);
         let node = self.observer.node.clone();
@@ -122,11 +124,18 @@ impl Collector {
             uuids: &uuids,
         };
         self.take_events(&scribe);
-        self.take_records(&scribe);
-        for answer in std::mem::take(&mut self.answers) {
-            self.take_answer(&answer, &scribe);
-        }
+        let behind = self.take_records(&scribe);
+        self.take_answers(behind, &scribe);
         self.write_all()
+    }
+
+    fn read_answers(&mut self) {
+        let room = ANSWERS_MAX.saturating_sub(self.answers.len());
+        let Some(reader) = &mut self.sources.answers else {
+            return;
+        };
+        let read = std::iter::from_fn(|| reader.next_record());
+        self.answers.extend(read.take(room.min(BATCH)));
     }
 
     fn take_events(&mut self, scribe: &Scribe<'_>) {
@@ -138,35 +147,50 @@ impl Collector {
         }
     }
 
-    fn take_records(&mut self, scribe: &Scribe<'_>) {
+    /// If there are more than it takes: when the last one happened that it took.
+    fn take_records(&mut self, scribe: &Scribe<'_>) -> Option<u64> {
+        let mut last = None;
         for _ in 0..BATCH {
-            let Some(record) = self.sources.engine.take_record() else {
-                break;
+            let record = self.sources.engine.take_record()?;
+            last = Some(scribe.moment.monotonic(record.time_ns));
+            self.flows.push(scribe.of_engine(&record));
+            self.remember(record, scribe.moment);
+        }
+        last
+    }
+
+    /// Only requests that went on are answered by somebody else; those of HTTP where the kernel sees it.
+    fn remember(&mut self, record: L7Record, moment: Moment) {
+        if record.verdict == RecordVerdict::Forwarded && record.http().is_some() {
+            let request = Request {
+                time_ns: moment.monotonic(record.time_ns),
+                bytes: record.bytes(),
+                what: record,
             };
-            let flow = scribe.of_engine(&record);
-            self.remember(&record, &flow, scribe.moment);
-            self.flows.push(flow);
+            self.requests.remember(connection(&request.what), request);
+        } else {
             self.sources.engine.recycle_record(record);
         }
     }
 
-    /// Only requests that went on are answered by somebody else; those of HTTP where the kernel sees it.
-    fn remember(&mut self, record: &L7Record, flow: &Flow, moment: Moment) {
-        if record.verdict == RecordVerdict::Forwarded && record.http().is_some() {
-            let request = Request {
-                time_ns: moment.monotonic(record.time_ns),
-                flow: flow.clone(),
-            };
-            self.requests.remember(connection(record), request);
-        }
-    }
-
-    fn take_answer(&mut self, answer: &Answer, scribe: &Scribe<'_>) {
-        let Some(request) = self.requests.answered(answer) else {
-            return;
-        };
-        if let Some(http) = http(&answer.head, &request) {
-            self.flows.push(scribe.of_answer(answer, http, &request));
+    /// Whose records may not have been taken yet (`behind`) waits.
+    fn take_answers(&mut self, behind: Option<u64>, scribe: &Scribe<'_>) {
+        for answer in std::mem::take(&mut self.answers) {
+            if behind.is_some_and(|last_ns| answer.time_ns > last_ns) {
+                self.answers.push(answer);
+                continue;
+            }
+            match self.requests.answered(&answer) {
+                Asked::Request(asked) => {
+                    let status = status(&answer.head);
+                    self.flows
+                        .extend(status.map(|status| scribe.of_answer(&answer, status, &asked)));
+                    self.sources.engine.recycle_record(asked);
+                }
+                Asked::Interim | Asked::Several => {}
+                Asked::Nothing if behind.is_some() => self.answers.push(answer),
+                Asked::Nothing => self.answers_lost += 1,
+            }
         }
     }
 
@@ -190,7 +214,8 @@ impl Collector {
     }
 
     fn look_for_losses(&mut self) {
-        let (engine, kernel) = (self.sources.engine.records_lost(), (self.sources.kernel_lost)());
+        let engine = self.sources.engine.records_lost() + self.answers_lost;
+        let kernel = (self.sources.kernel_lost)();
         let new = [
             (
                 LostEventSource::ObserverEventsQueue,

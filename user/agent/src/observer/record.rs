@@ -17,7 +17,7 @@ use seventh_flows::{
 };
 use seventh_policy::{RuleOrigin, RuleSet, RuleSetKind};
 
-use super::{answers::Request, clock::Moment, directory::Directory, ip};
+use super::{answers::Status, clock::Moment, directory::Directory, ip};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -114,17 +114,19 @@ impl Scribe<'_> {
         flow
     }
 
-    /// The answer to a request that went on.
-    pub(super) fn of_answer(&self, answer: &Answer, http: Http, request: &Request) -> Flow {
-        let mut flow = request.flow.clone();
-        flow.uuid = self.uuids.next();
+    /// The answer to a request of HTTP that went on.
+    pub(super) fn of_answer(&self, answer: &Answer, status: Status<'_>, asked: &L7Record) -> Flow {
+        let mut flow = self.of_engine(asked);
         flow.time = Some(self.moment.wall(answer.time_ns));
         turn_round(&mut flow);
-        flow.l7 = Some(Layer7 {
-            r#type: L7FlowType::Response.into(),
-            latency_ns: answer.latency_ns,
-            record: Some(layer7::Record::Http(http)),
-        });
+        if let Some(l7) = &mut flow.l7 {
+            l7.r#type = L7FlowType::Response.into();
+            l7.latency_ns = answer.latency_ns;
+            if let Some(layer7::Record::Http(http)) = &mut l7.record {
+                http.code = u32::from(status.code);
+                status.protocol.clone_into(&mut http.protocol);
+            }
+        }
         flow
     }
 
