@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use notify::{RecursiveMode, Watcher as _};
 use seventh_abi::Counter;
-use seventh_datapath::{Datapath, Settings};
+use seventh_datapath::{CounterReader, Datapath, Settings};
 use seventh_engine::{EngineLimits, EngineShared, Names};
 use seventh_policy::{Finding, Severity};
 use seventh_verdict_cache::KeyHasher;
@@ -190,6 +190,7 @@ async fn start(config: &Config) -> Result<(Arc<Shared>, Collector)> {
     check_interfaces(config)?;
     let (mut datapath, channels) = Datapath::start(settings(config)).await?;
     let (events, answers) = (datapath.take_events(), datapath.take_answers());
+    let kernel_lost = kernel_lost(datapath.counter_reader());
     if let Some(table) = datapath.take_names() {
         let earlier = datapath.endpoints();
         names.open(table, earlier.values().map(|old| old.name_scope).max().unwrap_or(0));
@@ -234,7 +235,7 @@ async fn start(config: &Config) -> Result<(Arc<Shared>, Collector)> {
         workers_began: started,
         events,
         answers,
-        kernel_lost: kernel_lost(&shared),
+        kernel_lost,
     };
     let collector = Collector::new(observer, writer, sources, config.hubble.redaction.clone());
     names.serve(&shared);
@@ -250,17 +251,12 @@ fn limits(config: &Config) -> EngineLimits {
     }
 }
 
-/// How many records the kernel's rings had no room for.
-fn kernel_lost(shared: &Arc<Shared>) -> Box<dyn Fn() -> u64 + Send> {
-    let shared = Arc::clone(shared);
+/// How many records the kernel's rings had no room for. Asked every second by whoever empties them, who must not wait for
+/// a change of policy.
+fn kernel_lost(counters: CounterReader) -> Box<dyn Fn() -> u64 + Send> {
     Box::new(move || {
-        let state = shared.state();
-        let counters = state
-            .publisher
-            .as_ref()
-            .and_then(|publisher| publisher.datapath().counters().ok());
-        let at = |counter: Counter| counters.as_ref()?.get(counter as usize).copied();
-        at(Counter::EventLost).unwrap_or(0) + at(Counter::AnswerLost).unwrap_or(0)
+        let at = |counter: Counter| counters.read(counter as u32).unwrap_or(0);
+        at(Counter::EventLost) + at(Counter::AnswerLost)
     })
 }
 

@@ -13,7 +13,8 @@ use seventh_abi::{
 use tracing::info;
 
 use crate::{
-    AnswerReader, AttachMode, DatapathError, EventReader, IpcachePrefix, NameTable, PolicyRow, PuntChannel,
+    AnswerReader, AttachMode, CounterReader, DatapathError, EventReader, IpcachePrefix, NameTable, PolicyRow,
+    PuntChannel,
     attach::{self, Attachment},
     maps::{self, Maps},
     object,
@@ -336,7 +337,13 @@ impl Datapath {
     /// # Errors
     /// The map cannot be read.
     pub fn counters(&self) -> Result<Vec<u64>, DatapathError> {
-        self.maps.counters()
+        self.maps.counters.all()
+    }
+
+    /// A handle of the counters for somebody who must not wait for this one.
+    #[must_use]
+    pub fn counter_reader(&self) -> CounterReader {
+        self.maps.counters.clone()
     }
 
     /// A snapshot of the flow table, of so many entries at most.

@@ -8,6 +8,7 @@
 
 mod attach;
 mod channel;
+mod counters;
 mod datapath;
 mod error;
 mod ethtool;
@@ -21,6 +22,7 @@ mod xsk;
 
 pub use attach::AttachMode;
 pub use channel::{ChannelStats, Decide, Disposition, Outgoing, PuntChannel};
+pub use counters::CounterReader;
 pub use datapath::{Datapath, Settings};
 pub use error::DatapathError;
 pub use events::{AnswerReader, EventReader, RingReader, RingRecord};

@@ -4,14 +4,13 @@ use std::{borrow::Borrow, collections::HashMap as StdHashMap};
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, PerCpuArray, RingBuf, XskMap, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, RingBuf, XskMap, lpm_trie::Key},
 };
 use seventh_abi::{
-    Addr, COUNTERS_MAX, DatapathConfig, Endpoint, FlowKey, FlowState, IpcacheEntry, IpcacheKey, PolicyEntry, PolicyKey,
-    names,
+    Addr, DatapathConfig, Endpoint, FlowKey, FlowState, IpcacheEntry, IpcacheKey, PolicyEntry, PolicyKey, names,
 };
 
-use crate::DatapathError;
+use crate::{CounterReader, DatapathError};
 
 /// One row of the policy table: how many bits of the key count, the key, what it says.
 pub type PolicyRow = (u32, PolicyKey, PolicyEntry);
@@ -32,7 +31,7 @@ pub(crate) struct Maps {
     ipcache: LpmTrie<MapData, IpcacheKey, IpcacheEntry>,
     policy: LpmTrie<MapData, PolicyKey, PolicyEntry>,
     flows: HashMap<MapData, FlowKey, FlowState>,
-    counters: PerCpuArray<MapData, u64>,
+    pub(crate) counters: CounterReader,
     pub(crate) punt_workers: HashMap<MapData, u32, u32>,
     pub(crate) xsks: XskMap<MapData>,
 }
@@ -45,7 +44,7 @@ impl Maps {
             ipcache: take(object, names::IPCACHE)?,
             policy: take(object, names::POLICY)?,
             flows: take(object, names::FLOWS)?,
-            counters: take(object, names::COUNTERS)?,
+            counters: CounterReader::take(object)?,
             punt_workers: take(object, names::PUNT_WORKERS)?,
             xsks: take(object, names::XSKS)?,
         })
@@ -123,14 +122,6 @@ impl Maps {
             .map(|prefix| Key::new(prefix.prefix_len, IpcacheKey { addr: prefix.addr }))
             .collect();
         remove_all(&mut self.ipcache, &stale, names::IPCACHE)
-    }
-
-    /// Sums over all CPUs, by counter index.
-    pub(crate) fn counters(&self) -> Result<Vec<u64>, DatapathError> {
-        (0..COUNTERS_MAX)
-            .map(|index| Ok(self.counters.get(&index, 0)?.iter().sum()))
-            .collect::<Result<_, MapError>>()
-            .map_err(DatapathError::map(names::COUNTERS))
     }
 
     /// A snapshot of the flow table, of so many entries at most; those that move meanwhile may be missing or come twice.
