@@ -46,8 +46,8 @@ pub struct Event {
     pub hook: u8,
     /// 4 or 6, 0 if the packet is neither.
     pub ip_version: u8,
-    /// Zero.
-    pub pad: u8,
+    /// A [`crate::Direction`]: that of the flow which the packet belongs to, or would begin.
+    pub direction: u8,
 }
 
 const _: () = assert!(size_of::<Event>() == 64);

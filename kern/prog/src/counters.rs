@@ -45,7 +45,7 @@ pub fn drop_packet(scene: &Scene<'_>, peer_identity: u32, reason: u8) -> i32 {
         &scene.scratch.packet,
         scene.hook,
         peer_identity,
-        u32::from_be_bytes([0, EventKind::Drop as u8, reason, 0]),
+        u32::from_be_bytes([scene.direction, EventKind::Drop as u8, reason, 0]),
     );
     SHOT
 }
@@ -53,18 +53,18 @@ pub fn drop_packet(scene: &Scene<'_>, peer_identity: u32, reason: u8) -> i32 {
 /// Reports the first decision of a flow.
 #[inline(always)]
 pub fn report_flow(scene: &Scene<'_>, peer_identity: u32, verdict: Verdict) {
-    let tag = u32::from_be_bytes([0, EventKind::FlowDecided as u8, 0, verdict as u8]);
+    let tag = u32::from_be_bytes([scene.direction, EventKind::FlowDecided as u8, 0, verdict as u8]);
     emit(scene.ctx, &scene.scratch.packet, scene.hook, peer_identity, tag);
 }
 
-/// `tag` holds kind, reason and verdict: a function of BPF takes five arguments.
+/// `tag` holds direction, kind, reason and verdict: a function of BPF takes five arguments.
 #[inline(never)]
 fn emit(ctx: &TcContext, packet: &Packet, hook: Hook, peer_identity: u32, tag: u32) {
     let Some(mut slot) = EVENTS.reserve::<Event>(0) else {
         return count(Counter::EventLost as u32);
     };
     let event = slot.as_mut_ptr();
-    let [_, kind, reason, verdict] = tag.to_be_bytes();
+    let [direction, kind, reason, verdict] = tag.to_be_bytes();
     // SAFETY: `event` points to reserved memory of this size, which is submitted below and nowhere else used; the
     // fields are written one by one because a whole `Event` would have to be built on the stack first.
     unsafe {
@@ -83,7 +83,7 @@ fn emit(ctx: &TcContext, packet: &Packet, hook: Hook, peer_identity: u32, tag: u
         (*event).verdict = verdict;
         (*event).hook = hook as u8;
         (*event).ip_version = packet.ip_version;
-        (*event).pad = 0;
+        (*event).direction = direction;
     }
     slot.submit(0);
 }

@@ -30,6 +30,8 @@ pub struct Scene<'a> {
     pub endpoint: &'a Endpoint,
     pub scratch: &'a mut Scratch,
     pub hook: Hook,
+    /// Of the flow that the packet belongs to: that of its sender, until it turns out to be a reply.
+    pub direction: u8,
     pub ifindex: u32,
     pub now_ns: u64,
 }
@@ -65,6 +67,7 @@ pub fn classify(ctx: &TcContext, hook: Hook) -> i32 {
         endpoint,
         scratch,
         hook,
+        direction: own_direction(hook),
         ifindex,
         now_ns,
     };
@@ -243,6 +246,7 @@ fn forward_packet(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
 /// Tier 4: a packet of the side that was opened to.
 #[inline(always)]
 fn reply_packet(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
+    scene.direction = scene.scratch.other_key.direction;
     flow.last_seen_ns = scene.now_ns;
     if flow.epoch != scene.endpoint.epoch {
         scene

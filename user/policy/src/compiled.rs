@@ -12,7 +12,7 @@ use crate::compile::index;
 use crate::coverage::{Answers, Coverage, Deciders};
 use crate::identity::IdentityId;
 use crate::rule_set::RuleSet;
-use crate::table::{Conflict, Decision, PortPrefix, PortTable};
+use crate::table::{Conflict, Decision, PortPrefix, PortTable, RowWidth};
 
 /// Prefix length, key and value of one element of the kernel's policy table.
 pub type KernelEntry = (u32, PolicyKey, PolicyEntry);
@@ -37,6 +37,15 @@ pub(crate) struct CompiledDirection {
     pub(crate) coverage: Arc<Coverage>,
     /// Of every identity that a rule names, also where the table is the same.
     pub(crate) coverage_of: HashMap<IdentityId, Arc<Coverage>>,
+}
+
+/// By how much of a flow it is decided.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Matched {
+    /// The peer matters: for others the decision is another one.
+    pub peer: bool,
+    /// What of protocol and port matters.
+    pub width: RowWidth,
 }
 
 /// What a policy says of a new flow.
@@ -101,6 +110,26 @@ impl CompiledPolicy {
         let side = self.direction(direction);
         let coverage = side.coverage_of.get(&peer).unwrap_or(&side.coverage);
         self.answers.deciders(coverage, (direction, peer), (protocol, port))
+    }
+
+    /// By what such a flow is decided; `None` where nothing allows it. Takes what [`CompiledPolicy::lookup`] takes.
+    #[must_use]
+    pub fn matched(&self, direction: Direction, peer: IdentityId, protocol: u8, port: u16) -> Option<Matched> {
+        let side = self.direction(direction);
+        let own = side.by_identity.get(&peer).and_then(|table| table.row(protocol, port));
+        let any = side.any.row(protocol, port);
+        match own.or(any) {
+            // A row of the peer's own also holds what is said of everybody.
+            Some((decision, width)) => Some(Matched {
+                peer: any.is_none_or(|(of_all, _)| of_all != decision),
+                width,
+            }),
+            None if side.enforced => None,
+            None => Some(Matched {
+                peer: false,
+                width: RowWidth::All,
+            }),
+        }
     }
 
     /// Every element that the kernel's policy table holds for this policy.

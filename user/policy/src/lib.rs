@@ -64,7 +64,7 @@ pub mod validate;
 mod yaml;
 
 pub use compile::{CompileOptions, Compiler, EndpointFacts, Enforcement, PolicyIdsUsedUp, PolicyPatch, governs};
-pub use compiled::{CompiledPolicy, KernelEntry, L4Decision};
+pub use compiled::{CompiledPolicy, KernelEntry, L4Decision, Matched};
 pub use coverage::Deciders;
 pub use finding::{Finding, RuleOrigin, Severity};
 #[cfg(any(test, fuzzing))]
@@ -79,6 +79,6 @@ pub use misses::{Miss, MissedField};
 pub use party::Party;
 pub use resolve::{Resolved, Service, Services, Surroundings, name_selectors_of, prefixes_of, resolve};
 pub use rule_set::{DnsRuleSet, RuleSet, RuleSetKind, TlsRuleSet};
-pub use table::Conflict;
+pub use table::{Conflict, RowWidth};
 pub use trace::{Content, Leg, NearMiss, Outcome, Trace, TraceError, Tracer, Traffic};
 pub use validate::{Validation, validate};

@@ -73,6 +73,17 @@ impl Area {
     }
 }
 
+/// What the row of a table that decides a flow is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum RowWidth {
+    /// Everything.
+    All,
+    /// The whole protocol.
+    Protocol,
+    /// Some of its ports.
+    Port,
+}
+
 /// Decisions for one direction and one class of peers.
 #[derive(Clone, Debug, PartialEq, Eq, Default)]
 pub(crate) struct PortTable {
@@ -173,14 +184,23 @@ impl PortTable {
 
     /// The decision for a protocol and port; `None` if the table says nothing of it.
     pub(crate) fn lookup(&self, protocol: u8, port: u16) -> Option<&Decision> {
+        self.row(protocol, port).map(|(decision, _)| decision)
+    }
+
+    /// The same, with what the row is for.
+    pub(crate) fn row(&self, protocol: u8, port: u16) -> Option<(&Decision, RowWidth)> {
+        let all = || self.all.as_ref().map(|decision| (decision, RowWidth::All));
         let Ok(at) = self.protocols.binary_search_by_key(&protocol, |t| t.protocol) else {
-            return self.all.as_ref();
+            return all();
         };
         let table = &self.protocols[at];
         let at = table.spans.partition_point(|s| s.last < port);
         match table.spans.get(at) {
-            Some(span) if span.first <= port => Some(&span.decision),
-            _ => table.all.as_ref().or(self.all.as_ref()),
+            Some(span) if span.first <= port => Some((&span.decision, RowWidth::Port)),
+            _ => match &table.all {
+                Some(decision) => Some((decision, RowWidth::Protocol)),
+                None => all(),
+            },
         }
     }
 

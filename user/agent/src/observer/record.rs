@@ -3,10 +3,13 @@
 use std::{
     collections::BTreeMap,
     hash::{BuildHasher as _, Hasher as _, RandomState},
-    sync::atomic::{AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
-use seventh_abi::{Answer, DropReason, Event, EventKind, Hook, Verdict as KernelVerdict};
+use seventh_abi::{Answer, Direction, DropReason, Event, EventKind, Hook, Verdict as KernelVerdict};
 use seventh_engine::{DnsRecord, HttpRecord, Inside, L7Record, PolicyView, RecordVerdict, TlsRecord};
 use seventh_flows::{
     event_type, hubble_reason,
@@ -15,7 +18,7 @@ use seventh_flows::{
         Layer4, Layer7, Policy, Sctp, Tcp, TcpFlags, Tls, TrafficDirection, Udp, Verdict, layer4, layer7,
     },
 };
-use seventh_policy::{RuleOrigin, RuleSet, RuleSetKind};
+use seventh_policy::{Deciders, Matched, RowWidth, RuleOrigin, RuleSet, RuleSetKind};
 
 use super::{answers::Status, clock::Moment, directory::Directory, ip};
 
@@ -24,9 +27,8 @@ const UDP: u8 = 17;
 const ICMPV4: u8 = 1;
 const ICMPV6: u8 = 58;
 const SCTP: u8 = 132;
-/// `policy_match_type`: no row matched; a row for the peer and the port.
+/// `policy_match_type` where no row matched.
 const MATCH_NONE: u32 = 0;
-const MATCH_L3_L4: u32 = 2;
 /// `observation_source` of DNS: the one that judges, in Hubble's word.
 const DNS_OBSERVER: &str = "proxy";
 /// Policies that are named in one record at most.
@@ -132,16 +134,16 @@ impl Scribe<'_> {
 
     /// A first decision, a drop, or, where a policy dropped, both, as Hubble has it.
     pub(super) fn of_kernel(&self, happened: &Event) -> Vec<Flow> {
-        let egress = happened.hook == Hook::FromEndpoint as u8;
+        let from_endpoint = happened.hook == Hook::FromEndpoint as u8;
         let peer = |is_peer: bool| if is_peer { happened.peer_identity } else { 0 };
         let mut flow = self.frame(Packet {
             time_ns: happened.time_ns,
             source: happened.source,
             destination: happened.destination,
-            source_identity: peer(!egress),
-            destination_identity: peer(egress),
+            source_identity: peer(!from_endpoint),
+            destination_identity: peer(from_endpoint),
             ifindex: happened.ifindex,
-            egress,
+            egress: happened.direction == Direction::Egress as u8,
             l4: layer4(
                 happened.protocol,
                 happened.source_port,
@@ -154,33 +156,89 @@ impl Scribe<'_> {
         }
         flow.r#type = FlowType::L3L4.into();
         if happened.kind == EventKind::FlowDecided as u8 {
-            flow.verdict = if happened.verdict == KernelVerdict::Inspect as u8 {
+            let inspected = happened.verdict == KernelVerdict::Inspect as u8;
+            let verdict = if inspected {
                 Verdict::Redirected
             } else {
                 Verdict::Forwarded
-            }
-            .into();
+            };
+            flow.verdict = verdict.into();
             flow.is_reply = Some(false);
-            flow.policy_match_type = MATCH_L3_L4;
             flow.event_type = event(event_type::POLICY_VERDICT, 0);
+            flow.policy_match_type = self.match_type(happened);
+            self.name_deciders(&mut flow, &self.deciders(happened), true);
             return vec![flow];
         }
+        self.of_drop(happened, flow)
+    }
+
+    fn of_drop(&self, happened: &Event, mut flow: Flow) -> Vec<Flow> {
         flow.verdict = Verdict::Dropped.into();
+        if is_reply(happened) {
+            flow.is_reply = Some(true);
+            mark_reply(&mut flow, true);
+        }
         let reason = DropReason::from_code(happened.reason);
         if let Some(reason) = reason {
             give_reason(&mut flow, reason);
         }
         let mut flows = Vec::with_capacity(2);
-        if let Some(matched) = reason.and_then(policy_match) {
+        if reason.is_some_and(is_of_policy) {
+            // What nothing allows has no rule that denies it.
+            if reason != Some(DropReason::PolicyDenied) {
+                self.name_deciders(&mut flow, &self.deciders(happened), false);
+            }
             let mut verdict = flow.clone();
             verdict.uuid = self.uuids.next();
-            verdict.policy_match_type = matched;
+            verdict.policy_match_type = match reason {
+                Some(DropReason::PolicyDenied) => MATCH_NONE,
+                _ => self.match_type(happened),
+            };
             verdict.event_type = event(event_type::POLICY_VERDICT, 0);
             flows.push(verdict);
         }
         flow.event_type = event(event_type::DROP, flow.drop_reason_desc);
         flows.push(flow);
         flows
+    }
+
+    fn match_type(&self, happened: &Event) -> u32 {
+        let (direction, port) = asked(happened);
+        let endpoint = self.view.endpoints.get(&happened.ifindex);
+        let matched = endpoint.and_then(|endpoint| {
+            endpoint
+                .policy
+                .matched(direction, happened.peer_identity, happened.protocol, port)
+        });
+        matched.map_or(MATCH_NONE, match_number)
+    }
+
+    /// The rules that decided the flow, under the policy of this moment.
+    fn deciders(&self, happened: &Event) -> Deciders {
+        let (direction, port) = asked(happened);
+        let endpoint = self.view.endpoints.get(&happened.ifindex);
+        endpoint.map_or_else(Deciders::default, |endpoint| {
+            endpoint
+                .policy
+                .deciders(direction, happened.peer_identity, happened.protocol, port)
+        })
+    }
+
+    fn name_deciders(&self, flow: &mut Flow, deciders: &Deciders, allowed: bool) {
+        let policies = policies_of(deciders.iter(), self.directory.revision());
+        let egress = flow.traffic_direction() == TrafficDirection::Egress;
+        let named = match (egress, allowed) {
+            (true, true) => &mut flow.egress_allowed_by,
+            (true, false) => &mut flow.egress_denied_by,
+            (false, true) => &mut flow.ingress_allowed_by,
+            (false, false) => &mut flow.ingress_denied_by,
+        };
+        named.extend(policies);
+        for log in deciders.iter().filter_map(|rule| rule.log.as_deref()) {
+            if flow.policy_log.len() < POLICIES_MAX && !flow.policy_log.iter().any(|known| known == log) {
+                flow.policy_log.push(log.to_owned());
+            }
+        }
     }
 
     fn frame(&self, packet: Packet) -> Flow {
@@ -246,7 +304,7 @@ impl Scribe<'_> {
                 } else {
                     &mut flow.ingress_denied_by
                 };
-                denied_by.extend(rules.iter().flat_map(|rules| policies_of(rules, revision)));
+                denied_by.extend(rules.iter().flat_map(|rules| policies_in(rules, revision)));
             }
         }
     }
@@ -300,12 +358,46 @@ fn give_reason(flow: &mut Flow, reason: DropReason) {
     });
 }
 
-/// Whether a policy dropped it, and by which kind of row.
-fn policy_match(reason: DropReason) -> Option<u32> {
-    match reason {
-        DropReason::PolicyDenied => Some(MATCH_NONE),
-        DropReason::PolicyDenyRule | DropReason::AuthRequired | DropReason::PolicyConflict => Some(MATCH_L3_L4),
-        _ => None,
+/// Whether a policy dropped it.
+fn is_of_policy(reason: DropReason) -> bool {
+    matches!(
+        reason,
+        DropReason::PolicyDenied | DropReason::PolicyDenyRule | DropReason::AuthRequired | DropReason::PolicyConflict
+    )
+}
+
+/// Whether the packet goes against the direction in which its flow was opened.
+fn is_reply(happened: &Event) -> bool {
+    let from_endpoint = happened.hook == Hook::FromEndpoint as u8;
+    from_endpoint != (happened.direction == Direction::Egress as u8)
+}
+
+/// Direction and port by which the policy was asked.
+fn asked(happened: &Event) -> (Direction, u16) {
+    let direction = if happened.direction == Direction::Egress as u8 {
+        Direction::Egress
+    } else {
+        Direction::Ingress
+    };
+    let is_icmp = matches!(happened.protocol, ICMPV4 | ICMPV6);
+    // Where ICMP has its type.
+    let port = if is_icmp || is_reply(happened) {
+        happened.source_port
+    } else {
+        happened.destination_port
+    };
+    (direction, port)
+}
+
+/// `policy_match_type`: L3-only, L3-L4, L4-only, all, L3-proto, proto-only.
+const fn match_number(matched: Matched) -> u32 {
+    match (matched.peer, matched.width) {
+        (true, RowWidth::All) => 1,
+        (true, RowWidth::Port) => 2,
+        (false, RowWidth::Port) => 3,
+        (false, RowWidth::All) => 4,
+        (true, RowWidth::Protocol) => 5,
+        (false, RowWidth::Protocol) => 6,
     }
 }
 
@@ -434,15 +526,20 @@ fn policy(origin: &RuleOrigin, revision: u64) -> Policy {
     }
 }
 
-/// The policies that a rule set is made of, each once, by name.
-fn policies_of(rules: &RuleSet, revision: u64) -> Vec<Policy> {
+/// The policies that a rule set is made of.
+fn policies_in(rules: &RuleSet, revision: u64) -> Vec<Policy> {
     let origin = |index: u32| match rules.kind() {
         RuleSetKind::Http(rules) => rules.origin(index),
         RuleSetKind::Dns(rules) => rules.origin(index),
         RuleSetKind::Tls(rules) => rules.origin(index),
     };
+    policies_of((0..).map_while(origin), revision)
+}
+
+/// The policies of these rules, each once, by name, at most [`POLICIES_MAX`].
+fn policies_of<'a>(origins: impl Iterator<Item = &'a Arc<RuleOrigin>>, revision: u64) -> Vec<Policy> {
     let mut policies = BTreeMap::new();
-    for origin in (0..).map_while(origin) {
+    for origin in origins {
         policies
             .entry((origin.namespace.clone(), origin.name.clone(), origin.kind))
             .or_insert_with(|| policy(origin, revision));

@@ -1,6 +1,6 @@
 //! What happened on live traffic, as `seventh observe` tells it.
 
-use std::net::SocketAddr;
+use std::{io::Read as _, net::SocketAddr};
 
 use serde_json::Value;
 use seventh::lab::Lab;
@@ -147,6 +147,13 @@ fn first_decisions_and_drops_of_the_kernel_are_told() {
         (&"FORWARDED".into(), &"INGRESS".into())
     );
     assert_eq!(allowed[0]["l4"]["TCP"]["flags"], serde_json::json!({"SYN": true}));
+    assert_eq!(
+        (
+            &allowed[0]["policy_match_type"],
+            &allowed[0]["ingress_allowed_by"][0]["name"]
+        ),
+        (&2.into(), &"server".into())
+    );
     let dropped = flows(&lab, 1, &["--type", "drop", "--from-label", "app=intruder", "-6"]);
     assert_eq!(
         (&dropped[0]["drop_reason_desc"], &dropped[0]["event_type"]["sub_type"]),
@@ -162,6 +169,97 @@ fn first_decisions_and_drops_of_the_kernel_are_told() {
         verdicts.contains("policy-verdict:none INGRESS DENIED (TCP Flags: SYN)"),
         "{verdicts}"
     );
+}
+
+#[test]
+fn a_final_answer_behind_an_interim_one_is_told_and_pipelined_ones_are_given_to_nobody() {
+    let Some(mut lab) = crate::stage::lab() else { return };
+    let _tally = crate::server::start(lab.endpoint("server").unwrap()).unwrap();
+    lab.start_agent(binary(), &crate::stage::policy(PUBLIC), "").unwrap();
+    let server: SocketAddr = (lab.endpoint("server").unwrap().ipv4, 8080).into();
+    let client = lab.endpoint("client").unwrap();
+    client
+        .run(move || {
+            let mut connection = Connection::open(server, PATIENCE).unwrap();
+            let head = "PUT /public/upload HTTP/1.1\r\nHost: a\r\nContent-Length: 3\r\nExpect: 100-continue\r\n\r\n";
+            connection.send(head.as_bytes()).unwrap();
+            let mut interim = [0; 25];
+            connection.stream.read_exact(&mut interim).unwrap();
+            assert_eq!(&interim, b"HTTP/1.1 100 Continue\r\n\r\n");
+            connection.send(b"abc").unwrap();
+            assert_eq!(connection.answer().unwrap().status, 200);
+            let both = [get("/public/one"), get("/public/two")].concat();
+            connection.send(both.as_bytes()).unwrap();
+            for _ in 0..2 {
+                assert_eq!(connection.answer().unwrap().status, 200);
+            }
+            connection.get("/public/after").unwrap();
+        })
+        .unwrap();
+    // The last one's answer is the last of all.
+    flows(&lab, 2, &["--http-path", "/public/after"]);
+    let told: Vec<_> = flows(&lab, 6, &["--protocol", "http", "--all"])
+        .iter()
+        .map(|flow| {
+            let (l7, http) = (&flow["l7"], &flow["l7"]["http"]);
+            let path = http["url"].as_str().unwrap().rsplit('/').next().unwrap().to_owned();
+            (path, l7["type"] == "RESPONSE", http["code"].as_u64().unwrap_or(0))
+        })
+        .collect();
+    let wanted = [
+        ("upload", false, 0),
+        ("upload", true, 200),
+        ("one", false, 0),
+        ("two", false, 0),
+        ("after", false, 0),
+        ("after", true, 200),
+    ];
+    assert_eq!(told, wanted.map(|(path, answer, code)| (path.to_owned(), answer, code)));
+}
+
+#[test]
+fn a_dropped_reply_has_the_direction_of_its_flow() {
+    let Some(mut lab) = crate::stage::lab() else { return };
+    let short = "keepalive_timeout 5; location / { return 200 \"hello\"; }";
+    lab.start_nginx("server", Some(short)).unwrap();
+    lab.start_agent(binary(), &crate::stage::policy(PUBLIC), "").unwrap();
+    let v4 = lab.endpoint("server").unwrap().ipv4;
+    let address = SocketAddr::new(v4.into(), 8080);
+    lab.endpoint("friend")
+        .unwrap()
+        .run(move || {
+            let mut connection = Connection::open(address, PATIENCE).unwrap();
+            connection.get("/x").unwrap();
+            // The server ends the connection after its keep-alive time, when the policy has changed: its FIN is a reply.
+            std::thread::spawn(move || connection.rest());
+        })
+        .unwrap();
+    crate::stage::replace_policy(
+        &lab,
+        &crate::stage::policy(PUBLIC).replace("app: friend", "app: nobody"),
+    );
+    let dropped = flows(&lab, 1, &["--type", "drop", "--from-pod", "default/server"]);
+    assert_eq!(
+        (
+            &dropped[0]["traffic_direction"],
+            &dropped[0]["is_reply"],
+            &dropped[0]["destination"]["pod_name"]
+        ),
+        (&"INGRESS".into(), &true.into(), &"friend".into())
+    );
+    let verdict = flows(
+        &lab,
+        1,
+        &[
+            "--type",
+            "policy-verdict",
+            "--verdict",
+            "DROPPED",
+            "--from-pod",
+            "default/server",
+        ],
+    );
+    assert_eq!(verdict[0]["traffic_direction"], "INGRESS");
 }
 
 #[test]

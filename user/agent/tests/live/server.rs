@@ -15,7 +15,7 @@ use seventh::lab::LabEndpoint;
 pub(crate) type Tally = Arc<Mutex<Vec<String>>>;
 
 /// Serves in an endpoint until the process ends: `GET /bytes/N` answers N bytes of [`Pattern`], `PUT` answers the
-/// checksum of the body in decimal, everything else `ok`.
+/// checksum of the body in decimal, everything else `ok`. Who expects 100 is told it first.
 pub(crate) fn start(endpoint: &LabEndpoint) -> Result<Tally> {
     let tally = Tally::default();
     let seen = Arc::clone(&tally);
@@ -39,18 +39,22 @@ fn serve(stream: TcpStream, tally: &Tally) -> io::Result<()> {
             return Ok(());
         }
         let request = line.trim_end().to_owned();
-        let mut length = 0;
+        let (mut length, mut expects) = (0, false);
         loop {
             let mut header = String::new();
             reader.read_line(&mut header)?;
             if header.trim_end().is_empty() {
                 break;
             }
+            expects |= header.to_ascii_lowercase().starts_with("expect:");
             if let Some(value) = header.to_ascii_lowercase().strip_prefix("content-length:") {
                 length = value.trim().parse().map_err(io::Error::other)?;
             }
         }
         tally.lock().unwrap().push(request.clone());
+        if expects {
+            writer.write_all(b"HTTP/1.1 100 Continue\r\n\r\n")?;
+        }
         let body = checksum(&mut (&mut reader).take(length))?;
         match request.split('/').nth(2).filter(|_| request.starts_with("GET /bytes/")) {
             Some(count) => {

@@ -9,8 +9,8 @@ use seventh_policy::identity::{
     WORLD_IPV6, all_of, prefix_labels,
 };
 use seventh_policy::{
-    CompileOptions, Compiler, Identities, Ipcache, L4Decision, LabelFilter, Labels, NamedPorts, Owner, Surroundings,
-    load_text, resolve,
+    CompileOptions, Compiler, Identities, Ipcache, L4Decision, LabelFilter, Labels, NamedPorts, Owner, RowWidth,
+    Surroundings, load_text, resolve,
 };
 
 use crate::world::{TCP, World};
@@ -375,4 +375,44 @@ fn a_flow_is_decided_by_every_rule_that_allows_it_or_by_the_one_that_denies_it()
     );
     world.compiler.remove_identity(late);
     assert_eq!(deciders(&world.policy("app=web"), late, 85), []);
+}
+
+#[test]
+fn what_a_flow_is_decided_by_is_told_by_the_row() {
+    let policy = |name: &str, rules: &str| {
+        format!(
+            "---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: {name}}}\nspec:\n  \
+             endpointSelector: {{matchLabels: {{app: web}}}}\n  ingress: [{rules}]\n"
+        )
+    };
+    let yaml = [
+        policy("port-for-all", "{toPorts: [{ports: [{port: '80', protocol: TCP}]}]}"),
+        policy("friend", "{fromEndpoints: [{matchLabels: {role: friend}}]}"),
+        policy(
+            "some",
+            "{fromEndpoints: [{matchLabels: {role: some}}], toPorts: [{ports: [{port: '90', protocol: TCP}, {port: '0', protocol: UDP}]}]}",
+        ),
+        policy("proto-for-all", "{toPorts: [{ports: [{port: '0', protocol: SCTP}]}]}"),
+    ]
+    .concat();
+    let mut world = World::new(&yaml);
+    let (friend, some) = (world.identity("role=friend"), world.identity("role=some"));
+    let policy = world.policy("app=web");
+    let matched = |peer, protocol, port| {
+        policy
+            .matched(Ingress, peer, protocol, port)
+            .map(|matched| (matched.peer, matched.width))
+    };
+    assert_eq!(
+        matched(some, TCP, 80),
+        Some((false, RowWidth::Port)),
+        "as for everybody"
+    );
+    assert_eq!(matched(some, TCP, 90), Some((true, RowWidth::Port)));
+    assert_eq!(matched(some, 17, 53), Some((true, RowWidth::Protocol)));
+    assert_eq!(matched(some, 132, 7), Some((false, RowWidth::Protocol)));
+    assert_eq!(matched(friend, TCP, 99), Some((true, RowWidth::All)));
+    assert_eq!(matched(some, TCP, 99), None, "default deny");
+    let unenforced = policy.matched(Egress, some, TCP, 99);
+    assert_eq!(unenforced.map(|m| (m.peer, m.width)), Some((false, RowWidth::All)));
 }
