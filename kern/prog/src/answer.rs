@@ -3,7 +3,12 @@
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
 use seventh_abi::{ANSWER_HEAD_LEN, Answer, Counter, FlowFlags, FlowState};
 
-use crate::{counters::count, hook::Scene, maps::ANSWERS, packet::FRAGMENT_NONE};
+use crate::{
+    counters::{QUIETLY, count},
+    hook::Scene,
+    maps::ANSWERS,
+    packet::FRAGMENT_NONE,
+};
 
 /// Offset of the first digit of the status in `HTTP/1.1 200`.
 const STATUS: usize = 9;
@@ -43,13 +48,13 @@ fn submit(scene: &Scene<'_>, flow: &mut FlowState) {
         )
     };
     if loaded != 0 {
-        slot.discard(0);
+        slot.discard(QUIETLY);
         return;
     }
     // SAFETY: written just above.
     if unsafe { (*answer).head[STATUS] } == b'1' {
         flow.flags |= FlowFlags::EXPECT_ANSWER;
     }
-    slot.submit(0);
+    slot.submit(QUIETLY);
     count(Counter::AnswerCopied as u32);
 }

@@ -1,6 +1,6 @@
 //! Every exit of a program increments exactly one counter; drops and first decisions also make an event.
 
-use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
+use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::bpf_ktime_get_ns, programs::TcContext};
 use seventh_abi::{Counter, DropReason, Event, EventKind, Hook, Verdict, drop_counter};
 
 use crate::{
@@ -12,6 +12,8 @@ use crate::{
 /// The packet goes on to whoever else is attached, then to the stack.
 pub const PASS: i32 = -1;
 const SHOT: i32 = 2;
+/// How records are submitted: whoever reads the rings looks by itself, so nobody has to be woken on a packet's way.
+pub const QUIETLY: u64 = BPF_RB_NO_WAKEUP as u64;
 
 /// Adds one to a counter.
 #[inline(always)]
@@ -85,5 +87,5 @@ fn emit(ctx: &TcContext, packet: &Packet, hook: Hook, peer_identity: u32, tag: u
         (*event).ip_version = packet.ip_version;
         (*event).direction = direction;
     }
-    slot.submit(0);
+    slot.submit(QUIETLY);
 }

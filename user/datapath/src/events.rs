@@ -1,14 +1,11 @@
 //! Reads the kernel's rings of events and answers.
 
-use std::{
-    marker::PhantomData,
-    os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd},
-};
+use std::marker::PhantomData;
 
 use aya::maps::{MapData, RingBuf};
 use seventh_abi::{Answer, Event};
 
-/// Takes records of one kind out of a ring; readable when [`AsFd::as_fd`] polls readable.
+/// Takes records of one kind out of a ring. Nobody is woken when one comes: look from time to time.
 pub struct RingReader<T> {
     ring: RingBuf<MapData>,
     kind: PhantomData<T>,
@@ -50,18 +47,5 @@ impl<T: RingRecord> RingReader<T> {
                 return Some(unsafe { item.as_ptr().cast::<T>().read_unaligned() });
             }
         }
-    }
-}
-
-impl<T> AsRawFd for RingReader<T> {
-    fn as_raw_fd(&self) -> RawFd {
-        self.ring.as_raw_fd()
-    }
-}
-
-impl<T> AsFd for RingReader<T> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        // SAFETY: the ring owns the descriptor and outlives the borrow.
-        unsafe { BorrowedFd::borrow_raw(self.ring.as_raw_fd()) }
     }
 }
