@@ -101,6 +101,12 @@ pub async fn run(config: Config, keep: bool) -> Result<()> {
         Some(listen) => Some(hubble::listen(listen).await?),
         None => None,
     };
+    let local = Address {
+        address: format!("unix://{}", config.api.display()),
+        tls_server_name: None,
+    };
+    // Who asks here learns where others find this node, if they can.
+    let address = hubble.as_ref().map_or(local, |server| server.address().clone());
     let (shared, collector) = start(&config).await?;
     let mut tasks = vec![
         tokio::spawn(collector.run()),
@@ -110,7 +116,7 @@ pub async fn run(config: Config, keep: bool) -> Result<()> {
     ];
     tasks.extend(hubble.map(|server| tokio::spawn(server.serve(Arc::clone(&shared.observer)))));
     info!(api = %config.api.display(), endpoints = config.endpoints.len(), "ready");
-    let served = serve_until(&mut stop, listener, &shared, &config.api).await;
+    let served = serve_until(&mut stop, listener, &shared, &address).await;
     // Whoever loses the API has not asked for an open gate.
     end(&shared, &config, tasks, keep || served.is_err()).await?;
     // Somebody may have removed it already; a dead socket is replaced by the next agent anyway.
@@ -124,18 +130,14 @@ async fn serve_until(
     stop: &mut StopSignals,
     listener: UnixListener,
     shared: &Arc<Shared>,
-    socket: &Path,
+    address: &Address,
 ) -> Result<()> {
     let (closing, closed) = oneshot::channel();
     let closed = async move {
         // Dropped or sent: both mean the end.
         let _ = closed.await;
     };
-    let address = Address {
-        address: format!("unix://{}", socket.display()),
-        tls_server_name: None,
-    };
-    let services = observer::servers(&shared.observer, &address);
+    let services = observer::servers(&shared.observer, address);
     let server = api::serve(listener, Arc::clone(shared), services, closed);
     tokio::pin!(server);
     tokio::select! {

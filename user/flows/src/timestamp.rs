@@ -97,6 +97,12 @@ pub fn parse(text: &str, now: prost_types::Timestamp) -> Result<prost_types::Tim
     })
 }
 
+/// A length of time as Go writes it (`1m30s`).
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<std::time::Duration> {
+    duration(text)?.try_into().ok()
+}
+
 /// `1h2m3.5s` and the like, in the units of Go: h, m, s, ms, us, µs, ns.
 fn duration(text: &str) -> Option<SignedDuration> {
     let mut rest = text;
@@ -172,7 +178,7 @@ fn utc(time: DateTime) -> Option<Timestamp> {
 
 #[cfg(test)]
 mod tests {
-    use super::{TimeFormat, format, parse};
+    use super::{TimeFormat, format, parse, parse_duration};
     use proptest::prelude::*;
     use prost_types::Timestamp;
 
@@ -210,6 +216,14 @@ mod tests {
         assert_eq!(parsed("2006-01-02"), Some((noon - 43_200, 0)));
         // NOW is in 2023.
         assert_eq!(parsed("Jan  2 12:00:00.250"), Some((1_672_660_800, 250_000_000)));
+    }
+
+    #[test]
+    fn lengths_of_time_have_units() {
+        let read = |text| parse_duration(text).map(|duration| duration.as_millis());
+        assert_eq!(read("1m30s"), Some(90_000));
+        assert_eq!(read("250ms"), Some(250));
+        assert_eq!((read("5"), read("-3s"), read("")), (None, None, None));
     }
 
     #[test]

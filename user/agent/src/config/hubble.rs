@@ -17,6 +17,7 @@ use super::{Wrong, wrong};
 pub(super) struct RawHubble {
     listen: Option<String>,
     tls: Option<RawTls>,
+    announce: Option<String>,
     event_buffer_capacity: Option<usize>,
     #[serde(default)]
     redact: RawRedact,
@@ -71,6 +72,8 @@ pub struct HubbleListen {
     pub address: SocketAddr,
     /// Who may come; only the machine itself is served without.
     pub tls: Option<HubbleTls>,
+    /// `host:port` that the peer service tells others in the place of the address.
+    pub announce: Option<String>,
 }
 
 /// Mutual TLS; files in PEM.
@@ -93,14 +96,27 @@ impl RawHubble {
             .event_buffer_capacity
             .map_or(Ok(RingCapacity::default()), RingCapacity::new);
         Ok(HubbleConfig {
-            listen: check_listen(self.listen, self.tls, base)?,
+            listen: check_listen(self.listen, self.tls, self.announce, base)?,
             capacity: capacity.map_err(|e| wrong("hubble.eventBufferCapacity", e.to_string()))?,
             redaction: self.redact.check()?,
         })
     }
 }
 
-fn check_listen(listen: Option<String>, tls: Option<RawTls>, base: &Path) -> Result<Option<HubbleListen>, Wrong> {
+fn check_listen(
+    listen: Option<String>,
+    tls: Option<RawTls>,
+    announce: Option<String>,
+    base: &Path,
+) -> Result<Option<HubbleListen>, Wrong> {
+    let is_address = |text: &String| {
+        let port = text.rsplit_once(':').filter(|(host, _)| !host.is_empty());
+        port.is_some_and(|(_, port)| port.parse::<u16>().is_ok_and(|port| port > 0))
+    };
+    if let Some(text) = announce.as_ref().filter(|text| !is_address(text)) {
+        let reason = format!("`{text}` is not a host and port such as node-1.example:4244");
+        return Err(wrong("hubble.announce", reason));
+    }
     let tls = tls.map(|raw| HubbleTls {
         cert_file: base.join(raw.cert_file),
         key_file: base.join(raw.key_file),
@@ -108,12 +124,16 @@ fn check_listen(listen: Option<String>, tls: Option<RawTls>, base: &Path) -> Res
         server_name: raw.server_name,
     });
     let Some(text) = listen else {
-        return match tls {
-            Some(_) => Err(wrong(
+        return match (tls, announce) {
+            (Some(_), _) => Err(wrong(
                 "hubble.tls",
                 "is there without `hubble.listen`; there is nothing to protect",
             )),
-            None => Ok(None),
+            (None, Some(_)) => Err(wrong(
+                "hubble.announce",
+                "is there without `hubble.listen`; there is nothing to announce",
+            )),
+            (None, None) => Ok(None),
         };
     };
     let address: SocketAddr = text.parse().map_err(|_| {
@@ -127,7 +147,7 @@ fn check_listen(listen: Option<String>, tls: Option<RawTls>, base: &Path) -> Res
             format!("{address} can be reached from elsewhere; add `hubble.tls`, or listen on 127.0.0.1 or [::1]");
         return Err(wrong("hubble.listen", reason));
     }
-    Ok(Some(HubbleListen { address, tls }))
+    Ok(Some(HubbleListen { address, tls, announce }))
 }
 
 impl RawRedact {
@@ -204,6 +224,11 @@ mod tests {
             field("{redact: {httpHeadersAllow: [a], httpHeadersDeny: [b]}}"),
             "hubble.redact.httpHeadersAllow"
         );
+        for announce in ["node", "node:", ":4244", "node:0", "node:99999"] {
+            let hubble = format!("{{listen: '127.0.0.1:4244', announce: '{announce}'}}");
+            assert_eq!(field(&hubble), "hubble.announce");
+        }
+        assert_eq!(field("{announce: 'node:4244'}"), "hubble.announce");
         assert!(matches!(parse("{lisen: x}"), Err(ConfigError::Syntax { .. })));
     }
 

@@ -32,7 +32,7 @@ use seventh_flows::{
         observer::{GetAgentEventsResponse, GetFlowsResponse, ServerStatusResponse, get_flows_response::ResponseTypes},
     },
 };
-use tokio::sync::{Notify, Semaphore};
+use tokio::sync::Notify;
 
 pub(crate) use collector::{Collector, Sources};
 pub(crate) use directory::Directory;
@@ -58,7 +58,6 @@ pub(crate) struct Observer {
     agent_events: Mutex<RingWriter<GetAgentEventsResponse>>,
     agent_ring: Arc<Ring<GetAgentEventsResponse>>,
     directory: ArcSwap<Directory>,
-    streams: Arc<Semaphore>,
     /// Wakes those who follow.
     news: Notify,
     rate: Mutex<Rate>,
@@ -86,7 +85,6 @@ impl Observer {
             agent_events: Mutex::new(agent_events),
             agent_ring,
             directory: ArcSwap::default(),
-            streams: Arc::new(Semaphore::new(service::STREAMS_MAX)),
             news: Notify::new(),
             rate: Mutex::new(Rate {
                 since: started,

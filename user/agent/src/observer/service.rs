@@ -34,8 +34,8 @@ use crate::hubble_api::{
     peer::peer_server::{Peer as PeerApi, PeerServer},
 };
 
-/// Streams that are served at once at most, at all addresses together.
-pub(super) const STREAMS_MAX: usize = 64;
+/// Streams that are served at once at each address at most: who comes from elsewhere locks out nobody here.
+const STREAMS_MAX: usize = 64;
 /// Records on their way to one caller: who reads no faster than this loses what the ring overwrites.
 const ON_THE_WAY: usize = 64;
 
@@ -69,7 +69,7 @@ pub(crate) type Servers = (ObserverServer<ObserverService>, PeerServer<PeerServi
 
 /// As [`Servers`].
 pub(crate) fn servers(observer: &Arc<Observer>, address: &Address) -> Servers {
-    let streams = Arc::clone(&observer.streams);
+    let streams = Arc::new(Semaphore::new(STREAMS_MAX));
     let observer_service = ObserverService {
         observer: Arc::clone(observer),
         streams: Arc::clone(&streams),
@@ -133,9 +133,14 @@ impl ObserverApi for ObserverService {
 
     async fn get_debug_events(
         &self,
-        _: Request<GetDebugEventsRequest>,
+        request: Request<GetDebugEventsRequest>,
     ) -> Result<Response<Self::GetDebugEventsStream>, Status> {
-        Err(Status::unimplemented("the kernel programs have no debugging events"))
+        // The kernel programs have none, as those of Hubble that were not built for debugging.
+        if !request.into_inner().follow {
+            return Ok(Response::new(Box::pin(tokio_stream::empty())));
+        }
+        let permit = admitted(&self.streams)?;
+        Ok(Response::new(Box::pin(silence(permit))))
     }
 
     async fn get_nodes(&self, _: Request<GetNodesRequest>) -> Result<Response<GetNodesResponse>, Status> {
@@ -256,12 +261,16 @@ impl PeerApi for PeerService {
                 .clone()
                 .map(|server_name| PeerTls { server_name }),
         };
-        let forever = tokio_stream::pending().map(move |never: ChangeNotification| {
-            let _ = &permit;
-            Ok(never)
-        });
         Ok(Response::new(Box::pin(
-            tokio_stream::once(Ok(this_node)).chain(forever),
+            tokio_stream::once(Ok(this_node)).chain(silence(permit)),
         )))
     }
+}
+
+/// A stream without an element and without an end.
+fn silence<T>(permit: OwnedSemaphorePermit) -> impl Stream<Item = Result<T, Status>> {
+    tokio_stream::pending().map(move |never| {
+        let _ = &permit;
+        Ok(never)
+    })
 }

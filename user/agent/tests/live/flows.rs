@@ -64,6 +64,41 @@ fn requests_and_answers_are_told_with_their_policies() {
     assert_eq!(refused["decision"]["reason"], "http_policy_denied");
     assert_eq!(refused["ingress_denied_by"][0]["name"], "server");
     assert_refusal_is_printed(&lab);
+    assert_a_file_says_the_same(&lab);
+    assert_columns_come_without_being_many(&lab);
+}
+
+/// What was written as JSON is read again, with the same filters and the same words.
+fn assert_a_file_says_the_same(lab: &Lab) {
+    let file = lab.dir().join("flows.json");
+    std::fs::write(&file, printed(lab, &["--all", "-o", "json"])).unwrap();
+    let file = file.display().to_string();
+    for flags in [
+        &["--protocol", "http"][..],
+        &["--verdict", "DROPPED", "-o", "dict"],
+        &["--type", "l7", "--last", "1", "-o", "json"],
+    ] {
+        let from_file = printed(lab, &[flags, &["--input-file", &file]].concat());
+        assert!(!from_file.is_empty(), "{flags:?}");
+        assert_eq!(from_file, printed(lab, flags), "{flags:?}");
+    }
+}
+
+/// Rows that wait for the widths of their columns come when nothing else does.
+fn assert_columns_come_without_being_many(lab: &Lab) {
+    let out = lab.dir().join("columns");
+    let mut follower = std::process::Command::new(binary())
+        .args(["observe", "--follow", "--last", "2", "-o", "tab"])
+        .arg("--server")
+        .arg(format!("unix://{}", lab.socket().display()))
+        .stdout(std::fs::File::create(&out).unwrap())
+        .spawn()
+        .unwrap();
+    until("the rows are there", || {
+        std::fs::read_to_string(&out).unwrap().lines().count() == 3
+    });
+    follower.kill().unwrap();
+    follower.wait().unwrap();
 }
 
 /// Returns its URL.

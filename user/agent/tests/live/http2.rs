@@ -14,7 +14,7 @@ use crate::stage::{PUBLIC, binary, drops, lab, policy, skip, status, until};
 const PORT: u16 = 8081;
 
 /// Python with grpcio and websockets in it, as `./seventh-dev setup` makes it.
-fn python() -> Option<PathBuf> {
+pub(crate) fn python() -> Option<PathBuf> {
     let python = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../.tools/python/bin/python");
     if python.exists() {
         return Some(python);
@@ -23,7 +23,7 @@ fn python() -> Option<PathBuf> {
     None
 }
 
-fn program(name: &str) -> PathBuf {
+pub(crate) fn program(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
         .join("tests/live/programs")
         .join(name)

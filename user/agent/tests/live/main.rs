@@ -14,6 +14,7 @@ mod differential;
 mod dns;
 mod flows;
 mod http2;
+mod hubble;
 mod lifecycle;
 mod listings;
 mod load;

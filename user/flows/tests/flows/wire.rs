@@ -183,8 +183,97 @@ fn no_number_of_hubbles_has_moved() {
         numbers("flow.LostEvent"),
         "source=1 num_events_lost=2 cpu=3 first=4 last=5"
     );
+    for (message, expected) in OTHER_MESSAGES {
+        assert_eq!(numbers(message), *expected, "{message}");
+    }
     assert_eq!(
         numbers("observer.GetFlowsRequest"),
         "number=1 follow=3 blacklist=5 whitelist=6 since=7 until=8 first=9 field_mask=10 experimental=999 extensions=150000"
     );
+}
+
+/// The messages that clients meet beside flows.
+const OTHER_MESSAGES: &[(&str, &str)] = &[
+    (
+        "flow.Endpoint",
+        "ID=1 identity=2 namespace=3 labels=4 pod_name=5 workloads=6 cluster_name=7",
+    ),
+    ("flow.Workload", "name=1 kind=2"),
+    ("flow.Policy", "name=1 namespace=2 labels=3 revision=4 kind=5"),
+    (
+        "flow.IP",
+        "source=1 destination=2 ipVersion=3 encrypted=4 source_xlated=5",
+    ),
+    ("flow.Ethernet", "source=1 destination=2"),
+    ("flow.TCP", "source_port=1 destination_port=2 flags=3"),
+    ("flow.UDP", "source_port=1 destination_port=2"),
+    ("flow.ICMPv4", "type=1 code=2"),
+    ("flow.Layer4", "TCP=1 UDP=2 ICMPv4=3 ICMPv6=4 SCTP=5 VRRP=6 IGMP=7"),
+    ("flow.CiliumEventType", "type=1 sub_type=2"),
+    ("flow.Service", "name=1 namespace=2"),
+    ("flow.HTTPHeader", "key=1 value=2"),
+    (
+        "observer.GetFlowsResponse",
+        "flow=1 node_status=2 lost_events=3 node_name=1000 time=1001",
+    ),
+    (
+        "observer.GetAgentEventsResponse",
+        "agent_event=1 node_name=1000 time=1001",
+    ),
+    (
+        "observer.ServerStatusResponse",
+        "num_flows=1 max_flows=2 seen_flows=3 uptime_ns=4 num_connected_nodes=5 num_unavailable_nodes=6 \
+         unavailable_nodes=7 version=8 flows_rate=9",
+    ),
+    (
+        "observer.Node",
+        "name=1 version=2 address=3 state=4 tls=5 uptime_ns=6 num_flows=7 max_flows=8 seen_flows=9",
+    ),
+    ("observer.GetNodesResponse", "nodes=1"),
+    ("observer.TLS", "enabled=1 server_name=2"),
+    ("observer.Namespace", "cluster=1 namespace=2"),
+    ("observer.GetNamespacesResponse", "namespaces=1"),
+    ("peer.ChangeNotification", "name=1 address=2 type=3 tls=4"),
+    ("peer.TLS", "server_name=1"),
+    ("relay.NodeStatusEvent", "state_change=1 node_names=2 message=3"),
+];
+
+#[test]
+fn no_value_of_hubbles_enums_has_moved() {
+    let values = |name: &str| {
+        let described = descriptors().get_enum_by_name(name).unwrap();
+        described
+            .values()
+            .map(|value| format!("{}={}", value.name(), value.number()))
+            .collect::<Vec<_>>()
+            .join(" ")
+    };
+    for (name, expected) in [
+        (
+            "flow.Verdict",
+            "VERDICT_UNKNOWN=0 FORWARDED=1 DROPPED=2 ERROR=3 AUDIT=4 REDIRECTED=5 TRACED=6 TRANSLATED=7",
+        ),
+        ("flow.FlowType", "UNKNOWN_TYPE=0 L3_L4=1 L7=2 SOCK=3"),
+        (
+            "flow.TrafficDirection",
+            "TRAFFIC_DIRECTION_UNKNOWN=0 INGRESS=1 EGRESS=2",
+        ),
+        ("flow.L7FlowType", "UNKNOWN_L7_TYPE=0 REQUEST=1 RESPONSE=2 SAMPLE=3"),
+        ("flow.IPVersion", "IP_NOT_USED=0 IPv4=1 IPv6=2"),
+        ("flow.AuthType", "DISABLED=0 SPIRE=1 TEST_ALWAYS_FAIL=2"),
+        (
+            "flow.LostEventSource",
+            "UNKNOWN_LOST_EVENT_SOURCE=0 PERF_EVENT_RING_BUFFER=1 OBSERVER_EVENTS_QUEUE=2 HUBBLE_RING_BUFFER=3",
+        ),
+        (
+            "peer.ChangeNotificationType",
+            "UNKNOWN=0 PEER_ADDED=1 PEER_DELETED=2 PEER_UPDATED=3",
+        ),
+        (
+            "relay.NodeState",
+            "UNKNOWN_NODE_STATE=0 NODE_CONNECTED=1 NODE_UNAVAILABLE=2 NODE_GONE=3 NODE_ERROR=4",
+        ),
+    ] {
+        assert_eq!(values(name), expected, "{name}");
+    }
 }

@@ -2,11 +2,12 @@
 
 mod filters;
 mod input;
+mod server;
 
 use std::{
     io::{self, IsTerminal as _, Write as _},
     path::PathBuf,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
@@ -23,12 +24,17 @@ use seventh_flows::{
     print::{Options, Output, Printer},
     timestamp::{self, TimeFormat},
 };
+use tokio::time::timeout;
 use tokio_stream::StreamExt as _;
+use tonic::Streaming;
 
 use super::Answer;
-use crate::{api, config::API_SOCKET, hubble_api::observer::observer_client::ObserverClient};
+use crate::hubble_api::observer::observer_client::ObserverClient;
 use filters::Filters;
+use server::ServerFlags;
 
+/// Rows that are held back for the widths of columns are shown when nothing has come for this long.
+const IDLE: Duration = Duration::from_millis(300);
 /// Records that are shown if nobody says how many.
 const LAST_DEFAULT: u64 = 20;
 
@@ -46,9 +52,8 @@ pub(super) struct Observe {
     raw: RawFilters,
     #[command(flatten)]
     format: Format,
-    /// A server of flow records: `unix://PATH` or `host:port`
-    #[arg(long, env = "SEVENTH_SERVER", default_value_t = format!("unix://{API_SOCKET}"))]
-    server: String,
+    #[command(flatten)]
+    server: ServerFlags,
     /// Read records from this file in the place of a server; `-` is the standard input
     #[arg(long, value_name = "FILE")]
     input_file: Option<PathBuf>,
@@ -187,17 +192,13 @@ pub(super) async fn run(command: Observe) -> Result<Answer> {
     }
 }
 
-async fn from_server(server: &str, what: What, request: GetFlowsRequest, out: &mut Out) -> Result<Answer> {
-    let mut client = ObserverClient::new(api::channel(server).await?);
+async fn from_server(server: &ServerFlags, what: What, request: GetFlowsRequest, out: &mut Out) -> Result<Answer> {
+    let mut client = ObserverClient::new(server.connect().await?);
     match what {
         What::Flows => {
-            let mut records = client.get_flows(request).await.map_err(refused)?.into_inner();
-            while let Some(record) = records.next().await {
-                let text = out.printer.record(&record.map_err(refused)?);
-                if out.write(&text)? == Reader::Gone {
-                    return Ok(Answer::Yes);
-                }
-            }
+            let records = server.answer(client.get_flows(request)).await?;
+            let records = records.map_err(refused)?.into_inner();
+            show(records, out, Printer::record).await?;
         }
         What::AgentEvents => {
             let request = GetAgentEventsRequest {
@@ -207,13 +208,9 @@ async fn from_server(server: &str, what: What, request: GetFlowsRequest, out: &m
                 since: request.since,
                 until: request.until,
             };
-            let mut events = client.get_agent_events(request).await.map_err(refused)?.into_inner();
-            while let Some(event) = events.next().await {
-                let text = out.printer.agent_event(&event.map_err(refused)?);
-                if out.write(&text)? == Reader::Gone {
-                    return Ok(Answer::Yes);
-                }
-            }
+            let events = server.answer(client.get_agent_events(request)).await?;
+            let events = events.map_err(refused)?.into_inner();
+            show(events, out, Printer::agent_event).await?;
         }
         What::DebugEvents => {
             let request = GetDebugEventsRequest {
@@ -223,17 +220,27 @@ async fn from_server(server: &str, what: What, request: GetFlowsRequest, out: &m
                 since: request.since,
                 until: request.until,
             };
-            let mut events = client.get_debug_events(request).await.map_err(refused)?.into_inner();
-            while let Some(event) = events.next().await {
-                let text = out.printer.debug_event(&event.map_err(refused)?);
-                if out.write(&text)? == Reader::Gone {
-                    return Ok(Answer::Yes);
-                }
-            }
+            let events = server.answer(client.get_debug_events(request)).await?;
+            let events = events.map_err(refused)?.into_inner();
+            show(events, out, Printer::debug_event).await?;
         }
     }
-    out.finish()?;
     Ok(Answer::Yes)
+}
+
+/// Writes records as they come, until there are no more or nobody reads.
+async fn show<T>(mut records: Streaming<T>, out: &mut Out, text: fn(&mut Printer, &T) -> String) -> Result<()> {
+    loop {
+        let text = match timeout(IDLE, records.next()).await {
+            Ok(Some(record)) => text(&mut out.printer, &record.map_err(refused)?),
+            Ok(None) => break,
+            Err(_) => out.printer.finish(),
+        };
+        if out.write(&text)? == Reader::Gone {
+            return Ok(());
+        }
+    }
+    out.finish().map(|_| ())
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the form that map_err wants")]
