@@ -234,6 +234,7 @@ async fn start(config: &Config) -> Result<(Arc<Shared>, Collector)> {
     });
     let sources = Sources {
         engine: Arc::clone(&shared.engine),
+        name_limits: config.fqdn.limits,
         workers_began: started,
         events,
         answers,

@@ -31,6 +31,11 @@ impl Moment {
         self.wall.checked_sub(ago).unwrap_or(self.wall).into()
     }
 
+    /// Now, on the engine's clock.
+    pub(super) fn engine_ns(&self) -> u64 {
+        self.engine_ns
+    }
+
     /// The engine's stamp on the kernel's clock.
     pub(super) fn monotonic(&self, engine_ns: u64) -> u64 {
         self.monotonic_ns

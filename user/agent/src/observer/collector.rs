@@ -1,13 +1,14 @@
 //! Empties the queues of kernel and engine into the ring, in the background.
 
 use std::{
+    cell::RefCell,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use seventh_abi::Answer;
 use seventh_datapath::{AnswerReader, EventReader};
-use seventh_engine::{EngineShared, L7Record, RecordVerdict};
+use seventh_engine::{EngineShared, L7Record, NameLimits, RecordVerdict};
 use seventh_flows::{
     Redaction, RingWriter,
     json::to_json,
@@ -24,6 +25,7 @@ use super::{
     answers::{Asked, Request, Requests, connection, status},
     clock::Moment,
     flow_response, lost_response,
+    names::SeenNames,
     record::{Scribe, Uuids},
 };
 
@@ -41,6 +43,8 @@ const LOSS_LOOK: Duration = Duration::from_secs(1);
 /// Where records come from.
 pub(crate) struct Sources {
     pub(crate) engine: Arc<EngineShared>,
+    /// How long the engine holds names.
+    pub(crate) name_limits: NameLimits,
     /// When the engine's clock began.
     pub(crate) workers_began: Instant,
     pub(crate) events: Option<EventReader>,
@@ -57,6 +61,7 @@ pub(crate) struct Collector {
     redaction: Redaction,
     requests: Requests<L7Record>,
     uuids: Arc<Uuids>,
+    names: SeenNames,
     engine_lost: u64,
     kernel_lost: u64,
     /// Answers to requests of which no record is known.
@@ -80,6 +85,7 @@ impl Collector {
             writer,
             // What was lost before this agent is not this ring's loss.
             kernel_lost: (sources.kernel_lost)(),
+            names: SeenNames::new(sources.name_limits, &sources.engine.names().list()),
             sources,
             redaction,
             requests: Requests::default(),
@@ -116,16 +122,19 @@ impl Collector {
         let moment = Moment::now(self.sources.workers_began);
         let node = self.observer.node.clone();
         let uuids = Arc::clone(&self.uuids);
+        let names = RefCell::new(std::mem::take(&mut self.names));
         let scribe = Scribe {
             node: &node,
             directory: &directory,
             view: &view,
             moment,
             uuids: &uuids,
+            names: &names,
         };
         self.take_events(&scribe);
         let behind = self.take_records(&scribe);
         self.take_answers(behind, &scribe);
+        self.names = names.into_inner();
         self.write_all()
     }
 
@@ -154,6 +163,7 @@ impl Collector {
             let record = self.sources.engine.take_record()?;
             last = Some(scribe.moment.monotonic(record.time_ns));
             self.flows.push(scribe.of_engine(&record));
+            scribe.names.borrow_mut().learn(&record);
             self.remember(record, scribe.moment);
         }
         last

@@ -11,6 +11,7 @@ mod clock;
 mod collector;
 mod directory;
 mod events;
+mod names;
 mod record;
 mod selection;
 mod service;

@@ -1,6 +1,7 @@
 //! Records of kernel and engine become flows.
 
 use std::{
+    cell::RefCell,
     collections::BTreeMap,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     sync::{
@@ -20,7 +21,7 @@ use seventh_flows::{
 };
 use seventh_policy::{Deciders, Matched, RowWidth, RuleOrigin, RuleSet, RuleSetKind};
 
-use super::{answers::Status, clock::Moment, directory::Directory, ip};
+use super::{answers::Status, clock::Moment, directory::Directory, ip, names::SeenNames};
 
 const TCP: u8 = 6;
 const UDP: u8 = 17;
@@ -72,6 +73,8 @@ pub(super) struct Scribe<'a> {
     pub(super) view: &'a PolicyView,
     pub(super) moment: Moment,
     pub(super) uuids: &'a Uuids,
+    /// In a cell: what one record teaches counts for the next.
+    pub(super) names: &'a RefCell<SeenNames>,
 }
 
 impl Scribe<'_> {
@@ -244,6 +247,12 @@ impl Scribe<'_> {
     fn frame(&self, packet: Packet) -> Flow {
         let (source, destination) = (ip(packet.source), ip(packet.destination));
         let end = |address, identity| self.directory.end(address, identity, &self.view.ipcache);
+        let endpoint = self.view.endpoints.get(&packet.ifindex);
+        let names = |address| {
+            endpoint.map_or_else(Vec::new, |endpoint| {
+                self.names.borrow().of(endpoint.id, address, self.moment.engine_ns())
+            })
+        };
         let version = if source.is_ipv4() {
             IpVersion::IPv4
         } else {
@@ -273,6 +282,8 @@ impl Scribe<'_> {
             }
             .into(),
             interface: Some(self.directory.interface(packet.ifindex)),
+            source_names: names(source),
+            destination_names: names(destination),
             ..Flow::default()
         };
         mark_reply(&mut flow, false);

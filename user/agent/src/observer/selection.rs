@@ -189,6 +189,14 @@ mod tests {
     use super::{Recorded, Selection, Step, Window};
     use prost_types::Timestamp;
     use seventh_flows::{Ring, RingCapacity, RingWriter};
+    use std::{
+        sync::{
+            Arc,
+            atomic::{AtomicBool, AtomicUsize, Ordering},
+        },
+        thread,
+        time::Duration,
+    };
 
     #[derive(Debug)]
     struct At(Timestamp);
@@ -328,6 +336,77 @@ mod tests {
         assert_eq!(drain(&mut only_new), (vec![10], "wait"));
         (12..40).for_each(|s| drop(writer.push(At(second(s)))));
         assert_eq!(drain(&mut last_and_new).0[..2], [-15, 26]);
+    }
+
+    /// Counts itself for as long as somebody holds it.
+    #[derive(Debug)]
+    struct Counted(Timestamp, Arc<AtomicUsize>);
+
+    impl Counted {
+        fn new(alive: &Arc<AtomicUsize>) -> Self {
+            alive.fetch_add(1, Ordering::SeqCst);
+            Self(second(1), Arc::clone(alive))
+        }
+    }
+
+    impl Drop for Counted {
+        fn drop(&mut self) {
+            self.1.fetch_sub(1, Ordering::SeqCst);
+        }
+    }
+
+    impl Recorded for Counted {
+        fn time(&self) -> Option<&Timestamp> {
+            Some(&self.0)
+        }
+    }
+
+    /// Reads all that there is until the writer is done, a thousand times slower than it is written. Records and losses.
+    fn read_slowly(mut selection: Selection<Counted>, done: &AtomicBool) -> (u64, u64) {
+        let (mut records, mut lost) = (0, 0);
+        loop {
+            let last = done.load(Ordering::SeqCst);
+            match selection.step() {
+                Step::Record(record) => {
+                    records += 1;
+                    if !last {
+                        thread::sleep(Duration::from_millis(10));
+                    }
+                    drop(record);
+                }
+                Step::Lost(number) => lost += number,
+                Step::Wait if last => return (records, lost),
+                Step::Wait => thread::yield_now(),
+                Step::Yield | Step::End => {}
+            }
+        }
+    }
+
+    #[test]
+    fn a_flood_with_a_slow_reader_stays_within_the_ring_and_each_loss_is_counted() {
+        const RECORDS: u64 = 300_000;
+        let (mut writer, ring) = Ring::create(RingCapacity::default());
+        let (alive, done) = (Arc::new(AtomicUsize::new(0)), AtomicBool::new(false));
+        let window = Window {
+            follow: true,
+            since: Some(second(0)),
+            ..Window::default()
+        };
+        let selection = Selection::new(&ring, window, |_| true).unwrap();
+        let (most, (records, lost)) = thread::scope(|scope| {
+            let reader = scope.spawn(|| read_slowly(selection, &done));
+            let mut most = 0;
+            for _ in 0..RECORDS {
+                drop(writer.push(Counted::new(&alive)));
+                most = most.max(alive.load(Ordering::SeqCst));
+            }
+            done.store(true, Ordering::SeqCst);
+            (most, reader.join().unwrap())
+        });
+        assert_eq!(records + lost, RECORDS);
+        assert!(lost > 0 && records >= 4095, "{records} read, {lost} lost");
+        // What the ring holds, the one that is being put in, and the one that the reader holds.
+        assert!(most <= 4095 + 2, "{most} at once");
     }
 
     #[test]

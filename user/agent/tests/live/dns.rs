@@ -307,6 +307,15 @@ fn questions_and_answers_are_told_as_dns() {
     let denied = observed(&lab, 1, &["--dns-query", "denied", "--verdict", "DROPPED"]);
     assert_eq!(denied[0]["egress_denied_by"][0]["name"], "names");
     assert_eq!(denied[0]["decision"]["reason"], "dns_policy_denied");
+    assert!(connects(&lab, "198.18.1.3"));
+    let opened = observed(&lab, 1, &["--type", "policy-verdict", "--to-fqdn", "*.shop.test"]);
+    assert_eq!(
+        (
+            &opened[0]["destination_names"],
+            &opened[0]["l4"]["TCP"]["destination_port"]
+        ),
+        (&serde_json::json!(["alias.shop.test"]), &8080.into())
+    );
     assert!(listing(&lab, &["observe", "--protocol", "http"]).is_empty());
     let text = String::from_utf8(seventh(&lab, &["observe", "--protocol", "dns"]).stdout).unwrap();
     for words in [
