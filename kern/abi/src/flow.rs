@@ -72,6 +72,8 @@ impl FlowFlags {
     pub const OPENER_FIN: u16 = 256;
     /// The side that was opened to has sent a FIN.
     pub const OTHER_FIN: u16 = 512;
+    /// The flow passes, but the opener's datagrams that begin with a long header of QUIC go to the engine.
+    pub const READ_LONG_HEADERS: u16 = 1024;
     /// Bytes of the connection went on unread: it has no known beginning until a SYN with another number begins the next.
     pub const PASSED_UNREAD: u16 = 2048;
 }

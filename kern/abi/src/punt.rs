@@ -131,6 +131,12 @@ pub enum InjectAction {
         /// [`crate::Endpoint::epoch`] under which the engine decided.
         epoch: u32,
     },
+    /// As [`InjectAction::Forward`], but the opener's datagrams that begin with a long header of QUIC (RFC 9000 §17.2)
+    /// still come to the engine: another connection may begin with one.
+    ForwardQuic {
+        /// [`crate::Endpoint::epoch`] under which the engine decided.
+        epoch: u32,
+    },
     /// The connection is denied: replies are dropped, the opener's data and FIN come to the engine.
     Close,
 }
@@ -182,6 +188,7 @@ impl InjectMeta {
                 (1, start, if boundary { len | Self::BOUNDARY } else { len })
             }
             InjectAction::Forward { epoch } => (2, epoch, 0),
+            InjectAction::ForwardQuic { epoch } => (2, epoch, 1),
             InjectAction::Close => (3, 0, 0),
         };
         let mut first = MAGIC | action << Self::ACTION_SHIFT | (self.replies as u8) << Self::REPLIES_SHIFT;
@@ -208,7 +215,8 @@ impl InjectMeta {
                 end: first_word.wrapping_add(second_word & !Self::BOUNDARY),
                 boundary: second_word & Self::BOUNDARY != 0,
             },
-            2 => InjectAction::Forward { epoch: first_word },
+            2 if second_word == 0 => InjectAction::Forward { epoch: first_word },
+            2 => InjectAction::ForwardQuic { epoch: first_word },
             _ => InjectAction::Close,
         };
         let replies = match first >> Self::REPLIES_SHIFT {
@@ -300,6 +308,7 @@ mod tests {
                 boundary: false,
             },
             InjectAction::Forward { epoch: 9 },
+            InjectAction::ForwardQuic { epoch: u32::MAX },
             InjectAction::Close,
         ];
         for hook in [Hook::FromEndpoint, Hook::ToEndpoint] {

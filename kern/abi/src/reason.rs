@@ -213,6 +213,8 @@ reasons! {
     Http2LengthMismatch = 153, "http2_length_mismatch", hubble 0;
     /// Too many HTTP/2 streams whose declared length is still to come.
     Http2TooManyStreams = 154, "http2_too_many_streams", hubble 0;
+    /// DATA or trailers on a stream that the client has ended.
+    Http2StreamClosed = 155, "http2_stream_closed", hubble 0;
 
     /// No serverNames rule allows the server name.
     TlsPolicyDenied = 176, "tls_policy_denied", hubble 133;
@@ -251,6 +253,8 @@ reasons! {
     QuicBadHandshake = 196, "quic_bad_handshake", hubble 0;
     /// The ClientHello of a QUIC connection came in more datagrams than are held back.
     QuicHelloTooLong = 197, "quic_hello_too_long", hubble 0;
+    /// Connections with more names than are remembered began under the same addresses and ports.
+    QuicTooManyNames = 198, "quic_too_many_names", hubble 0;
 }
 
 #[cfg(test)]

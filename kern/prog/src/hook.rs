@@ -228,7 +228,7 @@ fn forward_packet(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
             }
             flow.pending_base_seq = pending_base_seq;
         }
-        inspect::track_end(packet.tcp_flags, FlowFlags::OPENER_FIN, flow);
+        inspect::track_end(packet, inspect::opener_ends(flow), FlowFlags::OPENER_FIN, flow);
     }
     flow.last_seen_ns = scene.now_ns;
     if flow.epoch != scene.endpoint.epoch {
@@ -238,6 +238,9 @@ fn forward_packet(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
         }
     }
     if flow.verdict == Verdict::Forward as u8 {
+        if flow.flags & FlowFlags::READ_LONG_HEADERS != 0 {
+            return inspect::settled_quic(scene, flow);
+        }
         return pass(Counter::Forwarded);
     }
     inspect::forward(scene, flow)
@@ -283,7 +286,7 @@ fn decided_again(scene: &Scene<'_>, flow: &mut FlowState) -> bool {
     count(Counter::FlowRedecided as u32);
     flow.peer_identity = answer.peer_identity;
     flow.rule_set = answer.rule_set;
-    flow.flags |= answer.flow_flags;
+    flow.flags = flow.flags & !FlowFlags::READ_LONG_HEADERS | answer.flow_flags;
     if flow.verdict != answer.verdict {
         // What has passed, or will, without being read, is no stream with a known beginning. What lies in the other
         // side's buffers out of order is not known either.

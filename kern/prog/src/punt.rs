@@ -241,13 +241,23 @@ fn apply(meta: &InjectMeta, flow: &mut FlowState) {
             }
         }
         InjectAction::Forward { epoch } => {
-            flow.verdict = Verdict::Forward as u8;
-            flow.epoch = epoch;
-            // What passes from now on is not read: see `decided_again`.
-            flow.flags &= !(FlowFlags::BASE_VALID | FlowFlags::BYPASS_VALID | FlowFlags::BOUNDARY_VALID);
+            settle(epoch, flow);
+            flow.flags &= !FlowFlags::READ_LONG_HEADERS;
+        }
+        InjectAction::ForwardQuic { epoch } => {
+            settle(epoch, flow);
+            flow.flags |= FlowFlags::READ_LONG_HEADERS;
         }
         InjectAction::Close => flow.verdict = Verdict::Closed as u8,
     }
+}
+
+/// What passes from now on is not read: see `decided_again`.
+#[inline(always)]
+fn settle(epoch: u32, flow: &mut FlowState) {
+    flow.verdict = Verdict::Forward as u8;
+    flow.epoch = epoch;
+    flow.flags &= !(FlowFlags::BASE_VALID | FlowFlags::BYPASS_VALID | FlowFlags::BOUNDARY_VALID);
 }
 
 #[inline(always)]

@@ -77,15 +77,16 @@ fn read_frame<'a>(rest: &mut &'a [u8]) -> Option<Option<(u64, &'a [u8])>> {
     Some(None)
 }
 
-/// The handshake bytes of one side, put together from pieces in any order. Bounded by [`HELLO_LEN_MAX`] twice over (a
-/// second ClientHello may follow) and [`PIECES_MAX`].
+/// The handshake bytes of one side, put together from pieces in any order, and all kept: a byte that was read must never
+/// come again with another value. Bounded by [`HELLO_LEN_MAX`] twice over (a second ClientHello may follow) and
+/// [`PIECES_MAX`].
 #[derive(Clone, Debug, Default)]
 pub struct CryptoStream {
     bytes: Vec<u8>,
     /// Received ranges, ascending, none touching another.
     ranges: Vec<(usize, usize)>,
-    /// Bytes before the first that is kept.
-    gone: usize,
+    /// Bytes at the beginning that were read.
+    read: usize,
 }
 
 impl CryptoStream {
@@ -95,7 +96,7 @@ impl CryptoStream {
         Self {
             bytes: Vec::new(),
             ranges: Vec::new(),
-            gone: 0,
+            read: 0,
         }
     }
 
@@ -105,18 +106,15 @@ impl CryptoStream {
         self.bytes.capacity() + self.ranges.capacity() * size_of::<(usize, usize)>()
     }
 
-    /// Takes a piece. Bytes that were read and forgotten ([`CryptoStream::forget`]) are passed over.
+    /// Takes a piece.
     ///
     /// # Errors
     /// [`QuicFault::PiecesDiffer`] if it overlaps an earlier piece with other bytes; [`QuicFault::TooLarge`].
     pub fn insert(&mut self, offset: u64, data: &[u8]) -> Result<(), QuicFault> {
-        let offset = usize::try_from(offset).map_err(|_| QuicFault::TooLarge)?;
-        let known = self.gone.saturating_sub(offset);
-        let Some(data) = data.get(known..) else { return Ok(()) };
-        let start = offset.saturating_sub(self.gone);
+        let start = usize::try_from(offset).map_err(|_| QuicFault::TooLarge)?;
         let end = start
             .checked_add(data.len())
-            .filter(|end| *end <= HELLO_LEN_MAX)
+            .filter(|end| *end <= self.read.min(HELLO_LEN_MAX) + HELLO_LEN_MAX)
             .ok_or(QuicFault::TooLarge)?;
         if data.is_empty() {
             return Ok(());
@@ -137,42 +135,33 @@ impl CryptoStream {
         self.join(start, end)
     }
 
-    /// Whether there is no piece that was not forgotten.
+    /// Whether every piece was read.
     #[must_use]
-    pub const fn is_empty(&self) -> bool {
-        self.ranges.is_empty()
+    pub fn is_read(&self) -> bool {
+        self.ranges.last().is_none_or(|(_, end)| *end <= self.read)
     }
 
-    /// The bytes from the first on, without a gap.
+    /// The bytes after those that were read, without a gap.
     #[must_use]
-    pub fn prefix(&self) -> &[u8] {
+    pub fn unread(&self) -> &[u8] {
         match self.ranges.first() {
-            Some(&(0, end)) => self.bytes.get(..end).unwrap_or_default(),
+            Some(&(0, end)) => self.bytes.get(self.read..end).unwrap_or_default(),
             _ => &[],
         }
     }
 
-    /// The message at the beginning, if it is whole.
+    /// The message that follows those that were read, if it is whole.
     ///
     /// # Errors
     /// [`TlsFault`] if it is no ClientHello or too large.
     pub fn client_hello(&self, limits: &Limits) -> Result<Option<&[u8]>, TlsFault> {
-        let prefix = self.prefix();
-        Ok(message_len(prefix, limits)?.and_then(|len| prefix.get(..len)))
+        let unread = self.unread();
+        Ok(message_len(unread, limits)?.and_then(|len| unread.get(..len)))
     }
 
-    /// Forgets the first `len` bytes: what follows is the beginning.
-    pub fn forget(&mut self, len: usize) {
-        let len = len.min(self.prefix().len());
-        self.bytes.drain(..len);
-        self.gone += len;
-        for range in &mut self.ranges {
-            *range = (range.0.saturating_sub(len), range.1.saturating_sub(len));
-        }
-        self.ranges.retain(|(from, to)| from < to);
-        if self.bytes.is_empty() {
-            self.bytes = Vec::new();
-        }
+    /// The first `len` bytes after those that were read are read now.
+    pub fn advance(&mut self, len: usize) {
+        self.read += len.min(self.unread().len());
     }
 
     /// Adds a range to the received ones.

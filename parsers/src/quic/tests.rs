@@ -137,7 +137,7 @@ fn pieces_that_overlap_must_agree() {
     stream.insert(9, b"gh").unwrap();
     assert_eq!(stream.insert(6, b"cdeX"), Err(QuicFault::PiecesDiffer));
     assert_eq!(stream.insert(0, b"\x02"), Err(QuicFault::PiecesDiffer));
-    assert_eq!(stream.prefix(), b"\x01\0\0\x08abc");
+    assert_eq!(stream.unread(), b"\x01\0\0\x08abc");
     stream.insert(6, b"cdegh").unwrap();
     assert_eq!(stream.client_hello(&Limits::default()), Ok(None));
     stream.insert(11, b"z").unwrap();
@@ -174,11 +174,21 @@ fn after_a_message_the_next_one_is_the_beginning() {
         stream.client_hello(&Limits::default()),
         Ok(Some(&b"\x01\0\0\x02ab"[..]))
     );
-    stream.forget(6);
+    stream.advance(6);
     assert_eq!(stream.client_hello(&Limits::default()), Ok(None));
-    stream.insert(2, b"??ab\x01\0\0\x01c").unwrap();
-    assert_eq!(stream.client_hello(&Limits::default()), Ok(Some(&b"\x01\0\0\x01c"[..])));
-    assert_eq!(stream.ranges(), [(0, 6)]);
+    assert_eq!(
+        stream.insert(4, b"aX"),
+        Err(QuicFault::PiecesDiffer),
+        "what was read stays what it was"
+    );
+    stream.insert(2, b"\0\x02ab\x01\0\0\x01?").unwrap();
+    assert_eq!(stream.client_hello(&Limits::default()), Ok(Some(&b"\x01\0\0\x01?"[..])));
+    assert_eq!(stream.ranges(), [(0, 12)]);
+    assert!(!stream.is_read());
+    stream.advance(6);
+    assert!(!stream.is_read());
+    stream.advance(9);
+    assert_eq!((stream.is_read(), stream.unread()), (true, &b""[..]));
 }
 
 #[test]

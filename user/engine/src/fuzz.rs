@@ -291,7 +291,9 @@ impl<'a> Run<'a> {
     /// What the kernel is told: bytes that it passes from now on are nobody's to compare.
     fn note(&mut self, meta: Option<InjectMeta>) {
         match meta.map(|meta| meta.action) {
-            Some(InjectAction::Forward { .. }) => (self.values, self.read) = (None, None),
+            Some(InjectAction::Forward { .. } | InjectAction::ForwardQuic { .. }) => {
+                (self.values, self.read) = (None, None)
+            }
             Some(InjectAction::Bypass { start, end, .. }) => {
                 self.free.push(start.wrapping_sub(BASE)..end.wrapping_sub(BASE));
             }

@@ -23,7 +23,7 @@ const CLOSE: &[u8] = &[0x1c, 0x41, 0x70, 0x06, 0x00];
 pub(crate) struct Attempt {
     version: Version,
     /// Destination of the client's first packet: what the keys are made of.
-    original: ConnectionId,
+    pub(crate) original: ConnectionId,
     /// Source of that packet: where an answer goes.
     client: ConnectionId,
     handshake: CryptoStream,
@@ -85,9 +85,9 @@ impl Attempt {
                 ech: hello.ech,
             });
             self.hellos = self.hellos.saturating_add(1);
-            self.handshake.forget(len);
+            self.handshake.advance(len);
         }
-        Ok(self.hellos > 0 && self.handshake.is_empty())
+        Ok(self.hellos > 0 && self.handshake.is_read())
     }
 
     /// Whether the server can no longer ask for another ClientHello.
@@ -179,6 +179,24 @@ impl Attempt {
         self.next_number = next_number;
         Ok(())
     }
+}
+
+/// Whether every Initial packet in the client's datagram belongs to the connection with this first destination, and not
+/// to its beginning: a server that has forgotten the connection would take one to that destination for another's first.
+/// True if there is none: nothing begins then.
+///
+/// # Errors
+/// Why the datagram cannot be read.
+pub(crate) fn is_of(datagram: &[u8], original: Option<&ConnectionId>) -> Result<bool, DropReason> {
+    let initials = initials_of(datagram)?;
+    let mut payload = Vec::new();
+    // Whatever number comes next: the client has sent a few Initial packets at most.
+    Ok(initials.iter().all(|initial| {
+        original.is_some_and(|original| {
+            let keys = InitialKeys::new(initial.version, Side::Client, original);
+            initial.destination != *original && keys.open(initial, 0, &mut payload).is_ok()
+        })
+    }))
 }
 
 /// The Initial packets of a datagram. All must be for the same connection (RFC 9000 §12.2).

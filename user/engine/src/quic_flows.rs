@@ -1,4 +1,9 @@
 //! Datagrams of flows that serverNames rules cover: QUIC connections, from the first datagram to their end.
+//!
+//! When the server has accepted a connection the kernel carries its addresses and ports alone, but for datagrams of the
+//! opener that begin with a long header: with one of those another connection may begin there, and its name is judged
+//! as the first one's was. The server's answers to it are not read any more, so every ClientHello that it sends must
+//! carry the same name, whoever asked for it.
 
 use crate::answer;
 use crate::counters::EngineCounter;
@@ -9,16 +14,21 @@ use crate::inspector::{Change, Judge};
 use crate::judge::About;
 use crate::outbox::Outbox;
 use crate::punted::{FlowId, Punted};
-use crate::quic::{Attempt, HELD_DATAGRAMS_MAX, Opening};
+use crate::quic::{Attempt, HELD_DATAGRAMS_MAX, Opening, is_of};
 use crate::shared::EngineLimits;
 use crate::tls::{HelloJudge, SeenHello};
 use seventh_abi::{DropReason, InjectAction, Replies};
+use seventh_parsers::quic::ConnectionId;
 use std::borrow::Cow;
 
 /// Connections that are not settled, at most; the oldest give way.
 const OPEN_MAX: usize = 4096;
-/// Bytes held for them together; the oldest give way.
-const OPEN_BYTES_MAX: usize = 16 << 20;
+/// Part of [`EngineLimits::held_bytes_max`] that connections which are not settled may hold together, and the same for
+/// settled ones; the oldest give way.
+const HELD_PART: usize = 4;
+/// Different names of connections under the same addresses and ports. All must be allowed still when the policy has
+/// changed, because which datagram belongs to which connection is not known.
+const NAMES_MAX: usize = 8;
 
 /// QUIC connections of one engine.
 #[derive(Debug)]
@@ -27,6 +37,10 @@ pub(crate) struct QuicFlows {
     /// Of `open`, in bytes.
     open_bytes: usize,
     settled: Generations<Going>,
+    /// Of `settled`, in bytes.
+    settled_bytes: usize,
+    /// Each of both at most.
+    bytes_max: usize,
 }
 
 /// A connection that is not settled.
@@ -44,12 +58,31 @@ enum Open {
     },
 }
 
-/// What a settled connection goes on under.
-#[derive(Clone, Debug)]
+/// What settled connections under the same addresses and ports go on under.
+#[derive(Clone, Debug, Default)]
 struct Going {
     epoch: u32,
-    /// None if nothing was read, because whatever is sent was allowed.
-    seen: Option<SeenHello>,
+    /// Of the connection that was followed until the server had accepted it: what its keys are made of.
+    original: Option<ConnectionId>,
+    /// Names that were allowed; none if nothing was read, because whatever is sent was.
+    seen: Vec<SeenHello>,
+}
+
+impl Going {
+    /// Memory held, in bytes.
+    fn held_bytes(&self) -> usize {
+        self.seen.capacity() * size_of::<SeenHello>() + self.seen.iter().map(SeenHello::held).sum::<usize>()
+    }
+
+    /// False if there are too many.
+    fn remember(&mut self, hello: &SeenHello) -> bool {
+        let is_known = self.seen.contains(hello);
+        if !is_known && self.seen.len() < NAMES_MAX {
+            self.seen.push(hello.clone());
+            return true;
+        }
+        is_known
+    }
 }
 
 impl QuicFlows {
@@ -58,6 +91,8 @@ impl QuicFlows {
             open: Generations::new(OPEN_MAX, limits.head_timeout_ns),
             open_bytes: 0,
             settled: Generations::new(limits.quic_flows_max, limits.idle_timeout_ns),
+            settled_bytes: 0,
+            bytes_max: limits.held_bytes_max / HELD_PART,
         }
     }
 
@@ -66,12 +101,14 @@ impl QuicFlows {
         if self.open.expire(now_ns) {
             self.open_bytes = self.open.values().map(Open::held_bytes).sum();
         }
-        self.settled.expire(now_ns);
+        if self.settled.expire(now_ns) {
+            self.settled_bytes = self.settled.values().map(Going::held_bytes).sum();
+        }
     }
 
     /// Memory held, in bytes.
     pub(crate) const fn held_bytes(&self) -> usize {
-        self.open_bytes
+        self.open_bytes + self.settled_bytes
     }
 
     /// Connections known.
@@ -90,15 +127,53 @@ impl QuicFlows {
         self.open.insert(id, open);
         // Twice at most: then nothing is left.
         for _ in 0..2 {
-            if self.open_bytes > OPEN_BYTES_MAX {
+            if self.open_bytes > self.bytes_max {
                 self.open.turn();
                 self.open_bytes = self.open.values().map(Open::held_bytes).sum();
             }
         }
     }
 
-    fn settle(&mut self, id: FlowId, epoch: u32, seen: Option<SeenHello>) -> Decision {
-        self.settled.insert(id, Going { epoch, seen });
+    fn take_settled(&mut self, id: &FlowId) -> Option<Going> {
+        let going = self.settled.remove(id)?;
+        self.settled_bytes = self.settled_bytes.saturating_sub(going.held_bytes());
+        Some(going)
+    }
+
+    fn put_settled(&mut self, id: FlowId, going: Going) {
+        self.take_settled(&id);
+        self.settled_bytes += going.held_bytes();
+        self.settled.insert(id, going);
+        // Twice at most: then nothing is left.
+        for _ in 0..2 {
+            if self.settled_bytes > self.bytes_max {
+                self.settled.turn();
+                self.settled_bytes = self.settled.values().map(Going::held_bytes).sum();
+            }
+        }
+    }
+
+    /// Whatever is sent passes.
+    fn settle_unread(&mut self, id: FlowId, epoch: u32) -> Decision {
+        let going = Going {
+            epoch,
+            ..Going::default()
+        };
+        self.put_settled(id, going);
+        Decision::Forward(Change {
+            action: InjectAction::Forward { epoch },
+            replies: Replies::Pass,
+        })
+    }
+
+    /// The server has accepted the connection.
+    fn settle(&mut self, id: FlowId, epoch: u32, attempt: &mut Attempt) -> Decision {
+        let going = Going {
+            epoch,
+            original: Some(attempt.original),
+            seen: attempt.seen.take().into_iter().collect(),
+        };
+        self.put_settled(id, going);
         pass_from_now_on(epoch)
     }
 }
@@ -151,25 +226,38 @@ struct Visit<'a> {
 }
 
 impl Visit<'_> {
-    /// Of a connection that nothing more is read of; under another policy it is judged again by what was read.
+    /// Of connections that nothing more is read of; under another policy they are judged again by what was read. `Ok` if
+    /// the datagram is of none of them.
     fn settled(&mut self) -> Result<(), Decision> {
         let (id, epoch) = (&self.punted.id, self.judge.policy.epoch);
         let Some(going) = self.quic.settled.meet(id) else {
             return Ok(());
         };
+        let allows_all = self.judge.allows_all();
         if going.epoch != epoch {
-            let verdict = match &going.seen {
-                Some(seen) => self.judge.again(seen),
-                None if self.judge.allows_all() || self.limits.pass_unknown_quic => Ok(()),
-                None => Err(DropReason::TlsNotTls),
+            let verdict = match &going.seen[..] {
+                [] if allows_all || self.limits.pass_unknown_quic => Ok(()),
+                [] => Err(DropReason::TlsNotTls),
+                names => names.iter().try_for_each(|seen| self.judge.again(seen)),
             };
             if let Err(reason) = verdict {
-                self.quic.settled.remove(id);
+                self.quic.take_settled(id);
                 return Err(self.deny(reason, None));
             }
             going.epoch = epoch;
         }
-        Err(pass_from_now_on(epoch))
+        if allows_all {
+            return Err(self.quic.settle_unread(*id, epoch));
+        }
+        if self.punted.meta.reply {
+            return Err(pass_from_now_on(epoch));
+        }
+        match is_of(self.punted.frame.payload(), going.original.as_ref()) {
+            Ok(true) => Err(pass_from_now_on(epoch)),
+            Ok(false) => Ok(()),
+            Err(DropReason::QuicUnknownVersion) if self.limits.pass_unknown_quic => Err(pass_from_now_on(epoch)),
+            Err(reason) => Err(Decision::Drop(reason)),
+        }
     }
 
     /// A datagram of the other side.
@@ -177,13 +265,13 @@ impl Visit<'_> {
         let (id, epoch) = (self.punted.id, self.judge.policy.epoch);
         let Some(Open::Trying { attempt, .. }) = self.trying()? else {
             if self.judge.allows_all() {
-                return Ok(self.quic.settle(id, epoch, None));
+                return Ok(self.quic.settle_unread(id, epoch));
             }
             return Err(self.deny(DropReason::QuicNotInitial, None));
         };
         let mut attempt = attempt;
         if attempt.read_reply(self.punted.frame.payload()) {
-            return Ok(self.quic.settle(id, epoch, attempt.seen.take()));
+            return Ok(self.quic.settle(id, epoch, &mut attempt));
         }
         self.quic.put_open(id, Open::Trying { epoch, attempt });
         Ok(Decision::Forward(Change::default()))
@@ -212,7 +300,7 @@ impl Visit<'_> {
                 Ok(Decision::Forward(Change::default()))
             }
             Ok(false) => Err(self.hold(attempt)),
-            Err(_) if self.judge.allows_all() => Ok(self.quic.settle(id, epoch, None)),
+            Err(_) if self.judge.allows_all() => Ok(self.quic.settle_unread(id, epoch)),
             Err(reason) => Err(self.deny(reason, Some(attempt))),
         }
     }
@@ -265,12 +353,21 @@ impl Visit<'_> {
         }
     }
 
-    /// A datagram that is dropped by itself: what is known of the connection stays.
+    /// A datagram that is dropped by itself: what is known of the connection stays. One of an unknown version passes if
+    /// the configuration says so, and with it what later carries its connection, which has no version: short headers.
+    /// Initial packets that can be read are judged all the same.
     fn unreadable(&mut self, reason: DropReason, known: Option<Box<Attempt>>) -> Result<Decision, Decision> {
         let (id, epoch) = (self.punted.id, self.judge.policy.epoch);
-        let passes = reason == DropReason::QuicUnknownVersion && self.limits.pass_unknown_quic;
-        if self.judge.allows_all() || (passes && known.is_none()) {
-            return Ok(self.quic.settle(id, epoch, None));
+        if self.judge.allows_all() {
+            return Ok(self.quic.settle_unread(id, epoch));
+        }
+        if reason == DropReason::QuicUnknownVersion && self.limits.pass_unknown_quic {
+            let Some(attempt) = known else {
+                self.quic.settle_unread(id, epoch);
+                return Ok(pass_from_now_on(epoch));
+            };
+            self.quic.put_open(id, Open::Trying { epoch, attempt });
+            return Ok(Decision::Forward(Change::default()));
         }
         match known {
             Some(attempt) => {
@@ -299,6 +396,15 @@ impl Visit<'_> {
     /// Every hello so far is allowed: what waited goes on, after this frame.
     fn release(&mut self, mut attempt: Box<Attempt>, out: &mut Outbox) -> Decision {
         let (id, epoch) = (self.punted.id, self.judge.policy.epoch);
+        let beside = self.quic.take_settled(&id);
+        let is_beside = beside.is_some();
+        if let Some(mut going) = beside {
+            let fits = attempt.seen.as_ref().is_none_or(|seen| going.remember(seen));
+            self.quic.put_settled(id, going);
+            if !fits {
+                return self.deny(DropReason::QuicTooManyNames, Some(attempt));
+            }
+        }
         for held in std::mem::take(&mut attempt.held) {
             let Some(frame) = out.next() else {
                 self.judge.desk.counters.count(EngineCounter::OutboxFull);
@@ -307,12 +413,15 @@ impl Visit<'_> {
             frame.extend_from_slice(&answer::onward(self.punted, Change::default()));
             frame.extend_from_slice(held.get(frame.len()..).unwrap_or_default());
         }
-        if attempt.is_settled() || self.judge.allows_all() {
-            return self.quic.settle(id, epoch, attempt.seen.take());
+        if self.judge.allows_all() {
+            return self.quic.settle_unread(id, epoch);
+        }
+        if attempt.is_settled() && !is_beside {
+            return self.quic.settle(id, epoch, &mut attempt);
         }
         self.quic.put_open(id, Open::Trying { epoch, attempt });
         Decision::Forward(Change {
-            replies: Replies::Punt,
+            replies: if is_beside { Replies::Keep } else { Replies::Punt },
             ..Change::default()
         })
     }
@@ -338,9 +447,10 @@ impl Visit<'_> {
     }
 }
 
+/// All but what another connection may begin with.
 const fn pass_from_now_on(epoch: u32) -> Decision {
     Decision::Forward(Change {
-        action: InjectAction::Forward { epoch },
+        action: InjectAction::ForwardQuic { epoch },
         replies: Replies::Pass,
     })
 }

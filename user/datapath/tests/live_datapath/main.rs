@@ -4,6 +4,7 @@
 
 mod frames;
 mod headers;
+mod inspected;
 mod workers;
 
 use std::{
@@ -33,6 +34,8 @@ use seventh_abi::{
 };
 use seventh_datapath::{AttachMode, Datapath, Disposition, IpcachePrefix, PuntChannel, Settings};
 
+/// A datagram after which the engine's stand-in has the rest of its flow pass as settled QUIC.
+const SETTLE: &[u8] = b"settle";
 const CLIENT: u32 = 1000;
 const SERVER: u32 = 2000;
 const TCP: u8 = 6;
@@ -260,7 +263,11 @@ fn give_back(mut channel: Box<dyn PuntChannel>, stop: &AtomicBool, punted: &Atom
                     hook: meta.hook,
                     ifindex: meta.ifindex,
                     reverse: false,
-                    action: InjectAction::Keep,
+                    action: if frame.ends_with(SETTLE) {
+                        InjectAction::ForwardQuic { epoch: 1 }
+                    } else {
+                        InjectAction::Keep
+                    },
                     replies: Replies::Keep,
                 };
                 frame[..12].copy_from_slice(&back.encode());

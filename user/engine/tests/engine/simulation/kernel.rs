@@ -107,7 +107,9 @@ impl Kernel {
         match sent.meta.action {
             InjectAction::Keep => {}
             InjectAction::Bypass { start, end, .. } => self.bypass = Some((start, end)),
-            InjectAction::Forward { .. } => panic!("nothing in these runs is allowed without inspection"),
+            InjectAction::Forward { .. } | InjectAction::ForwardQuic { .. } => {
+                panic!("nothing in these runs is allowed without inspection")
+            }
             InjectAction::Close => self.closed = true,
         }
     }

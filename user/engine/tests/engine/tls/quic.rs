@@ -121,12 +121,15 @@ fn an_allowed_name_passes_and_after_the_servers_answer_the_kernel_carries_on_alo
         assert_eq!(sent[0].0.replies, Replies::Punt);
         let answer = client.answer(false);
         let sent = client.receive(&mut world, &answer);
-        assert_eq!(passed(&sent, &answer), InjectAction::Forward { epoch: world.epoch() });
+        assert_eq!(
+            passed(&sent, &answer),
+            InjectAction::ForwardQuic { epoch: world.epoch() }
+        );
         assert_eq!(sent[0].0.replies, Replies::Pass);
         let short = client.send(&mut world, b"@short");
         assert_eq!(
             passed(&short, b"@short"),
-            InjectAction::Forward { epoch: world.epoch() }
+            InjectAction::ForwardQuic { epoch: world.epoch() }
         );
         let records = world.records();
         let [record] = &records[..] else { panic!("{records:?}") };
@@ -253,7 +256,7 @@ fn a_second_hello_must_carry_the_name_of_the_first() {
         let sent = client.send(&mut world, &end);
         if allowed {
             assert_eq!(sent.len(), 2);
-            assert_eq!(sent[0].0.action, InjectAction::Forward { epoch: world.epoch() });
+            assert_eq!(sent[0].0.action, InjectAction::ForwardQuic { epoch: world.epoch() });
         } else {
             assert!(sent.is_empty());
             assert_eq!(world.reason(DropReason::TlsNameChanged), 1);
@@ -294,23 +297,34 @@ fn what_is_no_beginning_of_a_connection_has_reasons_of_its_own() {
 }
 
 #[test]
-fn unknown_versions_pass_if_told_so() {
+fn unknown_versions_pass_if_told_so_and_hide_no_connection_that_can_be_read() {
     let mut world = World::with_limits(EngineLimits {
         pass_unknown_quic: true,
         ..EngineLimits::default()
     });
     world.set_policy(POLICY);
-    let client = Client::new();
-    let datagram = [0xc0, 0xff, 0, 0, 29, 8];
-    assert_eq!(
-        passed(&client.send(&mut world, &datagram), &datagram),
-        InjectAction::Forward { epoch: world.epoch() }
-    );
-    world.set_policy(POLICY);
-    assert_eq!(
-        passed(&client.send(&mut world, b"@x"), b"@x"),
-        InjectAction::Forward { epoch: world.epoch() }
-    );
+    let mut client = Client::new();
+    let unknown = [0xc0, 0xff, 0, 0, 29, 8];
+    for _ in 0..2 {
+        for datagram in [&unknown[..], b"@x"] {
+            assert_eq!(
+                passed(&client.send(&mut world, datagram), datagram),
+                InjectAction::ForwardQuic { epoch: world.epoch() }
+            );
+        }
+        let denied = client.hello(&Hello::new("b.example"));
+        let sent = client.send(&mut world, &denied);
+        assert!(sent.iter().all(|(meta, _)| meta.reverse), "{sent:?}");
+        world.set_policy(POLICY);
+    }
+    assert_eq!(world.reason(DropReason::TlsPolicyDenied), 2);
+    let mut other = Client {
+        original: id(8),
+        ..Client::new()
+    };
+    let hello = other.hello(&Hello::new("a.example"));
+    passed(&other.send(&mut world, &hello), &hello);
+    passed(&other.send(&mut world, &unknown), &unknown);
 }
 
 #[test]
@@ -348,7 +362,7 @@ fn a_change_of_policy_judges_the_name_again() {
     world.set_policy(POLICY);
     assert_eq!(
         passed(&client.send(&mut world, b"@x"), b"@x"),
-        InjectAction::Forward { epoch: world.epoch() }
+        InjectAction::ForwardQuic { epoch: world.epoch() }
     );
     world.set_policy(&POLICY.replace("\"a.example\", ", ""));
     assert!(client.receive(&mut world, b"@from the server").is_empty());
@@ -397,6 +411,137 @@ fn after_a_retry_packet_the_client_begins_anew_with_other_keys() {
     let answer = client.answer(false);
     assert_eq!(
         passed(&client.receive(&mut world, &answer), &answer),
-        InjectAction::Forward { epoch: world.epoch() }
+        InjectAction::ForwardQuic { epoch: world.epoch() }
     );
+}
+
+/// A world in which the server has accepted the client's connection.
+fn settled() -> (World, Client) {
+    let mut world = world();
+    let mut client = Client::new();
+    let hello = client.hello(&Hello::new("a.example"));
+    client.send(&mut world, &hello);
+    let answer = client.answer(false);
+    client.receive(&mut world, &answer);
+    world.records();
+    (world, client)
+}
+
+impl Client {
+    /// A later Initial packet, to the id that the server has chosen.
+    fn acknowledgement(&mut self) -> Vec<u8> {
+        let keys = InitialKeys::new(self.version, Side::Client, &self.original);
+        self.number += 1;
+        let ack = [2, 0, 0, 0, 0];
+        keys.seal(
+            self.version,
+            &id(2),
+            &id(1),
+            self.number - 1,
+            &[&ack[..], &[0; 30]].concat(),
+        )
+        .unwrap()
+    }
+}
+
+#[test]
+fn another_connection_on_settled_ports_is_judged_by_its_own_name() {
+    let (mut world, mut client) = settled();
+    let epoch = world.epoch();
+    let later = client.acknowledgement();
+    assert_eq!(
+        passed(&client.send(&mut world, &later), &later),
+        InjectAction::ForwardQuic { epoch }
+    );
+    let mut secret = Client {
+        original: id(8),
+        ..Client::new()
+    };
+    let hello = secret.hello(&Hello::new("b.example"));
+    assert!(secret.send(&mut world, &hello).iter().all(|(meta, _)| meta.reverse));
+    let behind = [&client.acknowledgement()[..], &hello].concat();
+    assert!(
+        client.send(&mut world, &behind).is_empty(),
+        "two connections in one datagram"
+    );
+    assert_eq!(world.reason(DropReason::TlsPolicyDenied), 1);
+    // The first one goes on, and a third may begin.
+    let later = client.acknowledgement();
+    passed(&client.send(&mut world, &later), &later);
+    let mut third = Client {
+        original: id(9),
+        ..Client::new()
+    };
+    let hello = third.hello(&Hello::new("b.shop.example"));
+    assert_eq!(passed(&third.send(&mut world, &hello), &hello), InjectAction::Keep);
+    let later = third.acknowledgement();
+    passed(&third.send(&mut world, &later), &later);
+    let second = third.initial(&[(
+        Hello::new("b.shop.example").message().len(),
+        &Hello::new("a.example").message(),
+    )]);
+    assert!(third.send(&mut world, &second).is_empty());
+    assert_eq!(world.reason(DropReason::TlsNameChanged), 1);
+}
+
+#[test]
+fn the_beginning_of_a_known_connection_is_read_again_when_it_comes_again() {
+    let (mut world, mut client) = settled();
+    // A server that has forgotten the connection would take it for a new one.
+    let evil = client.hello(&Hello::new("b.example"));
+    assert!(client.send(&mut world, &evil).iter().all(|(meta, _)| meta.reverse));
+    assert_eq!(world.reason(DropReason::TlsPolicyDenied), 1);
+    // Before the server has accepted nothing that was read may come with other bytes either.
+    let mut world = super::world();
+    let mut client = Client::new();
+    let hello = client.hello(&Hello::new("a.example"));
+    passed(&client.send(&mut world, &hello), &hello);
+    client.number = 0;
+    let evil = client.hello(&Hello::new("b.example"));
+    assert!(client.send(&mut world, &evil).is_empty());
+    assert_eq!(world.reason(DropReason::QuicBadHandshake), 1);
+    passed(&client.send(&mut world, &hello), &hello);
+}
+
+#[test]
+fn a_change_of_policy_judges_every_name_on_settled_ports() {
+    let (mut world, client) = settled();
+    let mut other = Client {
+        original: id(8),
+        ..Client::new()
+    };
+    let hello = other.hello(&Hello::new("b.shop.example"));
+    passed(&other.send(&mut world, &hello), &hello);
+    world.set_policy(POLICY);
+    passed(&client.send(&mut world, b"@x"), b"@x");
+    world.set_policy(&POLICY.replace("*.shop.example", "*.other.example"));
+    assert!(client.send(&mut world, b"@x").is_empty());
+    assert_eq!(world.reason(DropReason::TlsPolicyDenied), 1);
+}
+
+#[test]
+fn names_on_the_same_ports_are_bounded() {
+    let (mut world, _) = settled();
+    let names = [
+        "a.shop.example",
+        "b.shop.example",
+        "c.shop.example",
+        "d.shop.example",
+        "e.shop.example",
+        "f.shop.example",
+        "g.shop.example",
+        "h.shop.example",
+        "i.shop.example",
+        "a.example",
+    ];
+    for (n, name) in names.into_iter().enumerate() {
+        let mut client = Client {
+            original: id(20 + n as u8),
+            ..Client::new()
+        };
+        let hello = client.hello(&Hello::new(name));
+        let sent = client.send(&mut world, &hello);
+        assert_eq!(!sent.is_empty(), n < 7 || name == "a.example", "{name}");
+    }
+    assert_eq!(world.reason(DropReason::QuicTooManyNames), 2);
 }
