@@ -302,7 +302,12 @@ fn fragment<'a>(frame: &FrameHeader, payload: &'a [u8]) -> Option<&'a [u8]> {
         (padding, rest) = (usize::from(len), after);
     }
     if frame.flags & PRIORITY != 0 {
-        rest = rest.get(PRIORITY_LEN as usize..)?;
+        let (dependency, after) = rest.split_first_chunk()?;
+        // RFC 7540 §5.3.1: a stream that depends on itself is an error of that stream, which its server resets.
+        if u32::from_be_bytes(*dependency) & 0x7fff_ffff == frame.stream {
+            return None;
+        }
+        rest = after.get(PRIORITY_LEN as usize - size_of::<u32>()..)?;
     }
     let (fragment, padding) = rest.split_at_checked(rest.len().checked_sub(padding)?)?;
     padding.iter().all(|&byte| byte == 0).then_some(fragment)

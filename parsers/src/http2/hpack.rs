@@ -36,6 +36,12 @@ impl Decoder {
         Self { table: Table::new() }
     }
 
+    /// Memory held, in bytes.
+    #[must_use]
+    pub fn held(&self) -> usize {
+        self.table.held()
+    }
+
     /// Decompresses a whole block into `fields`, which is emptied first. Follow with [`Decoder::commit`] if the block
     /// counts, with [`Decoder::rollback`] if it is as if it had not come (also after an error).
     ///

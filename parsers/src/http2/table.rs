@@ -64,6 +64,11 @@ impl Table {
         }
     }
 
+    /// Memory held, in bytes: as RFC 7541 §4.1 counts, which is about what an entry takes, and the room for more.
+    pub(super) fn held(&self) -> usize {
+        self.size + self.entries.capacity() * size_of::<Entry>()
+    }
+
     /// Name and value of the field with this index.
     pub(super) fn get(&self, index: usize) -> Option<(&[u8], &[u8])> {
         let index = index.checked_sub(1)?;

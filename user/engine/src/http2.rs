@@ -4,10 +4,13 @@
 //! of an HTTP/1 head does, and a refused block leaves no trace: neither in the [`Stream`] nor in the table of the
 //! decompressor. Other frames are judged by their headers. Data is followed and, if there is much of it, given free.
 //!
-//! Kept for a connection: the decompressor's table ([`seventh_parsers::http2::TABLE_LEN_MAX`]), the lengths that
-//! streams have promised ([`PROMISES_MAX`]) and four [`Allowance`]s. Nothing is kept for a stream that has promised no
-//! length: numbers of new streams only rise (RFC 9113 §5.1.1), so a block on an older stream is trailers, and those
-//! cannot hold a request.
+//! Kept for a connection: the decompressor's table ([`seventh_parsers::http2::TABLE_LEN_MAX`]), the streams that the
+//! opener has not ended, with the lengths that they have promised ([`OPEN_MAX`]), and five [`Allowance`]s. Numbers of new
+//! streams only rise (RFC 9113 §5.1.1), so a block on an older stream is trailers, and those cannot hold a request.
+//!
+//! A server resets a stream on which something stands that must not be there. A client could have that done without end
+//! and without a `RST_STREAM` of its own, each time with the work of a request thrown away. So what can only be meant
+//! to provoke it is refused, and what perhaps does counts as a `RST_STREAM`.
 
 use crate::http::{GRANT_MAX, GRANT_MIN, HeadJudge, http_reason};
 use crate::http2_answer::{ErrorCode, forbidden, go_away};
@@ -21,8 +24,20 @@ use seventh_parsers::http2::{
 };
 use std::borrow::Cow;
 
+/// Streams that the opener has not ended and that are remembered; the oldest without a promise gives way. Not all of
+/// them need to be alive: that the server has ended one is not seen.
+const OPEN_MAX: usize = 1024;
 /// Streams whose promised length is still to come. Servers allow a hundred or so at a time.
 const PROMISES_MAX: usize = 256;
+/// DATA with less content is more work than it is worth.
+const TINY_DATA_LEN: u32 = 16;
+/// A window that is opened so far at once may be more than a stream has (2^31 - 1, RFC 9113 §6.9.1).
+const LARGE_INCREMENT: u32 = 1 << 24;
+/// The same for what all streams begin with.
+const LARGE_WINDOW: u32 = 1 << 30;
+/// RFC 9113 §6.5.2.
+const SETTINGS_INITIAL_WINDOW_SIZE: u16 = 4;
+const FRAME_HEADER_LEN: usize = 9;
 const SECOND_NS: u64 = 1_000_000_000;
 /// How long a refusal waits for the answers to earlier requests, which it would cut off.
 const POLITENESS_NS: u64 = SECOND_NS;
@@ -46,6 +61,11 @@ const SETTINGS: Pace = Pace {
 const CONTROL: Pace = Pace {
     burst: 10_000,
     per_second: 10_000,
+};
+/// DATA with little content that does not end its stream: messages of chatty clients are that small.
+const TINY: Pace = Pace {
+    burst: 20_000,
+    per_second: 20_000,
 };
 /// `RST_STREAM`: the figures that nghttp2 has against rapid reset, three times over a second.
 const RESETS: Pace = Pace {
@@ -104,10 +124,14 @@ pub(crate) struct Http2Inspector {
     at_first: bool,
     /// The newest stream of the opener.
     newest: u32,
-    /// Streams, in the order of their numbers, and the bytes of data that their Content-Length still promises.
-    promises: Vec<(u32, u64)>,
+    /// Streams that the opener has not ended, in the order of their numbers, and the bytes of data that their
+    /// Content-Length still promises, if it promises any.
+    open: Vec<(u32, Option<u64>)>,
+    /// What each stream's window begins with, by the opener's settings.
+    initial_window: u32,
     settings: Allowance,
     control: Allowance,
+    tiny: Allowance,
     resets: Allowance,
     windows: Allowance,
     /// Since when the present refusal waits to be told.
@@ -139,9 +163,11 @@ impl Http2Inspector {
             decoder: Decoder::new(),
             at_first: true,
             newest: 0,
-            promises: Vec::new(),
+            open: Vec::new(),
+            initial_window: 0xffff,
             settings: Allowance::full(SETTINGS),
             control: Allowance::full(CONTROL),
+            tiny: Allowance::full(TINY),
             resets: Allowance::full(RESETS),
             windows: Allowance::full(WINDOWS),
             refused_since_ns: None,
@@ -163,6 +189,11 @@ impl Http2Inspector {
             Phase::Unit(scanner) => scanner.taken(),
             Phase::Data(_) => 0,
         }
+    }
+
+    /// Memory held, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        size_of::<Self>() + self.decoder.held() + self.open.capacity() * size_of::<(u32, Option<u64>)>()
     }
 
     /// Takes new bytes, which begin at `stream.next()`.
@@ -300,7 +331,14 @@ impl Http2Inspector {
                 self.phase = self.after_data(u64::from(len));
             }
             Unit::Frame(frame) => {
-                self.frame(&frame, judge.now_ns())?;
+                if earlier == 0 {
+                    self.frame(&frame, here, judge.now_ns())?;
+                } else {
+                    stream.append(here);
+                    let judged = self.frame(&frame, stream.tail(earlier + end), judge.now_ns());
+                    stream.retract(end);
+                    judged?;
+                }
                 self.phase = self.after_data(0);
             }
         }
@@ -345,19 +383,31 @@ impl Http2Inspector {
         if end_stream && promised > 0 {
             return Err(on_stream(DropReason::Http2LengthMismatch, request.is_grpc));
         }
-        let is_promise = request.content_length.is_some() && !end_stream;
-        if is_promise && self.promises.len() >= PROMISES_MAX {
+        let promise = request.content_length.filter(|_| !end_stream);
+        if promise.is_some() && self.promises() >= PROMISES_MAX {
             return Err(on_stream(DropReason::Http2TooManyStreams, request.is_grpc));
         }
         judge
             .request(&request.head)
             .map_err(|reason| on_stream(reason, request.is_grpc))?;
         self.newest = id;
-        if is_promise {
+        if !end_stream {
+            if self.open.len() >= OPEN_MAX
+                && let Some(at) = self.open.iter().position(|(_, promise)| promise.is_none())
+            {
+                self.open.remove(at);
+            }
             // The newest stream has the highest number: the order is kept.
-            self.promises.push((id, promised));
+            self.open.push((id, promise));
         }
         Ok(true)
+    }
+
+    fn promises(&self) -> usize {
+        if self.open.len() < PROMISES_MAX {
+            return 0;
+        }
+        self.open.iter().filter(|(_, promise)| promise.is_some()).count()
     }
 
     fn trailers(&mut self, id: u32, end_stream: bool, fields: &Fields) -> Result<(), Refused> {
@@ -373,36 +423,51 @@ impl Http2Inspector {
         if id > self.newest {
             return Err(self.fault(Http2Fault::BadFrame));
         }
-        if len == padding && !end_stream && !self.control.take(CONTROL, now_ns) {
+        let content = len - padding;
+        let is_within = match content {
+            _ if end_stream => true,
+            0 => self.control.take(CONTROL, now_ns),
+            ..TINY_DATA_LEN => self.tiny.take(TINY, now_ns),
+            _ => true,
+        };
+        if !is_within {
             return Err(self.flood(DropReason::Http2ControlFlood));
         }
-        self.keep_promise(id, len - padding, end_stream)
+        self.keep_promise(id, content, end_stream)
     }
 
-    /// Data of a stream that has promised a length: no more than that, and at the end no less.
+    /// Data of a stream that was not ended; if it has promised a length no more than that, and at the end no less.
     fn keep_promise(&mut self, id: u32, len: u32, end_stream: bool) -> Result<(), Refused> {
-        let Ok(at) = self.promises.binary_search_by_key(&id, |(stream, _)| *stream) else {
-            return Ok(());
+        let Some((at, promise)) = self
+            .open
+            .binary_search_by_key(&id, |(stream, _)| *stream)
+            .ok()
+            .and_then(|at| self.open.get_mut(at).map(|(_, promise)| (at, promise)))
+        else {
+            return Err(Refused {
+                reason: DropReason::Http2StreamClosed,
+                answer: go_away(self.newest, ErrorCode::StreamClosed),
+            });
         };
-        let left = self.promises.get(at).map_or(0, |(_, left)| *left);
-        match left.checked_sub(u64::from(len)) {
-            Some(0) if end_stream => drop(self.promises.remove(at)),
-            Some(left) if !end_stream => {
-                if let Some(promise) = self.promises.get_mut(at) {
-                    promise.1 = left;
+        if let Some(left) = promise {
+            match left.checked_sub(u64::from(len)) {
+                Some(rest) if rest == 0 || !end_stream => *left = rest,
+                _ => {
+                    return Err(Refused {
+                        reason: DropReason::Http2LengthMismatch,
+                        answer: go_away(self.newest, ErrorCode::Protocol),
+                    });
                 }
             }
-            _ => {
-                return Err(Refused {
-                    reason: DropReason::Http2LengthMismatch,
-                    answer: go_away(self.newest, ErrorCode::Protocol),
-                });
-            }
+        }
+        if end_stream {
+            self.open.remove(at);
         }
         Ok(())
     }
 
-    fn frame(&mut self, frame: &FrameHeader, now_ns: u64) -> Result<(), Refused> {
+    /// A frame, with its header.
+    fn frame(&mut self, frame: &FrameHeader, unit: &[u8], now_ns: u64) -> Result<(), Refused> {
         if self.at_first && frame.is_ack() {
             return Err(self.fault(Http2Fault::BadPreface));
         }
@@ -411,21 +476,49 @@ impl Http2Inspector {
         if is_idle && matches!(frame.kind, FrameKind::ResetStream | FrameKind::WindowUpdate) {
             return Err(self.fault(Http2Fault::BadFrame));
         }
+        let payload = unit.get(FRAME_HEADER_LEN..).unwrap_or_default();
         let (is_within, reason) = match frame.kind {
             FrameKind::Settings if !frame.is_ack() => {
+                self.read_settings(payload);
                 (self.settings.take(SETTINGS, now_ns), DropReason::Http2ControlFlood)
             }
             FrameKind::ResetStream => (self.resets.take(RESETS, now_ns), DropReason::Http2ResetFlood),
-            FrameKind::WindowUpdate => (self.windows.take(WINDOWS, now_ns), DropReason::Http2ControlFlood),
+            FrameKind::WindowUpdate => {
+                if self.may_provoke(frame, payload)? && !self.resets.take(RESETS, now_ns) {
+                    return Err(self.flood(DropReason::Http2ResetFlood));
+                }
+                (self.windows.take(WINDOWS, now_ns), DropReason::Http2ControlFlood)
+            }
+            FrameKind::Priority if word(payload) == frame.stream => return Err(self.fault(Http2Fault::BadFrame)),
             _ => (self.control.take(CONTROL, now_ns), DropReason::Http2ControlFlood),
         };
         if !is_within {
             return Err(self.flood(reason));
         }
         if frame.kind == FrameKind::ResetStream {
-            self.promises.retain(|(stream, _)| *stream != frame.stream);
+            self.open.retain(|(stream, _)| *stream != frame.stream);
         }
         Ok(())
+    }
+
+    /// Whether the server may have to reset the stream because its window becomes too large.
+    fn may_provoke(&self, frame: &FrameHeader, payload: &[u8]) -> Result<bool, Refused> {
+        let increment = word(payload);
+        if increment == 0 {
+            // RFC 9113 §6.9: an error, of the stream if it is about one.
+            return Err(self.fault(Http2Fault::BadFrame));
+        }
+        let is_large = increment >= LARGE_INCREMENT || self.initial_window.saturating_add(increment) > LARGE_WINDOW;
+        Ok(frame.stream != 0 && is_large)
+    }
+
+    fn read_settings(&mut self, payload: &[u8]) {
+        let (settings, _) = payload.as_chunks::<6>();
+        for &[i0, i1, value @ ..] in settings {
+            if u16::from_be_bytes([i0, i1]) == SETTINGS_INITIAL_WINDOW_SIZE {
+                self.initial_window = u32::from_be_bytes(value);
+            }
+        }
     }
 
     fn flood(&self, reason: DropReason) -> Refused {
@@ -446,6 +539,13 @@ impl Http2Inspector {
             answer: go_away(self.newest, code),
         }
     }
+}
+
+/// The first 31 bits of a payload after the one that is reserved.
+fn word(payload: &[u8]) -> u32 {
+    payload
+        .first_chunk()
+        .map_or(0, |bytes| u32::from_be_bytes(*bytes) & 0x7fff_ffff)
 }
 
 /// The drop reason of each fault.

@@ -9,6 +9,7 @@
 pub(crate) enum ErrorCode {
     None = 0,
     Protocol = 1,
+    StreamClosed = 5,
     Compression = 9,
     EnhanceYourCalm = 11,
 }

@@ -270,6 +270,31 @@ fn faulty_frames() -> Vec<(Vec<u8>, DropReason)> {
         (frame(DATA, 0, 1, b"x"), R::Http2BadFrame),
         (frame(RST_STREAM, 0, 1, &[0; 4]), R::Http2BadFrame),
         (frame(PING, 0, 0, b"short"), R::Http2BadFrame),
+        (frame(PRIORITY, 0, 3, &[0, 0, 0, 3, 9]), R::Http2BadFrame),
+        (frame(PRIORITY, 0, 3, &[0x80, 0, 0, 3, 9]), R::Http2BadFrame),
+        (
+            frame(
+                HEADERS,
+                END_HEADERS | END_STREAM | 0x20,
+                1,
+                &[&[0, 0, 0, 1, 9][..], &block(&fields("GET", "/public"))].concat(),
+            ),
+            R::Http2BadFrame,
+        ),
+        (frame(WINDOW_UPDATE, 0, 0, &[0; 4]), R::Http2BadFrame),
+        (frame(WINDOW_UPDATE, 0, 0, &[0x80, 0, 0, 0]), R::Http2BadFrame),
+        (
+            [request(1, "/public"), frame(WINDOW_UPDATE, 0, 1, &[0; 4])].concat(),
+            R::Http2BadFrame,
+        ),
+        (
+            [request(1, "/public"), frame(DATA, 0, 1, b"late")].concat(),
+            R::Http2StreamClosed,
+        ),
+        (
+            [request(1, "/public"), frame(HEADERS, END_HEADERS | END_STREAM, 1, &[])].concat(),
+            R::Http2StreamClosed,
+        ),
         (frame(5, 4, 1, &[0; 8]), R::Http2BadFrame),
         (frame(HEADERS, END_HEADERS, 1, b"\xc0"), R::Http2BadCompression),
         (
@@ -333,6 +358,24 @@ fn faulty_bodies() -> Vec<(Vec<u8>, DropReason)> {
         (
             [opened.clone(), frame(HEADERS, END_HEADERS, 1, &block(&[("x", "y")]))].concat(),
             R::Http2BadFrame,
+        ),
+        (
+            [
+                opened.clone(),
+                frame(RST_STREAM, 0, 1, &[0, 0, 0, 8]),
+                frame(DATA, 0, 1, b"after all"),
+            ]
+            .concat(),
+            R::Http2StreamClosed,
+        ),
+        (
+            [
+                opened.clone(),
+                frame(DATA, END_STREAM, 1, b"all"),
+                frame(DATA, END_STREAM, 1, b"more"),
+            ]
+            .concat(),
+            R::Http2StreamClosed,
         ),
         (
             [
@@ -435,6 +478,17 @@ fn floods_end_the_connection() {
         (frame(DATA, 0, 1, &[]), 10_001, DropReason::Http2ControlFlood),
         (frame(DATA, 8, 1, &[2, 0, 0]), 10_001, DropReason::Http2ControlFlood),
         (frame(0xaa, 0, 0, &[]), 10_001, DropReason::Http2ControlFlood),
+        (frame(DATA, 0, 1, b"1"), 20_001, DropReason::Http2ControlFlood),
+        (
+            frame(DATA, 8, 1, &[[20].as_slice(), b"little", &[0; 20]].concat()),
+            20_001,
+            DropReason::Http2ControlFlood,
+        ),
+        (
+            frame(WINDOW_UPDATE, 0, 1, &[1, 0, 0, 0]),
+            1001,
+            DropReason::Http2ResetFlood,
+        ),
         (
             frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]),
             100_001,
@@ -561,4 +615,51 @@ fn a_refusal_waits_for_answers_but_not_for_ever() {
     }
     connection.send(&mut world, at, &evil).resets();
     assert_eq!(world.reason(DropReason::HttpPolicyDenied), 1);
+}
+
+#[test]
+fn windows_that_only_a_reset_can_answer_count_as_resets() {
+    for (initial, increment, provokes) in [
+        (0x7fff_ffff_u32, 1_u32, true),
+        (0x4000_0000, 1, true),
+        (0x3fff_0000, 9, false),
+    ] {
+        let mut world = World::new();
+        let mut connection = Connection::new();
+        let settings = [&[0, 4][..], &initial.to_be_bytes()].concat();
+        let opened = [PREFACE, &frame(SETTINGS, 0, 0, &settings), &request(1, "/public")].concat();
+        connection.send(&mut world, 0, &opened).forwarded();
+        let mut at = opened.len();
+        connection.answered(at, 9);
+        let update = frame(WINDOW_UPDATE, 0, 1, &increment.to_be_bytes()).repeat(100);
+        for _ in 0..10 {
+            connection.send(&mut world, at, &update).forwarded();
+            at += update.len();
+            connection.answered(at, 1);
+        }
+        let last = connection.send(&mut world, at, &update);
+        assert_eq!(last.forwarded.is_none(), provokes, "{initial:x} {increment}");
+        assert_eq!(world.reason(DropReason::Http2ResetFlood), u64::from(provokes));
+    }
+}
+
+#[test]
+fn streams_that_the_server_has_ended_do_not_use_up_what_is_remembered() {
+    let mut world = World::new();
+    let mut connection = Connection::new();
+    connection.send(&mut world, 0, begin()).forwarded();
+    let mut at = begin().len();
+    let open = |stream| frame(HEADERS, END_HEADERS, stream, &block(&fields("POST", "/upload")));
+    for n in 0..3000 {
+        let bytes = open(1 + 2 * n);
+        connection.send(&mut world, at, &bytes).forwarded();
+        at += bytes.len();
+        connection.answered(at, 1);
+    }
+    let newest = frame(DATA, END_STREAM, 5999, b"of the newest");
+    connection.send(&mut world, at, &newest).forwarded();
+    connection.answered(at + newest.len(), 1);
+    let forgotten = frame(DATA, END_STREAM, 1, b"of one long forgotten");
+    refusal(&connection.send(&mut world, at + newest.len(), forgotten));
+    assert_eq!(world.reason(DropReason::Http2StreamClosed), 1);
 }
