@@ -250,7 +250,7 @@ fn limits(config: &Config) -> EngineLimits {
         dns_refusal: config.fqdn.refusal,
         deny_ech: config.tls.deny_ech,
         pass_unknown_quic: config.tls.pass_unknown_quic,
-        ..EngineLimits::default()
+        ..config.inspection
     }
 }
 

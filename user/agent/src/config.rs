@@ -4,6 +4,7 @@
 //! taken from the flag, else from `SEVENTH_*`, else from the file, else its default.
 
 mod hubble;
+mod inspection;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -16,11 +17,13 @@ use clap::ValueEnum;
 use serde::Deserialize;
 use seventh_abi::WORKERS_MAX;
 use seventh_datapath::AttachMode;
+use seventh_engine::EngineLimits;
 use seventh_policy::{Enforcement, Label, Labels, NamedPorts};
 
 use crate::fqdn::{FqdnConfig, RawFqdn};
 use hubble::RawHubble;
 pub use hubble::{HubbleConfig, HubbleListen, HubbleTls};
+use inspection::RawInspection;
 
 /// Why a configuration cannot be used: file, field and reason.
 #[derive(Debug, thiserror::Error)]
@@ -88,6 +91,8 @@ struct RawConfig {
     fqdn: RawFqdn,
     #[serde(default)]
     tls: TlsConfig,
+    #[serde(default)]
+    inspection: RawInspection,
 }
 
 /// What becomes of first flights that server names say nothing of.
@@ -185,6 +190,8 @@ pub struct Config {
     pub fqdn: FqdnConfig,
     /// serverNames rules.
     pub tls: TlsConfig,
+    /// Bounds and waiting times of each engine.
+    pub inspection: EngineLimits,
     /// Flow records and who may read them.
     pub hubble: HubbleConfig,
 }
@@ -373,6 +380,10 @@ impl RawConfig {
             flows_max,
             fqdn,
             tls: self.tls,
+            inspection: self
+                .inspection
+                .check()
+                .map_err(|(field, reason)| wrong(field, reason))?,
             hubble: self.hubble.check(file.parent().unwrap_or(Path::new(".")))?,
         })
     }

@@ -90,7 +90,7 @@ impl Engine {
             let (patience_ns, head_since_ns) = match flow.closed {
                 Some(_) => (self.limits.closed_timeout_ns, None),
                 None if flow.finished => (self.limits.closed_timeout_ns, flow.head_since_ns),
-                None if flow.inspector.at_boundary() => (self.limits.quiet_timeout_ns, None),
+                None if self.limits.take_up && flow.inspector.at_boundary() => (self.limits.quiet_timeout_ns, None),
                 None => (self.limits.idle_timeout_ns, flow.head_since_ns),
             };
             if idle_ns >= patience_ns {
@@ -116,6 +116,7 @@ impl Engine {
             time_ns: now_ns,
             id,
             protocol: PROTOCOL_TCP,
+            reply_idle: false,
             policy: Some(&flow.policy),
         };
         self.desk.forget_request();
@@ -196,10 +197,12 @@ impl Engine {
     /// Ends the connection and gives its memory back.
     fn close(&mut self, id: &FlowId, closed: Closed) {
         let Some(flow) = self.flows.get(id) else { return };
+        let held_before = flow.held();
         flow.closed = Some(closed);
         flow.head_since_ns = None;
-        self.held = self.held.saturating_sub(flow.stream.held());
         flow.stream = Stream::new(flow.stream.next());
+        flow.inspector.release(&self.limits);
+        self.held = (self.held + flow.held()).saturating_sub(held_before);
     }
 }
 

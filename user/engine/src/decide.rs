@@ -84,7 +84,7 @@ pub struct Engine {
     pub(crate) desk: Desk,
     pub(crate) flows: FlowTable,
     pub(crate) limits: EngineLimits,
-    /// Memory held by all streams.
+    /// Memory held for all connections, see [`Flow::held`].
     pub(crate) held: usize,
     pub(crate) quic: QuicFlows,
 }
@@ -172,6 +172,10 @@ impl Engine {
         let repeated = self.place(segment, place)?;
         let gone = self.flow(place)?.stream.gone(segment.tcp.seq, segment.payload.len());
         let decision = self.decide_placed(segment, place, repeated)?;
+        let flow = self.flow(place)?;
+        // A FIN counts where it stands (RFC 9293 §3.10.7.4): behind the last byte of the stream, and if it goes on.
+        let is_last = plus(segment.tcp.seq, segment.payload.len()) == flow.stream.next();
+        flow.finished |= flags.any(TcpFlags::FIN) && is_last && matches!(decision, Decision::Forward(_));
         Ok(decision.without(gone, segment.payload.len()))
     }
 
@@ -241,10 +245,15 @@ impl Engine {
         let policy = policy_of(&self.desk.shared, &view, endpoint, punted)?;
         let inspector = Inspector::new(&policy.rules, &self.limits);
         let mut inspector = inspector.ok_or(Decision::Reset(DropReason::InspectorMissing))?;
-        if punted.meta.boundary {
+        let takes_up = self.limits.take_up && punted.meta.boundary;
+        if takes_up {
             inspector.taken_up();
         }
-        let start = first_byte(segment).ok_or(Decision::Reset(DropReason::MidStream))?;
+        let start = first_byte(segment, takes_up).ok_or(Decision::Reset(DropReason::MidStream))?;
+        if inspector.reads_replies() && !punted.meta.reply_idle {
+            // Where the other side's bytes begin is not known: only the opener says so, and it may lie.
+            return Err(Decision::Defer);
+        }
         Ok(self.create(segment, policy, inspector, start))
     }
 
@@ -287,7 +296,7 @@ impl Engine {
             policy,
             base: segment.punted.meta.base_seq.unwrap_or(start),
             stream: Stream::new(start),
-            // Nothing of the other side has come before the opener's first byte: what it expects is the first.
+            // Nothing of the other side is under way (`reply_idle`): what the opener expects next is what comes next.
             reply_next: inspector.reads_replies().then_some(segment.tcp.ack),
             inspector,
             request_ack: None,
@@ -314,15 +323,14 @@ impl Engine {
             return Err(Decision::Repeat);
         }
         flow.last_ack = tcp.ack;
-        flow.finished |= tcp.flags.any(TcpFlags::FIN);
         if let Some(acked) = meta.acked_seq {
             // The other side has bytes (or more than a FIN) that we have never seen.
             if before(flow.stream.next().wrapping_add(1), acked) {
                 return Err(Decision::Reset(DropReason::MidStream));
             }
-            let held_before = flow.stream.held();
+            let held_before = flow.held();
             flow.stream.acknowledged(acked, flow.inspector.pending());
-            let held_after = flow.stream.held();
+            let held_after = flow.held();
             self.held = (self.held + held_after).saturating_sub(held_before);
         }
         let flow = self.flow(place)?;
@@ -362,7 +370,7 @@ impl Engine {
         let new = segment.payload.get(repeated..).unwrap_or_default();
         let Self { desk, flows, held, .. } = self;
         let flow = flows.at(place).ok_or(Decision::Drop(DropReason::EngineFault))?;
-        let (held_before, pending_before) = (flow.stream.held(), flow.inspector.pending());
+        let (held_before, pending_before) = (flow.held(), flow.inspector.pending());
         let about = About::of(&segment.punted, Some(&flow.policy));
         let mut judge = Judge {
             desk,
@@ -379,7 +387,9 @@ impl Engine {
             flow.head_since_ns = Some(segment.punted.now_ns);
         }
         match inspection.replies {
-            Replies::Punt => flow.reply_next = Some(segment.tcp.ack),
+            // One that is followed already is followed on. Else the inspector has seen to it that nothing of the other
+            // side is under way, so that the opener's word for what comes next is the kernel's, too.
+            Replies::Punt => flow.reply_next = flow.reply_next.or(Some(segment.tcp.ack)),
             Replies::Pass => flow.reply_next = None,
             Replies::Keep | Replies::Copy => {}
         }
@@ -405,18 +415,31 @@ impl Engine {
             }
             Some(refusal) => refused(flow, segment, repeated, &inspection, refusal),
         };
-        *held = (*held + flow.stream.held()).saturating_sub(held_before);
+        *held = (*held + flow.held()).saturating_sub(held_before);
+        self.relieve();
         Ok(decision)
+    }
+
+    /// What was read has made more to be kept: connections that were not used lately give way.
+    pub(crate) fn relieve(&mut self) {
+        for _ in 0..PRESSURE_EVICTIONS_MAX {
+            if self.held <= self.limits.held_bytes_max {
+                return;
+            }
+            if let Some(evicted) = self.flows.evict() {
+                self.evicted(&evicted);
+            }
+        }
     }
 
     pub(crate) fn forget(&mut self, id: &FlowId) {
         if let Some(flow) = self.flows.remove(id) {
-            self.held = self.held.saturating_sub(flow.stream.held());
+            self.held = self.held.saturating_sub(flow.held());
         }
     }
 
     fn evicted(&mut self, flow: &Flow) {
-        self.held = self.held.saturating_sub(flow.stream.held());
+        self.held = self.held.saturating_sub(flow.held());
         self.desk.counters.count(EngineCounter::FlowEvicted);
     }
 
@@ -547,9 +570,9 @@ pub(crate) fn policy_of(
 /// Number of the first byte to read of a connection that is not known: the opener's first if none was let through yet,
 /// else this segment's if the kernel knows that a request begins there. Only then is it certain that no byte
 /// of a request went by unseen.
-fn first_byte(segment: &Segment<'_>) -> Option<u32> {
+fn first_byte(segment: &Segment<'_>, takes_up: bool) -> Option<u32> {
     let meta = &segment.punted.meta;
-    if meta.boundary {
+    if takes_up {
         return Some(segment.tcp.seq);
     }
     meta.base_seq.filter(|base| meta.clean && meta.acked_seq == Some(*base))

@@ -70,6 +70,20 @@ pub(crate) struct Flow {
     pub(crate) head_since_ns: Option<u64>,
 }
 
+impl Flow {
+    /// Memory held beside the entry itself, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        let answer = match &self.closed {
+            Some(Closed::Refused {
+                answer: Cow::Owned(answer),
+                ..
+            }) => answer.capacity(),
+            Some(_) | None => 0,
+        };
+        self.stream.held() + self.inspector.held() + answer
+    }
+}
+
 /// Bounded table of connections. When it is full, an old one that was not used since the hand last passed gives way.
 #[derive(Debug)]
 pub(crate) struct FlowTable {

@@ -102,6 +102,16 @@ impl HttpInspector {
         }
     }
 
+    /// Memory held, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        let phase = match &self.phase {
+            Phase::Head(_) | Phase::Body(_) | Phase::Chunks(_) => 0,
+            Phase::Http2(http2) => http2.held(),
+        };
+        let asked = self.asked.as_ref().map_or(0, |asked| asked.held());
+        phase + asked + self.tunnel.as_ref().map_or(0, |head| head.len())
+    }
+
     /// Whether the next byte begins a request, whatever came before it.
     pub(crate) const fn at_boundary(&self) -> bool {
         let is_plain = self.asked.is_none() && self.agreed.is_none() && self.tunnel.is_none();

@@ -133,6 +133,25 @@ impl Inspector {
         }
     }
 
+    /// Memory held beside the inspector itself, in bytes. Answers of DNS that are not complete are counted where they are
+    /// bounded.
+    pub(crate) fn held(&self) -> usize {
+        match self {
+            Self::Http(http) => http.held(),
+            Self::Tls(tls) => tls.held(),
+            Self::Dns(_) => 0,
+        }
+    }
+
+    /// Gives back what it holds: the connection is closed.
+    pub(crate) fn release(&mut self, limits: &EngineLimits) {
+        match self {
+            Self::Http(http) => *http = HttpInspector::new(limits.http),
+            Self::Tls(tls) => *tls = TlsInspector::new(limits.tls),
+            Self::Dns(dns) => *dns = DnsInspector::new(limits.dns_refusal),
+        }
+    }
+
     /// The connection was under way before its first byte that is read here.
     pub(crate) fn taken_up(&mut self) {
         if let Self::Http(http) = self {

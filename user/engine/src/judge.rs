@@ -38,6 +38,8 @@ pub(crate) struct About<'a> {
     pub(crate) time_ns: u64,
     pub(crate) id: &'a FlowId,
     pub(crate) protocol: u8,
+    /// See [`seventh_abi::PuntMeta::reply_idle`].
+    pub(crate) reply_idle: bool,
     /// None if no policy was found.
     pub(crate) policy: Option<&'a FlowPolicy>,
 }
@@ -48,6 +50,7 @@ impl<'a> About<'a> {
             time_ns: punted.now_ns,
             id: &punted.id,
             protocol: punted.frame.transport().protocol(),
+            reply_idle: punted.meta.reply_idle,
             policy,
         }
     }
@@ -57,6 +60,9 @@ impl HeadJudge for Judge<'_> {
     fn head(&mut self, head: &[u8], may_switch: bool) -> Result<Judged, DropReason> {
         self.desk.forget_request();
         let head = read_head(head).map_err(http_reason)?;
+        // While bytes of the server are under way it is not known where its answer begins. The refusal is not told
+        // then; the request comes again.
+        let may_switch = may_switch && self.about.reply_idle;
         let protocol = self.desk.judge(&head, self.policy, self.about, |head| {
             let protocol = Protocol::asked_for(head).map_err(|()| DropReason::HttpUpgradeUnsupported)?;
             // Whether CONNECT has a body, readers do not agree (RFC 9110 §9.3.6).

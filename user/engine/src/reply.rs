@@ -41,6 +41,7 @@ impl Engine {
             return Ok(Decision::Forward(Change::default()));
         }
         let about = About::of(&segment.punted, Some(&flow.policy));
+        let held_before = flow.held();
         let reading = flow.inspector.read_reply(
             new,
             &mut Judge {
@@ -49,12 +50,12 @@ impl Engine {
                 about: &about,
             },
         );
+        if reading.settled {
+            flow.stream = Stream::new(flow.stream.next());
+        }
+        self.held = (self.held + flow.held()).saturating_sub(held_before);
         if let Some(reason) = reading.refusal {
             return Err(Decision::Reset(reason));
-        }
-        if reading.settled {
-            self.held = self.held.saturating_sub(flow.stream.held());
-            flow.stream = Stream::new(flow.stream.next());
         }
         flow.reply_next = reading.more.then(|| plus(next, new.len()));
         let action = if reading.settled {
@@ -65,6 +66,7 @@ impl Engine {
             InjectAction::Keep
         };
         let replies = if reading.more { Replies::Keep } else { Replies::Pass };
+        self.relieve();
         Ok(Decision::Forward(Change { action, replies }))
     }
 

@@ -61,6 +61,9 @@ pub struct EngineLimits {
     pub idle_timeout_ns: u64,
     /// The same for one between two requests, which costs nothing to forget: it is taken up again with the next.
     pub quiet_timeout_ns: u64,
+    /// Takes connections up in their middle where the kernel knows that a request begins; else they are reset. Without it
+    /// a quiet connection is remembered as long as any other.
+    pub take_up: bool,
     /// How long a connection is remembered that was refused or whose opener has finished, to answer retransmissions.
     pub closed_timeout_ns: u64,
 }
@@ -82,6 +85,7 @@ impl Default for EngineLimits {
             // As conntrack of the neighbours: six hours.
             idle_timeout_ns: 6 * 3600 * SECOND,
             quiet_timeout_ns: 30 * SECOND,
+            take_up: true,
             closed_timeout_ns: 60 * SECOND,
         }
     }

@@ -35,6 +35,13 @@ pub(crate) struct SeenHello {
     pub(crate) ech: bool,
 }
 
+impl SeenHello {
+    /// Memory held, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        self.server_name.as_ref().map_or(0, |name| name.len())
+    }
+}
+
 /// How far the first flight has come.
 #[derive(Debug)]
 pub(crate) struct TlsInspector {
@@ -82,6 +89,15 @@ impl TlsInspector {
             Phase::Answer(answer) => answer.client.taken(),
             Phase::Settled => 0,
         }
+    }
+
+    /// Memory held, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        let answer = match &self.phase {
+            Phase::Answer(_) => size_of::<Answer>(),
+            Phase::Hello(_) | Phase::Settled => 0,
+        };
+        answer + self.seen.as_ref().map_or(0, SeenHello::held)
     }
 
     /// Whether nothing needs to be read any more.

@@ -78,6 +78,11 @@ impl Asked {
         }
     }
 
+    /// Memory held, in bytes.
+    pub(crate) fn held(&self) -> usize {
+        size_of::<Self>() + self.head.len() + self.answer.capacity()
+    }
+
     /// Takes new bytes of the server, in order.
     pub(crate) fn answer(&mut self, new: &[u8]) -> Agreed {
         self.read = self.read.saturating_add(new.len());

@@ -17,6 +17,7 @@ use std::{
 use rand::{Rng as _, SeedableRng as _, rngs::StdRng, seq::IndexedRandom as _};
 use seventh::lab::Lab;
 use seventh_parsers::http1::{BodyLength, ChunkProgress, ChunkedFollower, HeadScanner, Limits, read_head};
+use seventh_parsers::http2::PREFACE;
 
 use crate::stage::{lab, until};
 
@@ -32,6 +33,10 @@ type Request = (String, String, String);
 
 /// What goes through, and the requests in it, as the engine reads a connection whose requests are all allowed.
 fn judged(bytes: &[u8]) -> (usize, Vec<Request>) {
+    // What is in the frames of HTTP/2 is judged as HTTP/2, and goes through: no request of HTTP/1 is in it.
+    if bytes.starts_with(PREFACE) {
+        return (bytes.len(), Vec::new());
+    }
     let mut requests = Vec::new();
     let mut at = 0;
     while at < bytes.len() {
@@ -146,10 +151,52 @@ fn inputs() -> Vec<Vec<u8>> {
         }
         inputs.push(bytes);
     }
-    // A server of HTTP/1 that gets HTTP/2 must not look for requests in it.
-    let mut preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
-    preface.extend(b"\0\0\0\x04\0\0\0\0\0\0\0\x26\0\0\0\0\0\x01\r\nGET /evil HTTP/1.1\r\nHost: h\r\n\r\n\r\n\r\n");
-    inputs.push(preface);
+    inputs.extend(http2_inputs());
+    inputs
+}
+
+/// A server of HTTP/1 that gets HTTP/2 must not look for requests in it, wherever they stand: in data, in fields, in
+/// frames of no known type, right after a frame's header or behind line ends.
+fn http2_inputs() -> Vec<Vec<u8>> {
+    let frame = |kind: u8, flags: u8, stream: u8, payload: &[u8]| {
+        let len = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&len[1..], &[kind, flags, 0, 0, 0, stream], payload].concat()
+    };
+    let literal = |name: &str, value: &str| {
+        let len = |text: &str| u8::try_from(text.len()).unwrap();
+        [&[0, len(name)], name.as_bytes(), &[len(value)], value.as_bytes()].concat()
+    };
+    let settings = frame(4, 0, 0, &[]);
+    let mut inputs = Vec::new();
+    for evil in [
+        "GET /evil HTTP/1.1\r\nHost: h\r\n\r\n",
+        "\r\nGET /evil HTTP/1.1\r\nHost: h\r\n\r\n\r\n\r\n",
+        "\n\nGET /evil HTTP/1.0\n\n",
+        "\r\n\r\n\r\nGET /evil\r\n",
+    ] {
+        let field = evil.trim().replace(['\r', '\n'], " ");
+        let head = [
+            literal(":method", "POST"),
+            literal(":scheme", "http"),
+            literal(":path", "/public"),
+            literal(":authority", "h"),
+            literal("x", &field),
+        ]
+        .concat();
+        let data = [frame(1, 4, 1, &head), frame(0, 1, 1, evil.as_bytes())].concat();
+        for frames in [
+            data.clone(),
+            frame(0xfa, 0, 0, evil.as_bytes()),
+            frame(6, 0, 0, evil.get(..8).unwrap().as_bytes()),
+            [frame(0xfa, 0, 0, evil.as_bytes()), data].concat(),
+        ] {
+            inputs.push([PREFACE, &settings, &frames].concat());
+        }
+        // The first frame of a client is SETTINGS; its values may be anything that is not known.
+        let mut values = evil.as_bytes().to_vec();
+        values.resize(values.len().next_multiple_of(6), b'\n');
+        inputs.push([PREFACE, &frame(4, 0, 0, &values)].concat());
+    }
     inputs
 }
 
@@ -264,6 +311,10 @@ fn servers_accept_only_requests_that_were_judged_as_they_read_them() {
                 let (mut wrong, mut requests) = (Vec::new(), 0);
                 for bytes in inputs() {
                     let (len, ours) = judged(&bytes);
+                    assert!(
+                        len == bytes.len() || !bytes.starts_with(PREFACE),
+                        "all of HTTP/2 is sent"
+                    );
                     let theirs = accepted(&exchange(port, &bytes[..len]));
                     requests += theirs.len();
                     if !is_subsequence(&theirs, &ours) {

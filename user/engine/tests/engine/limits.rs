@@ -1,5 +1,6 @@
 //! What strangers can make the engine hold is bounded.
 
+use crate::http2::{END_HEADERS, END_STREAM, HEADERS, begin, block, fields, frame, literal};
 use crate::world::{Connection, SECOND, World, get, post};
 use seventh_abi::DropReason;
 use seventh_engine::{EngineCounter, EngineLimits};
@@ -102,4 +103,100 @@ fn idle_connections_are_forgotten_and_their_memory_given_back() {
         assert_eq!(world.count(EngineCounter::Flows), left, "{later} s later");
     }
     assert_eq!(world.count(EngineCounter::HeldBytes), 0);
+}
+
+/// A request that fills the decompressor's table.
+fn filling_request() -> Vec<u8> {
+    let mut head = block(&fields("GET", "/public"));
+    for n in 0..32 {
+        head.extend(literal(0x40, &format!("x-{n}"), &"f".repeat(100)));
+    }
+    frame(HEADERS, END_HEADERS | END_STREAM, 1, &head)
+}
+
+#[test]
+fn what_http_2_keeps_for_its_connections_counts_and_is_bounded() {
+    let mut world = World::with_limits(EngineLimits {
+        held_bytes_max: 1_000_000,
+        ..EngineLimits::default()
+    });
+    let bytes = [begin(), filling_request()].concat();
+    for port in 1..2000 {
+        let mut connection = Connection::new();
+        connection.shape.source_port = port;
+        connection.send(&mut world, 0, &bytes).forwarded();
+        // Everything is acknowledged: the stream itself holds nothing any more.
+        connection.answered(bytes.len(), 10);
+        connection
+            .send(&mut world, bytes.len(), frame(6, 0, 0, &[0; 8]))
+            .forwarded();
+        world.tick();
+        assert!(world.count(EngineCounter::HeldBytes) <= 1_000_000);
+    }
+    let (flows, held) = (world.count(EngineCounter::Flows), world.count(EngineCounter::HeldBytes));
+    assert!(
+        held > 800_000 && held / flows > 4000,
+        "{held} bytes for {flows} connections"
+    );
+    assert!(world.count(EngineCounter::FlowEvicted) > 1700);
+    world.now_ns += 7 * 3600 * SECOND;
+    for _ in 0..3 {
+        world.tick();
+    }
+    assert_eq!(world.count(EngineCounter::HeldBytes), 0);
+}
+
+#[test]
+fn a_closed_connection_gives_back_what_it_held() {
+    let mut world = World::new();
+    let mut connection = Connection::new();
+    let bytes = [begin(), filling_request()].concat();
+    connection.send(&mut world, 0, &bytes).forwarded();
+    connection.answered(bytes.len(), 10);
+    let denied = crate::http2::request(3, "/secret");
+    let outcome = connection.send(&mut world, bytes.len(), denied);
+    assert!(outcome.made[0].meta.reverse);
+    world.tick();
+    let held = world.count(EngineCounter::HeldBytes);
+    assert!(held > 0 && held < 300, "the answer alone, not {held}");
+}
+
+#[test]
+fn what_an_upgrade_waits_with_counts() {
+    let mut world = World::new();
+    let head = format!(
+        "GET /public/ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: x\r\nX: {}\r\n\r\n",
+        "x".repeat(6000)
+    );
+    let mut connection = Connection::new();
+    connection.send(&mut world, 0, &head).forwarded();
+    connection.answered(head.len(), 0);
+    connection.send(&mut world, head.len(), "waits").nothing();
+    world.tick();
+    assert!(world.count(EngineCounter::HeldBytes) > 6000);
+}
+
+#[test]
+fn connections_are_taken_up_in_their_middle_only_where_that_is_wanted() {
+    for take_up in [true, false] {
+        let mut world = World::with_limits(EngineLimits {
+            take_up,
+            ..EngineLimits::default()
+        });
+        let mut connection = Connection::new();
+        connection.meta.boundary = true;
+        connection.answered(5000, 9);
+        let outcome = connection.send(&mut world, 5000, get("/public"));
+        assert_eq!(outcome.forwarded.is_some(), take_up);
+        assert_eq!(world.reason(DropReason::MidStream), u64::from(!take_up));
+        // From its first byte on it is read either way; a quiet one is remembered where it could not be taken up.
+        let mut fresh = Connection::new();
+        fresh.shape.source_port = 9;
+        fresh.send(&mut world, 0, get("/public")).forwarded();
+        world.now_ns += 100 * SECOND;
+        for _ in 0..3 {
+            world.tick();
+        }
+        assert_eq!(world.count(EngineCounter::Flows), u64::from(!take_up));
+    }
 }

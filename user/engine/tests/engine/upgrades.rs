@@ -171,3 +171,34 @@ fn connect_is_followed_where_a_rule_without_a_path_allows_it() {
         assert_eq!(is_forward, opaque);
     }
 }
+
+#[test]
+fn acknowledging_bytes_that_were_never_sent_hides_nothing_of_the_answer() {
+    let answer_head = "HTTP/1.1 200 OK\r\nContent-Length: 55\r\n\r\n";
+    let answer = [answer_head.as_bytes(), SWITCH].concat();
+    let head = upgrade("websocket");
+    for cut in [0, 1, head.len() - 1] {
+        let mut world = World::new();
+        let mut connection = Connection::new();
+        if cut > 0 {
+            connection.send(&mut world, 0, &head[..cut]).forwarded();
+        }
+        let mut liar = connection.clone();
+        liar.ack += answer_head.len() as u32;
+        liar.meta.reply_idle = false;
+        liar.send(&mut world, cut, &head[cut..]).nothing();
+        assert!(
+            world.records().is_empty(),
+            "it is judged when it comes with the right one"
+        );
+        let sent = connection.send(&mut world, cut, &head[cut..]);
+        assert_eq!(sent.forwarded().meta.replies, Replies::Punt);
+        let said = reply(&mut world, &connection, head.len(), 0, &answer);
+        assert_eq!(
+            (said.forwarded().meta.action, said.forwarded().meta.replies),
+            (InjectAction::Keep, Replies::Pass)
+        );
+        connection.answered(head.len(), answer.len() as u32);
+        connection.send(&mut world, head.len(), get("/secret")).refusal();
+    }
+}

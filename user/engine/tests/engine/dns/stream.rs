@@ -230,3 +230,30 @@ fn what_is_no_message_is_refused() {
         assert_eq!(node.reason(DropReason::DnsMalformed), 1);
     }
 }
+
+#[test]
+fn acknowledging_bytes_that_were_never_sent_teaches_nothing_from_within_an_answer() {
+    // What the resolver says truly holds what the endpoint would like it to have said.
+    let forged = told(7, "allowed.example", 66);
+    let honest = told(7, "allowed.example", 1);
+    let said = [honest.clone(), forged].concat();
+    for cut in [0, 1, 10] {
+        let mut node = Node::new();
+        let mut connection = Connection::new();
+        let question = asked(7, "allowed.example");
+        if cut > 0 {
+            assert!(connection.send(&mut node, &question[..cut]).passed);
+        }
+        let shape = Shape::new(1, 53, 53);
+        let mut meta = connection.meta(false);
+        meta.reply_idle = false;
+        let lie = ACK + honest.len() as u32;
+        let frame = shape.frame(&meta, BASE + cut as u32, lie, wire::ACK, &question[cut..]);
+        let lied = decide(&mut node, frame);
+        assert!(lied.made.is_empty() && (cut > 0 || !lied.passed));
+        assert!(connection.send(&mut node, &question[cut..]).passed);
+        let outcome = connection.reply(&mut node, &said);
+        assert!(!node.open(address(66)), "cut at {cut}");
+        assert!(!outcome.passed, "the second answer is to nothing that was asked");
+    }
+}

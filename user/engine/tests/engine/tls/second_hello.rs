@@ -1,6 +1,6 @@
 //! HelloRetryRequest: a second ClientHello must carry the name of the first, however it is sent.
 
-use super::hello::{Hello, record, server_hello};
+use super::hello::{Hello, record, server_hello, server_hello_message};
 use super::{answer, connection, world};
 use crate::world::{Connection, World};
 use seventh_abi::{DropReason, InjectAction, Replies};
@@ -144,4 +144,76 @@ fn a_server_that_speaks_first_or_no_tls_is_heard() {
     let (connection, sent) = begun(&mut world, &Hello::new("a.example"));
     answer(&mut world, &connection, 0, sent, "HTTP/1.1 400 Bad Request\r\n").forwarded();
     answer(&mut world, &connection, 26, sent, "\r\n").forwarded();
+}
+
+/// A HelloRetryRequest that looks like an accepting ServerHello from its session id on; and where that begins.
+fn two_faced_retry() -> (Vec<u8>, usize) {
+    let mut message = server_hello_message(true);
+    message.truncate(38);
+    let at = 5 + message.len() + 1;
+    let mut session = vec![22, 3, 3, 0, 60, 2, 0, 0, 56, 3, 3];
+    session.resize(32, 5);
+    message.push(32);
+    message.extend(session);
+    // A cipher, no compression, supported_versions.
+    message.extend([0x13, 1, 0, 0, 6, 0, 43, 0, 2, 3, 4]);
+    let len = (message.len() - 4) as u8;
+    message[3] = len;
+    (record(22, &message), at)
+}
+
+#[test]
+fn acknowledging_bytes_that_were_never_sent_hides_no_retry() {
+    let (retry, at) = two_faced_retry();
+    let first = Hello::new("a.example").records();
+    {
+        let mut world = world();
+        let (connection, sent) = begun(&mut world, &Hello::new("a.example"));
+        let from_within = answer(&mut world, &connection, 0, sent, &retry[at..]);
+        assert!(is_forward(&from_within), "the attack is worth something");
+    }
+    for cut in [0, 1, 40] {
+        let mut world = world();
+        let mut connection = connection(443);
+        if cut > 0 {
+            connection.send(&mut world, 0, &first[..cut]).forwarded();
+        }
+        let mut liar = connection.clone();
+        liar.ack += at as u32;
+        liar.meta.reply_idle = false;
+        let lied = liar.send(&mut world, cut, &first[cut..]);
+        if cut == 0 {
+            lied.nothing();
+        }
+        let sent = connection.send(&mut world, cut, &first[cut..]);
+        assert_eq!(sent.forwarded().meta.action, InjectAction::Keep);
+        let said = answer(&mut world, &connection, 0, first.len(), &retry);
+        assert!(!is_forward(&said), "cut at {cut}");
+        connection.answered(first.len(), retry.len() as u32);
+        let second = connection.send(&mut world, first.len(), Hello::new("b.shop.example").records());
+        assert!(second.forwarded.is_none());
+        assert_eq!(world.reason(DropReason::TlsNameChanged), 1);
+    }
+}
+
+#[test]
+fn a_server_that_speaks_first_is_heard_before_the_hello_is_read() {
+    let mut world = world();
+    let mut connection = connection(443);
+    let banner = b"220 ready";
+    answer(&mut world, &connection, 0, 0, banner).forwarded();
+    connection.meta.reply_idle = false;
+    let hello = Hello::new("a.example").records();
+    connection.send(&mut world, 0, &hello).nothing();
+    connection.meta.reply_idle = true;
+    connection.ack += banner.len() as u32;
+    assert!(!is_forward(&connection.send(&mut world, 0, &hello)));
+    let accepted = answer(
+        &mut world,
+        &connection,
+        banner.len() as u32,
+        hello.len(),
+        server_hello(false),
+    );
+    assert!(is_forward(&accepted));
 }
