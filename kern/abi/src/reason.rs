@@ -89,6 +89,8 @@ reasons! {
     UnknownConnection = 20, "unknown_connection", hubble 0;
     /// A SYN with the sequence number of the connection before it, of which bytes have gone on.
     SequenceReused = 21, "sequence_reused", hubble 0;
+    /// A packet of an inspected flow says that it has urgent data: readers take a byte of those out of the stream.
+    UrgentFlag = 30, "urgent_flag", hubble 0;
 
     /// No HTTP rule allows the request.
     HttpPolicyDenied = 64, "http_policy_denied", hubble 133;

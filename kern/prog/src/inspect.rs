@@ -26,6 +26,10 @@ pub fn forward(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
     if packet.protocol != PROTOCOL_TCP {
         return punt::to_engine(scene, flow, false);
     }
+    if packet.tcp_flags & TCP_URG != 0 {
+        // Also without data: it may name a byte that comes later, and its reader will not find that byte in the stream.
+        return refuse(scene, flow, DropReason::UrgentFlag);
+    }
     let has_data = packet.payload_length > 0;
     if packet.tcp_flags & TCP_SYN != 0 {
         return if has_data {
@@ -117,7 +121,7 @@ pub fn note_sent(packet: &Packet, flow: &mut FlowState) {
 #[inline(always)]
 fn needs_no_inspection(packet: &Packet, flow: &FlowState) -> bool {
     const NEEDED: u16 = FlowFlags::BASE_VALID | FlowFlags::BYPASS_VALID;
-    if packet.tcp_flags & TCP_URG != 0 || flow.flags & NEEDED != NEEDED {
+    if flow.flags & NEEDED != NEEDED {
         return false;
     }
     let start = packet.sequence;

@@ -19,6 +19,18 @@ pub enum Version {
     Http2,
 }
 
+impl Version {
+    /// As people write it.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Http10 => "HTTP/1.0",
+            Self::Http11 => "HTTP/1.1",
+            Self::Http2 => "HTTP/2",
+        }
+    }
+}
+
 /// What follows the head (RFC 9112 §6.3).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum BodyLength {
@@ -46,8 +58,6 @@ pub struct RequestHead<'a> {
     pub version: Version,
     /// Length of the body.
     pub body: BodyLength,
-    /// Whether the connection goes on after this request (RFC 9112 §9.3).
-    pub keep_alive: bool,
     /// Value of the Upgrade header, if there is one: the client offers to speak something else (RFC 9110 §7.8).
     pub upgrade: Option<&'a [u8]>,
     /// Header lines.
@@ -144,11 +154,6 @@ fn judge<'a>(
         host: facts.host,
         version,
         body: facts.body(version)?,
-        keep_alive: if version == Version::Http11 {
-            !facts.close
-        } else {
-            facts.keep_alive && !facts.close
-        },
         upgrade: facts.upgrade,
         headers: Headers {
             lines: header_lines(head),
@@ -208,8 +213,6 @@ struct Facts<'a> {
     host: Option<&'a str>,
     content_length: Option<u64>,
     chunked: bool,
-    close: bool,
-    keep_alive: bool,
     upgrade: Option<&'a [u8]>,
     expects: bool,
 }
@@ -231,10 +234,6 @@ impl<'a> Facts<'a> {
                 }
                 7 if is("upgrade") && facts.upgrade.replace(header.value).is_some() => {
                     return Err(HttpFault::RepeatedUpgrade);
-                }
-                10 if is("connection") => {
-                    facts.close |= has_token(header.value, "close");
-                    facts.keep_alive |= has_token(header.value, "keep-alive");
                 }
                 14 if is("content-length") => {
                     let length = content_length(header.value).ok_or(HttpFault::BadLength)?;
@@ -273,11 +272,6 @@ pub(crate) fn content_length(value: &[u8]) -> Option<u64> {
     let plain = value == b"0" || (!value.starts_with(b"0") && value.iter().all(u8::is_ascii_digit));
     let number = std::str::from_utf8(value).ok().filter(|_| plain)?.parse::<u64>().ok()?;
     i64::try_from(number).is_ok().then_some(number)
-}
-
-fn has_token(list: &[u8], token: &str) -> bool {
-    list.split(|&b| b == b',')
-        .any(|item| trim(item).eq_ignore_ascii_case(token.as_bytes()))
 }
 
 /// The bytes between request line and final empty line.

@@ -37,7 +37,7 @@ fn a_plain_request_is_read_in_full() {
         (head.host, head.version, head.body),
         (Some("shop.example:8080"), Version::Http11, BodyLength::Fixed(12))
     );
-    assert!(head.keep_alive && head.upgrade.is_none());
+    assert!(head.upgrade.is_none());
     assert_eq!(head.head_len, bytes.len() - 4);
     let headers: Vec<_> = head.headers.iter().collect();
     assert_eq!(
@@ -218,12 +218,7 @@ fn only_http_1_0_may_lack_a_host() {
 }
 
 #[test]
-fn persistence_and_upgrade_are_read() {
-    let keep = |bytes: &[u8]| parse(bytes).unwrap().keep_alive;
-    assert!(!keep(&with("Connection: foo, Close")));
-    assert!(keep(&with("Connection: closed")));
-    assert!(!keep(b"GET / HTTP/1.0\r\n\r\n"));
-    assert!(keep(b"GET / HTTP/1.0\r\nConnection: Keep-Alive\r\n\r\n"));
+fn an_upgrade_is_read() {
     assert_eq!(
         parse(&with("Upgrade: websocket")).unwrap().upgrade,
         Some(&b"websocket"[..])

@@ -237,7 +237,6 @@ impl<'a> RequestHead<'a> {
             host: Some(host),
             version: Version::Http2,
             body,
-            keep_alive: true,
             upgrade: None,
             headers: crate::http1::Headers::of_lines(lines),
             head_len: 0,

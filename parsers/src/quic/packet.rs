@@ -124,8 +124,6 @@ pub struct Initial<'a> {
     pub destination: ConnectionId,
     /// Source connection id.
     pub source: ConnectionId,
-    /// Whether it carries a token: of a Retry, or of an earlier connection.
-    pub has_token: bool,
     /// The whole packet.
     pub(super) bytes: &'a [u8],
     /// Where the protected packet number begins.
@@ -170,7 +168,6 @@ pub fn split_packet(datagram: &[u8]) -> Result<(Packet<'_>, &[u8]), QuicFault> {
             version,
             destination: long.destination,
             source: long.source,
-            has_token: long.has_token,
             bytes,
             number_at: header_len,
         }),
@@ -183,7 +180,6 @@ pub fn split_packet(datagram: &[u8]) -> Result<(Packet<'_>, &[u8]), QuicFault> {
 struct LongHeader {
     destination: ConnectionId,
     source: ConnectionId,
-    has_token: bool,
     /// Packet number and payload, from the byte after the version on.
     number: Range<usize>,
 }
@@ -192,10 +188,9 @@ fn long_header(bytes: &[u8], kind: Kind) -> Option<LongHeader> {
     let mut rest = bytes;
     let destination = connection_id(&mut rest)?;
     let source = connection_id(&mut rest)?;
-    let mut has_token = false;
     if kind == Kind::Initial {
         let len = usize::try_from(take_varint(&mut rest)?).ok()?;
-        has_token = !take(&mut rest, len)?.is_empty();
+        take(&mut rest, len)?;
     }
     let len = usize::try_from(take_varint(&mut rest)?).ok()?;
     let start = bytes.len() - rest.len();
@@ -203,7 +198,6 @@ fn long_header(bytes: &[u8], kind: Kind) -> Option<LongHeader> {
     Some(LongHeader {
         destination,
         source,
-        has_token,
         number: start..start + len,
     })
 }

@@ -2,7 +2,6 @@
 
 use super::{CLIENT_HELLO, HELLO_LEN_MAX, Limits, Reader, TLS_1_3, TlsFault};
 use std::borrow::Cow;
-use std::net::IpAddr;
 
 /// Bytes of a server name at most: the longest DNS name.
 pub const SERVER_NAME_LEN_MAX: usize = 255;
@@ -28,8 +27,6 @@ pub struct ClientHello<'a> {
     /// The name in lower case; `None` if there is none. With `ech` it is the outer name: all that anybody between the
     /// client and the server can see.
     pub server_name: Option<Cow<'a, str>>,
-    /// The form of the name.
-    pub name_form: NameForm,
     /// `legacy_version`: 0x0301 for TLS 1.0 to 0x0303 for TLS 1.2 and 1.3.
     pub legacy_version: u16,
     /// The highest version offered, values of GREASE (RFC 8701) left out.
@@ -42,25 +39,6 @@ pub struct ClientHello<'a> {
     pub ech: bool,
     /// Early data is announced (RFC 8446 §4.2.10).
     pub early_data: bool,
-    /// Bytes of the session id, 0 to 32.
-    pub session_id_len: usize,
-    /// Values of GREASE (RFC 8701) occur among the extensions.
-    pub grease: bool,
-}
-
-/// The form of a server name. Only what policy can tell apart; each is matched as it was sent.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub enum NameForm {
-    /// There is no name.
-    Missing,
-    /// Labels of letters, digits, `-` and `_`.
-    Name,
-    /// The same with a final dot, which RFC 6066 §3 forbids.
-    TrailingDot,
-    /// An IP address, which RFC 6066 §3 forbids.
-    IpLiteral,
-    /// Other visible ASCII: no DNS name.
-    Other,
 }
 
 /// The list of the ALPN extension (RFC 7301).
@@ -107,15 +85,12 @@ pub fn read_hello(message: &[u8]) -> Result<ClientHello<'_>, TlsFault> {
     }
     let mut read = ClientHello {
         server_name: None,
-        name_form: NameForm::Missing,
         legacy_version: hello.version.0,
         version: hello.version.0,
         offers_tls13: false,
         alpn: Alpn::default(),
         ech: false,
         early_data: false,
-        session_id_len: hello.session_id.map_or(0, <[u8]>::len),
-        grease: false,
     };
     read_extensions(Reader(hello.ext.unwrap_or_default()), &mut read)?;
     Ok(read)
@@ -156,7 +131,6 @@ fn read_extension<'a>(kind: u16, content: Reader<'a>, read: &mut ClientHello<'a>
     match kind {
         SERVER_NAME => {
             let name = read_server_name(content)?;
-            read.name_form = form_of(name);
             read.server_name = Some(lower_case(name));
         }
         ALPN => read.alpn = read_alpn(content)?,
@@ -166,7 +140,7 @@ fn read_extension<'a>(kind: u16, content: Reader<'a>, read: &mut ClientHello<'a>
         // The inner form is never sent in the clear; who sends it means to confuse somebody.
         ENCRYPTED_CLIENT_HELLO if content.0.first() == Some(&ECH_OUTER) => read.ech = true,
         ENCRYPTED_CLIENT_HELLO => return Err(TlsFault::Malformed),
-        other => read.grease |= is_grease(other),
+        _ => {}
     }
     Ok(())
 }
@@ -197,29 +171,6 @@ fn lower_case(name: &str) -> Cow<'_, str> {
     } else {
         Cow::Borrowed(name)
     }
-}
-
-fn form_of(name: &str) -> NameForm {
-    let is_name = |name: &str| name.split('.').all(is_label);
-    if name.parse::<IpAddr>().is_ok() || is_bracketed_address(name) {
-        NameForm::IpLiteral
-    } else if is_name(name) {
-        NameForm::Name
-    } else if name.strip_suffix('.').is_some_and(is_name) {
-        NameForm::TrailingDot
-    } else {
-        NameForm::Other
-    }
-}
-
-fn is_bracketed_address(name: &str) -> bool {
-    let inner = name.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
-    inner.is_some_and(|inner| inner.parse::<IpAddr>().is_ok())
-}
-
-fn is_label(label: &str) -> bool {
-    let is_label_byte = |b: u8| b.is_ascii_alphanumeric() || b == b'-' || b == b'_';
-    (1..=63).contains(&label.len()) && label.bytes().all(is_label_byte)
 }
 
 fn read_alpn(mut content: Reader<'_>) -> Result<Alpn<'_>, TlsFault> {

@@ -22,9 +22,7 @@ mod tests;
 pub use fault::{HelloError, TlsFault};
 #[cfg(any(test, fuzzing))]
 pub use fuzz::{fuzz_hello, fuzz_records, fuzz_server_hello};
-pub use hello::{
-    ALPN_PROTOCOLS_MAX, Alpn, ClientHello, EXTENSIONS_MAX, NameForm, SERVER_NAME_LEN_MAX, message_len, read_hello,
-};
+pub use hello::{ALPN_PROTOCOLS_MAX, Alpn, ClientHello, EXTENSIONS_MAX, SERVER_NAME_LEN_MAX, message_len, read_hello};
 pub use records::{HelloScanner, RECORD_LEN_MAX, join_records, parse_hello};
 pub use server::{ServerAnswer, ServerHelloScanner};
 

@@ -1,6 +1,6 @@
 use super::{
-    ClientHello, EXTENSIONS_MAX, HELLO_LEN_MAX, HelloError, HelloScanner, Limits, NameForm, ServerAnswer,
-    ServerHelloScanner, TlsFault, fuzz_hello, fuzz_records, fuzz_server_hello, parse_hello, read_hello,
+    ClientHello, EXTENSIONS_MAX, HELLO_LEN_MAX, HelloError, HelloScanner, Limits, ServerAnswer, ServerHelloScanner,
+    TlsFault, fuzz_hello, fuzz_records, fuzz_server_hello, parse_hello, read_hello,
 };
 use proptest::prelude::*;
 use rand::{Rng, SeedableRng, rngs::StdRng};
@@ -79,8 +79,7 @@ fn a_hello_is_read_in_full() {
     let read = read_hello(&message).unwrap();
     assert_eq!(read.server_name.as_deref(), Some("shop.example"));
     assert_eq!((read.legacy_version, read.version), (0x0303, 0x0304));
-    assert!(read.offers_tls13 && read.ech && read.early_data && read.grease);
-    assert_eq!((read.session_id_len, read.name_form), (32, NameForm::Name));
+    assert!(read.offers_tls13 && read.ech && read.early_data);
     assert_eq!(read.alpn.iter().collect::<Vec<_>>(), [&b"h2"[..], b"http/1.1"]);
 }
 
@@ -93,40 +92,34 @@ fn an_old_hello_has_neither_extensions_nor_a_name() {
     let read = read_hello(&message).unwrap();
     let expected = ClientHello {
         server_name: None,
-        name_form: NameForm::Missing,
         legacy_version: 0x0301,
         version: 0x0301,
         offers_tls13: false,
         alpn: read.alpn,
         ech: false,
         early_data: false,
-        session_id_len: 32,
-        grease: false,
     };
     assert_eq!(read, expected);
     assert_eq!(read.alpn.iter().count(), 0);
 }
 
 #[test]
-fn forms_of_names_are_told_apart_and_names_are_kept_as_sent() {
-    for (name, kept, form) in [
-        ("a.example", "a.example", NameForm::Name),
-        ("XN--BCHER-KVA.Example", "xn--bcher-kva.example", NameForm::Name),
-        ("localhost", "localhost", NameForm::Name),
-        ("a.example.", "a.example.", NameForm::TrailingDot),
-        ("192.0.2.1", "192.0.2.1", NameForm::IpLiteral),
-        ("2001:DB8::1", "2001:db8::1", NameForm::IpLiteral),
-        ("[2001:db8::1]", "[2001:db8::1]", NameForm::IpLiteral),
-        ("a..b", "a..b", NameForm::Other),
-        ("server4:443", "server4:443", NameForm::Other),
-        (".", ".", NameForm::Other),
+fn names_are_kept_as_sent_but_in_lower_case() {
+    let long = format!("{}.example", "a".repeat(64));
+    for (name, kept) in [
+        ("a.example", "a.example"),
+        ("XN--BCHER-KVA.Example", "xn--bcher-kva.example"),
+        ("a.example.", "a.example."),
+        ("192.0.2.1", "192.0.2.1"),
+        ("[2001:DB8::1]", "[2001:db8::1]"),
+        ("a..b", "a..b"),
+        ("server4:443", "server4:443"),
+        (".", "."),
+        (&long, &long),
     ] {
         let message = named(name);
-        let read = read_hello(&message).unwrap();
-        assert_eq!((read.server_name.as_deref(), read.name_form), (Some(kept), form));
+        assert_eq!(read_hello(&message).unwrap().server_name.as_deref(), Some(kept));
     }
-    let long = format!("{}.example", "a".repeat(64));
-    assert_eq!(read_hello(&named(&long)).unwrap().name_form, NameForm::Other);
 }
 
 #[test]

@@ -230,7 +230,7 @@ impl Engine {
                     self.judge_again(place, punted, policy_of(&self.desk.shared, &view, endpoint, punted))?;
                 }
                 let flow = self.flow(place)?;
-                if flow.closed.is_none() && flow.inspector.is_settled() {
+                if flow.closed.is_none() && flow.may_pass(&punted.meta) {
                     let epoch = flow.policy.epoch;
                     return Err(Decision::Forward(InjectAction::Forward { epoch }.into()));
                 }
@@ -299,6 +299,8 @@ impl Engine {
             // Nothing of the other side is under way (`reply_idle`): what the opener expects next is what comes next.
             reply_next: inspector.reads_replies().then_some(segment.tcp.ack),
             inspector,
+            settled_at: None,
+            passes: false,
             request_ack: None,
             last_ack: segment.tcp.ack,
             grant: None,
@@ -404,7 +406,7 @@ impl Engine {
                     desk.counters.count(EngineCounter::BypassGranted);
                 }
                 let mut change = forward_change(flow, segment, grant);
-                if inspection.settled {
+                if flow.may_pass(&segment.punted.meta) {
                     flow.stream = Stream::new(flow.stream.next());
                     change.action = InjectAction::Forward {
                         epoch: flow.policy.epoch,

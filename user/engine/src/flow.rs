@@ -2,7 +2,9 @@
 
 use crate::inspector::Inspector;
 use crate::punted::{FlowId, LinkType};
+use crate::seq::before;
 use crate::stream::Stream;
+use seventh_abi::PuntMeta;
 use seventh_policy::RuleSet;
 use std::borrow::Cow;
 use std::collections::HashMap;
@@ -53,6 +55,10 @@ pub(crate) struct Flow {
     pub(crate) base: u32,
     pub(crate) stream: Stream,
     pub(crate) inspector: Inspector,
+    /// Number after the last byte that was read of a connection of which nothing more needs to be.
+    pub(crate) settled_at: Option<u32>,
+    /// See [`Flow::may_pass`]; once so, always so.
+    pub(crate) passes: bool,
     /// Next byte of the other side that is to be read, while its bytes are.
     pub(crate) reply_next: Option<u32>,
     /// Acknowledgement that the segment carried which completed the last allowed request: while the opener still
@@ -71,6 +77,16 @@ pub(crate) struct Flow {
 }
 
 impl Flow {
+    /// Whether the kernel may carry the connection alone: nothing more needs to be read, and what was read has been
+    /// received. Before, a byte that was read and then lost on its way could come again as another.
+    pub(crate) fn may_pass(&mut self, meta: &PuntMeta) -> bool {
+        if !self.passes && self.inspector.is_settled() {
+            let end = *self.settled_at.get_or_insert(self.stream.next());
+            self.passes = meta.acked_seq.is_some_and(|acked| !before(acked, end));
+        }
+        self.passes
+    }
+
     /// Memory held beside the entry itself, in bytes.
     pub(crate) fn held(&self) -> usize {
         let answer = match &self.closed {

@@ -121,7 +121,7 @@ impl HttpInspector {
         }
     }
 
-    /// Whether the connection is opaque: see [`Inspection::settled`].
+    /// Whether the connection is opaque: see `Inspector::is_settled`.
     pub(crate) const fn is_settled(&self) -> bool {
         self.tunnel.is_some()
     }
@@ -133,9 +133,12 @@ impl HttpInspector {
 
     /// Takes new bytes, which begin at `stream.next()`.
     pub(crate) fn inspect(&mut self, stream: &mut Stream, new: &[u8], judge: &mut dyn HeadJudge) -> Inspection {
+        let was_asked = self.asked.is_some();
+        if self.is_settled() {
+            return self.wait(0, 0, was_asked);
+        }
         let mut rest = new;
         let mut allowed = 0;
-        let was_asked = self.asked.is_some();
         // Each turn takes at least one byte, changes the phase once, or ends the loop.
         while !rest.is_empty() {
             if self.agreed == Some(Protocol::Http2) && self.at_next_request() {
@@ -204,7 +207,6 @@ impl HttpInspector {
         ReplyReading {
             refusal: None,
             more: agreed == Agreed::NotYet,
-            settled: self.is_settled(),
         }
     }
 
@@ -253,7 +255,6 @@ impl HttpInspector {
             refusal: Some(refusal(DropReason::HttpUpgradeUnsupported, passed, false)),
             patience: Patience::Endless,
             replies: self.replies(allowed, was_asked),
-            ..Inspection::default()
         }
     }
 

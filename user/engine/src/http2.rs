@@ -427,7 +427,7 @@ impl Http2Inspector {
         let is_within = match content {
             _ if end_stream => true,
             0 => self.control.take(CONTROL, now_ns),
-            ..TINY_DATA_LEN => self.tiny.take(TINY, now_ns),
+            1..TINY_DATA_LEN => self.tiny.take(TINY, now_ns),
             _ => true,
         };
         if !is_within {

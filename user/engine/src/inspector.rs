@@ -31,8 +31,6 @@ pub(crate) struct Inspection {
     pub(crate) allowed: usize,
     /// Set if not all bytes may go on.
     pub(crate) refusal: Option<Refusal>,
-    /// Nothing that follows needs to be read: the kernel may let the flow pass as long as the policy stays.
-    pub(crate) settled: bool,
     /// Whether the other side's bytes are to be read, from the opener's present acknowledgement on, or the beginning of
     /// its next answer copied.
     pub(crate) replies: Replies,
@@ -59,7 +57,6 @@ impl Default for Inspection {
         Self {
             allowed: 0,
             refusal: None,
-            settled: false,
             replies: Replies::Keep,
             patience: Patience::default(),
         }
@@ -85,8 +82,6 @@ pub(crate) struct ReplyReading {
     pub(crate) refusal: Option<DropReason>,
     /// Further ones are to be read.
     pub(crate) more: bool,
-    /// See [`Inspection::settled`].
-    pub(crate) settled: bool,
 }
 
 /// Whom an inspector asks.
@@ -196,7 +191,8 @@ impl Inspector {
         }
     }
 
-    /// Whether it has seen all it needs; see [`Inspection::settled`].
+    /// Whether it has seen all it needs: nothing that follows is read, and the kernel may let the connection pass as long
+    /// as the policy stays.
     pub(crate) fn is_settled(&self) -> bool {
         match self {
             Self::Http(http) => http.is_settled(),

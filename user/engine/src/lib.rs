@@ -54,6 +54,8 @@ mod reply;
 mod seq;
 mod shared;
 mod stream;
+#[cfg(any(test, fuzzing))]
+mod stream_fuzz;
 mod tls;
 mod tls_judge;
 mod upgrade;
@@ -71,4 +73,6 @@ pub use outbox::{OUTBOX_FRAMES_MAX, Outbox};
 pub use quic::quic_reason;
 pub use record::{DnsAnswer, DnsRecord, HttpRecord, Inside, L7Record, RECORD_PATH_MAX, RecordVerdict, TlsRecord};
 pub use shared::{EndpointView, EngineLimits, EngineShared, PolicyView};
+#[cfg(any(test, fuzzing))]
+pub use stream_fuzz::fuzz_stream;
 pub use tls::tls_reason;

@@ -50,7 +50,8 @@ impl Engine {
                 about: &about,
             },
         );
-        if reading.settled {
+        let passes = flow.may_pass(&segment.punted.meta);
+        if passes {
             flow.stream = Stream::new(flow.stream.next());
         }
         self.held = (self.held + flow.held()).saturating_sub(held_before);
@@ -58,7 +59,7 @@ impl Engine {
             return Err(Decision::Reset(reason));
         }
         flow.reply_next = reading.more.then(|| plus(next, new.len()));
-        let action = if reading.settled {
+        let action = if passes {
             InjectAction::Forward {
                 epoch: flow.policy.epoch,
             }
@@ -90,7 +91,7 @@ impl Engine {
             self.judge_again(place, punted, policy)?;
         }
         let flow = self.flows.at(place).ok_or(Decision::Drop(DropReason::EngineFault))?;
-        if flow.closed.is_none() && flow.inspector.is_settled() {
+        if flow.closed.is_none() && flow.may_pass(&punted.meta) {
             return Err(Decision::Forward(Change {
                 action: InjectAction::Forward {
                     epoch: flow.policy.epoch,

@@ -4,7 +4,8 @@
 //! for it (HelloRetryRequest, RFC 8446 §4.1.4), and nothing but the server's answer tells whether it may. So if TLS 1.3
 //! is offered, both sides are read until that answer: the beginning of one message of the server. A second ClientHello
 //! must carry the name of the first; it may come early, hidden behind what servers pass over, and is found there. When
-//! the server has accepted, or could not ask, the connection is settled: no further byte of it comes here.
+//! the server has accepted, or could not ask, the connection is settled: no further byte of it comes here once the hello
+//! was received ([`crate::flow::Flow::may_pass`]).
 //!
 //! What was judged is kept, so that a change of policy judges it again.
 
@@ -138,7 +139,6 @@ impl TlsInspector {
         Inspection {
             allowed,
             refusal: None,
-            settled: self.is_settled(),
             replies: match &self.phase {
                 Phase::Hello(_) => Replies::Keep,
                 Phase::Answer(answer) if answer.server.is_some() && allowed > 0 => Replies::Punt,
@@ -169,11 +169,7 @@ impl TlsInspector {
         }
         // Before the first ClientHello a server has nothing to say that is of interest.
         more |= matches!(self.phase, Phase::Hello(_));
-        ReplyReading {
-            refusal: None,
-            more,
-            settled: self.is_settled(),
-        }
+        ReplyReading { refusal: None, more }
     }
 
     /// The policy has changed: judges what was seen. What was not seen yet will be judged when it comes.

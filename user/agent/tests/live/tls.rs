@@ -93,6 +93,16 @@ fn kernel_verdicts(lab: &Lab) -> Vec<String> {
         .collect()
 }
 
+/// What `observe` tells of drops.
+fn dropped(lab: &Lab) -> Vec<Value> {
+    let flags = ["observe", "-o", "json", "--verdict", "DROPPED"];
+    let output = lab.ask_agent(binary(), &flags).unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap()["flow"].take())
+        .collect()
+}
+
 /// A TLS connection that stays open.
 struct Session {
     child: Child,
@@ -167,6 +177,14 @@ fn names_decide_and_clients_say_why() {
         (drops(&lab, "tls_policy_denied"), drops(&lab, "tls_no_server_name")),
         (2, 2)
     );
+    for (name, reason) in [("denied.test", "tls_policy_denied"), ("", "tls_no_server_name")] {
+        until(&format!("{reason} is told"), || {
+            dropped(&lab).iter().any(|flow| {
+                let sni = flow["l7"]["tls"]["sni"].as_str().unwrap_or_default();
+                sni == name && flow["decision"]["reason"] == reason
+            })
+        });
+    }
     // Who has no policy is not looked at.
     let mut command = lab.endpoint("friend").unwrap().command("curl");
     command.args(["-sSk", "--resolve", &format!("denied.test:443:{}", server(&lab).ip())]);
@@ -181,8 +199,9 @@ fn after_the_first_flight_nothing_comes_to_user_space() {
     let Some(lab) = tls_stage("") else { return };
     let megabytes = 20;
     fs::write(lab.dir().join("bytes"), vec![b'x'; megabytes << 20]).unwrap();
-    // Without TLS 1.3 the hello is all; with it, the server's answer comes, too: one flight of a few segments.
-    for (version, at_most) in [(&["--tls-max", "1.2"][..], 1), (&["--tlsv1.3"], 5)] {
+    // Without TLS 1.3 the hello is all, and the client's next data, which show that it was received; with it, the server's
+    // answer comes, too: one flight of a few segments.
+    for (version, at_most) in [(&["--tls-max", "1.2"][..], 2), (&["--tlsv1.3"], 5)] {
         let before = frames_received(&lab);
         let sink = ["-o", "/dev/null", "-w", "%{size_download}"];
         let (code, text) = curl(&lab, "allowed.test", "/bytes", &[version, &sink].concat());
@@ -402,11 +421,15 @@ fn quic_of_other_versions_passes_only_if_the_configuration_says_so() {
         let job = move || {
             let socket = UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)).unwrap();
             socket.send_to(&[0xc0, 0xff, 0, 0, 29, 8, 1], address).unwrap();
+            // It hides no connection that can be read.
+            let original = ConnectionId::new(&[9; 8]).unwrap();
+            socket.send_to(&quic_hello("denied.test", &original), address).unwrap();
         };
         lab.endpoint("client").unwrap().run(job).unwrap();
         listener.set_read_timeout(Some(Duration::from_millis(800))).unwrap();
         let came = listener.recv(&mut [0; 100]);
         assert_eq!(came.is_ok(), passes, "{came:?}\n{}", lab.agent_log());
+        assert!(listener.recv(&mut [0; 2000]).is_err(), "one datagram at most");
         until("the drop is told", || {
             passes || drops(&lab, "quic_unknown_version") == 1
         });
@@ -459,5 +482,42 @@ fn quic_is_judged_by_name_and_then_left_to_the_kernel() {
         "CONNECTION_CLOSE with unrecognized_name"
     );
     assert_eq!((echoed, drops(&lab, "tls_policy_denied") > 0), (0, true));
+    serving.join().unwrap();
+}
+
+#[test]
+fn on_the_ports_of_a_settled_quic_connection_others_are_judged_too() {
+    let Some(lab) = tls_stage("") else { return };
+    let address = server(&lab);
+    let ids = [1, 2, 3].map(|byte| ConnectionId::new(&[byte; 8]).unwrap());
+    let server = lab.endpoint("server").unwrap();
+    let listener = server.run(move || UdpSocket::bind(address).unwrap()).unwrap();
+    let serving = thread::spawn(move || quic_server(&listener, &ids));
+    let client = lab.endpoint("client").unwrap();
+    let socket = client
+        .run(move || {
+            let socket = UdpSocket::bind((std::net::Ipv4Addr::UNSPECIFIED, 0)).unwrap();
+            socket.connect(address).unwrap();
+            socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+            socket
+        })
+        .unwrap();
+    let ask = |datagram: &[u8]| {
+        socket.send(datagram).unwrap();
+        let mut buffer = [0; 2000];
+        let len = socket.recv(&mut buffer).unwrap_or(0);
+        buffer[..len].to_vec()
+    };
+    assert_eq!(ask(&quic_hello("allowed.test", &ids[0])), quic_accept(&ids[0]));
+    assert_eq!(ask(b"@short header"), b"@short header");
+    let denied = ask(&quic_hello("denied.test", &ids[1]));
+    assert_ne!(denied, quic_accept(&ids[1]), "{}", lab.agent_log());
+    assert!(drops(&lab, "tls_policy_denied") > 0);
+    assert_eq!(ask(&quic_hello("other.test", &ids[2])), quic_accept(&ids[2]));
+    let before = frames_received(&lab);
+    for _ in 0..50 {
+        assert_eq!(ask(b"@short header"), b"@short header");
+    }
+    assert_eq!(frames_received(&lab), before);
     serving.join().unwrap();
 }

@@ -5,6 +5,7 @@ use seventh_abi::FlowFlags;
 use std::os::fd::AsRawFd as _;
 
 const RST: u8 = 4;
+const URG: u8 = 32;
 const UDP: u8 = 17;
 
 impl Lab {
@@ -67,7 +68,7 @@ fn only_an_end_that_stands_where_one_may_counts() {
 }
 
 #[test]
-fn data_in_a_syn_and_fragments_of_an_inspected_flow_are_dropped_with_their_reasons() {
+fn data_in_a_syn_fragments_and_urgent_flags_of_an_inspected_flow_are_dropped_with_their_reasons() {
     isolated(|| {
         let lab = open_inspected();
         from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, 3000, 0, SYN, 10));
@@ -81,6 +82,9 @@ fn data_in_a_syn_and_fragments_of_an_inspected_flow_are_dropped_with_their_reaso
         (later[20], later[21]) = (0, 15);
         from_endpoint(&lab, later);
         assert_eq!(lab.drops(DropReason::FragmentNotFound), 1);
+        from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, 1001, 5001, ACK | URG, 0));
+        from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, 1001, 5001, ACK | URG, 10));
+        assert_eq!(lab.drops(DropReason::UrgentFlag), 2);
         assert_eq!(lab.counter(Counter::Punted), before);
         lab.end();
     });

@@ -96,11 +96,7 @@ impl DnsInspector {
     /// bytes that complete an answer do when it is learned.
     pub(crate) fn read_reply(&mut self, new: &[u8], judge: &mut Judge<'_>) -> ReplyReading {
         let refusal = self.read_answers(new, judge).err();
-        ReplyReading {
-            refusal,
-            more: true,
-            settled: false,
-        }
+        ReplyReading { refusal, more: true }
     }
 
     fn read_answers(&mut self, new: &[u8], judge: &mut Judge<'_>) -> Result<(), DropReason> {

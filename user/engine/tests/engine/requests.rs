@@ -1,5 +1,6 @@
 //! Requests: every fault has its reason, every request on a connection is judged.
 
+use crate::http2::{begin, request};
 use crate::wire::{ACK, FIN, PSH};
 use crate::world::{Connection, World, get, post};
 use seventh_abi::{DropReason, InjectAction};
@@ -287,4 +288,24 @@ fn cached_verdicts_depend_on_all_that_the_rules_read() {
     assert!(world.count(EngineCounter::CacheHit) >= cases.len() as u64);
     // One request comes twice, and a header that no rule reads makes no difference.
     assert_eq!(world.count(EngineCounter::CacheMiss), cases.len() as u64 - 2);
+}
+
+#[test]
+fn records_say_which_version_of_http_it_was() {
+    let mut world = World::new();
+    for (port, bytes, version) in [
+        (1, get("/public").into_bytes(), "HTTP/1.1"),
+        (2, b"GET /public HTTP/1.0\r\n\r\n".to_vec(), "HTTP/1.0"),
+        (3, [begin(), request(1, "/public")].concat(), "HTTP/2"),
+        (4, b"GET /secret HTTP/1.0\r\n\r\n".to_vec(), "HTTP/1.0"),
+    ] {
+        let mut connection = Connection::new();
+        connection.shape.source_port = port;
+        connection.send(&mut world, 0, bytes);
+        let records = world.records();
+        let [record] = &records[..] else { panic!("{records:?}") };
+        assert_eq!(record.version().map(|version| version.name()), Some(version));
+    }
+    Connection::new().send(&mut world, 0, "\x16\x03\x01");
+    assert_eq!(world.records()[0].version(), None);
 }

@@ -9,20 +9,31 @@
 //! 3. what an honest opener sends and the policy allows arrives completely and unchanged, and its first denied request
 //!    is answered with a 403 that stands exactly where its TCP expects it, after all earlier answers.
 //!
-//! The receiver comes in four kinds. Three are models, because stacks differ in what they do with bytes before their turn:
-//! drop them, keep those that came first, keep those that came last. The fourth is smoltcp's TCP. The kernel's rules are
-//! those of `kern/prog`: bytes inside a free range pass, other data is punted; after Close only data and FIN of the
-//! opener are punted and nothing else passes.
+//! 4. every byte that the other side's application got was inspected at its position with that value, or lies in such a
+//!    range.
+//!
+//! The opener lets its segments die on their way (TTL), or be dropped as old (timestamps, RFC 7323), lies about what it has
+//! received, and speaks HTTP/1 with upgrades that the server grants or not, HTTP/2, or TLS with and without a
+//! HelloRetryRequest.
+//!
+//! The receiver comes in five kinds. Three are models, because stacks differ in what they do with bytes before their turn:
+//! drop them, keep those that came first, keep those that came last. The fourth is smoltcp's TCP, the fifth Linux's, which
+//! gets the very packets ([`LINUX_SEEDS`] of the runs, HTTP/1 and HTTP/2: it is slower). The kernel's rules are those of
+//! `kern/prog`: bytes inside a free range pass, other data is punted; after Close only data and FIN of the opener are
+//! punted and nothing else passes.
 
 mod adversary;
 mod honest;
 mod kernel;
+mod linux;
 mod receiver;
 mod stack;
 mod traffic;
 
 /// Of the attack; the honest runs are longer, a fifth of them is enough.
 const SEEDS: u64 = 10_000;
+/// Of the attack on Linux, per protocol.
+const LINUX_SEEDS: u64 = 1000;
 
 /// Seeds per kind of run; `SEVENTH_SIMULATION_SEEDS` asks for another number.
 fn seeds() -> std::ops::Range<u64> {

@@ -1,7 +1,7 @@
 //! serverNames rules: one test per promise.
 
 mod first_flight;
-mod hello;
+pub(crate) mod hello;
 mod policy;
 mod quic;
 mod second_hello;
@@ -63,6 +63,7 @@ pub(crate) fn answer(
     // It is met where packets to the endpoint are.
     meta.hook = Hook::ToEndpoint;
     meta.reply = true;
+    meta.acked_seq = Some(connection.seq(acked));
     let seq = 5000 + offset;
     world.decide(shape.frame(
         &meta,

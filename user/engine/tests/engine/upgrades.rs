@@ -16,6 +16,7 @@ fn reply(world: &mut World, connection: &Connection, at: usize, offset: u32, byt
     // It is met where packets of the endpoint are.
     meta.hook = Hook::FromEndpoint;
     meta.reply = true;
+    meta.acked_seq = Some(connection.seq(at));
     let mut shape = connection.shape.clone();
     std::mem::swap(&mut shape.source, &mut shape.destination);
     std::mem::swap(&mut shape.source_port, &mut shape.destination_port);

@@ -20,6 +20,8 @@ pub(crate) struct Shape {
     pub(crate) source_port: u16,
     pub(crate) destination_port: u16,
     pub(crate) protocol: u8,
+    pub(crate) ttl: u8,
+    pub(crate) window: u16,
     /// `(TSval, TSecr)`
     pub(crate) timestamps: Option<(u32, u32)>,
 }
@@ -42,6 +44,8 @@ impl Shape {
             source_port: 40_000,
             destination_port,
             protocol: 6,
+            ttl: 61,
+            window: 0xffff,
             timestamps: None,
         }
     }
@@ -59,7 +63,9 @@ impl Shape {
             transport.extend(seq.to_be_bytes());
             transport.extend(ack.to_be_bytes());
             let words = if self.timestamps.is_some() { 8 } else { 5 };
-            transport.extend([words << 4, flags, 0xff, 0xff, 0, 0, 0, 0]);
+            transport.extend([words << 4, flags]);
+            transport.extend(self.window.to_be_bytes());
+            transport.extend([0; 4]);
             if let Some((value, echo)) = self.timestamps {
                 transport.extend([1, 1, 8, 10]);
                 transport.extend(value.to_be_bytes());
@@ -90,12 +96,12 @@ impl Shape {
         if self.ipv6 {
             header.extend([0x86, 0xdd, 0x60, 0, 0, 0]);
             header.extend((len as u16).to_be_bytes());
-            header.extend([self.protocol, 61]);
+            header.extend([self.protocol, self.ttl]);
             header.extend([self.source, self.destination].concat());
         } else {
             let mut ip = vec![0x45, 0];
             ip.extend((20 + len as u16).to_be_bytes());
-            ip.extend([0xab, 0xcd, 0x40, 0, 61, self.protocol, 0, 0]);
+            ip.extend([0xab, 0xcd, 0x40, 0, self.ttl, self.protocol, 0, 0]);
             ip.extend([&self.source[12..], &self.destination[12..]].concat());
             let sum = checksum(&ip);
             ip[10..12].copy_from_slice(&sum.to_be_bytes());
@@ -125,6 +131,8 @@ pub(crate) struct Sent {
     pub(crate) link: Vec<u8>,
     pub(crate) timestamps: Option<(u32, u32)>,
     pub(crate) payload: Vec<u8>,
+    /// From the IP header on.
+    pub(crate) packet: Vec<u8>,
 }
 
 impl Sent {
@@ -148,6 +156,7 @@ impl Sent {
             link: frame.link_header()[12..].to_vec(),
             timestamps: frame.tcp_timestamps(),
             payload: frame.payload().to_vec(),
+            packet: bytes[frame.link_header().len()..].to_vec(),
         }
     }
 

@@ -15,7 +15,7 @@ use std::sync::{Arc, OnceLock};
 pub(crate) const IFINDEX: u32 = 7;
 pub(crate) const SECOND: u64 = 1_000_000_000;
 
-/// Port 80: HTTP rules. 81: allowed without looking inside. 53 (egress): DNS rules. Others: denied.
+/// Port 80: HTTP rules. 443: server names. 81: allowed without looking inside. 53 (egress): DNS rules. Others: denied.
 pub(crate) const POLICY: &str = r#"
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
@@ -34,6 +34,9 @@ spec:
         - {method: OPTIONS, path: "[*]"}
   - toPorts:
     - ports: [{port: "81", protocol: TCP}]
+  - toPorts:
+    - ports: [{port: "443", protocol: TCP}]
+      serverNames: ["a.example"]
   egress:
   - toPorts:
     - ports: [{port: "80", protocol: TCP}]

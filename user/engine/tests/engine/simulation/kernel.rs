@@ -2,7 +2,7 @@
 
 use crate::wire::Sent;
 use crate::world::Connection;
-use seventh_abi::{InjectAction, PuntMeta};
+use seventh_abi::{InjectAction, PuntMeta, Replies};
 
 fn after(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) > 0
@@ -17,6 +17,10 @@ pub(crate) struct Kernel {
     pub(crate) reply_next: u32,
     pub(crate) bypass: Option<(u32, u32)>,
     pub(crate) closed: bool,
+    /// Everything of the opener passes.
+    pub(crate) passes: bool,
+    /// Data of the other side goes to the engine.
+    pub(crate) punts_replies: bool,
 }
 
 /// What becomes of a packet of the opener.
@@ -36,6 +40,8 @@ impl Kernel {
             reply_next: reply_base,
             bypass: None,
             closed: false,
+            passes: false,
+            punts_replies: false,
         }
     }
 
@@ -48,25 +54,21 @@ impl Kernel {
         fin: bool,
         urgent: bool,
     ) -> Way {
-        let meta = PuntMeta {
-            base_seq: Some(self.base),
-            acked_seq: Some(self.acked),
-            reply_idle: self.reply_next == ack,
-            closed: self.closed,
-            clean: self.sent_next == self.acked,
-            ..connection.meta
-        };
+        let meta = self.meta(connection, ack);
         if self.closed {
             return if len > 0 || fin { Way::Punt(meta) } else { Way::Drop };
+        }
+        if urgent && !self.passes {
+            return Way::Drop;
         }
         let end = seq.wrapping_add(len as u32);
         // A range that was given free.
         let free = self
             .bypass
             .is_some_and(|(start, stop)| !after(start, seq) && !after(end, stop));
-        if len == 0 {
+        if len == 0 || self.passes {
             Way::Pass
-        } else if !urgent && free {
+        } else if free {
             self.note_sent(end);
             Way::Pass
         } else {
@@ -74,10 +76,25 @@ impl Kernel {
         }
     }
 
+    /// What goes with a frame that acknowledges `ack`.
+    pub(crate) fn meta(&self, connection: &Connection, ack: u32) -> PuntMeta {
+        PuntMeta {
+            base_seq: Some(self.base),
+            acked_seq: Some(self.acked),
+            reply_idle: self.reply_next == ack,
+            closed: self.closed,
+            clean: self.sent_next == self.acked,
+            ..connection.meta
+        }
+    }
+
     /// A packet of the other side; false if it is dropped.
     pub(crate) fn packet_of_other(&mut self, ack: u32, seq_end: u32) -> bool {
         if self.closed {
             return false;
+        }
+        if self.passes {
+            self.note_sent(ack);
         }
         let ack = if after(ack, self.sent_next) {
             self.sent_next
@@ -104,12 +121,16 @@ impl Kernel {
         if !sent.meta.reverse && !sent.payload.is_empty() {
             self.note_sent(sent.tcp.seq.wrapping_add(sent.payload.len() as u32));
         }
+        match sent.meta.replies {
+            Replies::Punt => self.punts_replies = true,
+            Replies::Pass => self.punts_replies = false,
+            Replies::Keep | Replies::Copy => {}
+        }
         match sent.meta.action {
             InjectAction::Keep => {}
             InjectAction::Bypass { start, end, .. } => self.bypass = Some((start, end)),
-            InjectAction::Forward { .. } | InjectAction::ForwardQuic { .. } => {
-                panic!("nothing in these runs is allowed without inspection")
-            }
+            InjectAction::Forward { .. } => self.passes = true,
+            InjectAction::ForwardQuic { .. } => panic!("there is no QUIC in these runs"),
             InjectAction::Close => self.closed = true,
         }
     }

@@ -1,8 +1,11 @@
 //! The other side: TCP receivers and a server so lenient that it acts on nearly anything.
 
+use super::linux::Linux;
 use super::stack::Stack;
 use crate::http2::{CONTINUATION, END_HEADERS, HEADERS, PREFACE};
+use crate::wire::{RST, Sent};
 use crate::world::Connection;
+use seventh_parsers::tls::read_hello;
 use std::collections::VecDeque;
 
 /// What a stack does with bytes before their turn.
@@ -22,6 +25,10 @@ pub(crate) struct Receiver {
     pub(crate) reset: bool,
     /// Receives in place of the model.
     stack: Option<Stack>,
+    /// The same.
+    linux: Option<Linux>,
+    /// The newest timestamp that was seen (RFC 7323 §5).
+    newest: Option<u32>,
 }
 
 const WINDOW: usize = 40_000;
@@ -34,6 +41,40 @@ impl Receiver {
             waiting: vec![None; WINDOW].into(),
             reset: false,
             stack: None,
+            linux: None,
+            newest: None,
+        }
+    }
+
+    pub(crate) fn linux(linux: Linux) -> Self {
+        Self {
+            linux: Some(linux),
+            ..Self::new(Keeps::First)
+        }
+    }
+
+    /// Takes a packet of the opener that carries data, or resets, at `offset`.
+    pub(crate) fn packet(&mut self, sent: &Sent, offset: i64) {
+        if self.reset || sent.packet[8] <= 1 {
+            return; // It has died on its way.
+        }
+        if let Some(linux) = &mut self.linux {
+            let (read, reset) = linux.packet(&sent.packet);
+            self.accepted.extend(read);
+            self.reset = reset;
+            return;
+        }
+        if let Some((value, _)) = sent.timestamps {
+            let newest = *self.newest.get_or_insert(value);
+            if (value.wrapping_sub(newest) as i32) < 0 {
+                return;
+            }
+            self.newest = Some(value);
+        }
+        if sent.flags() & RST != 0 {
+            self.reset(offset);
+        } else {
+            self.data(offset, &sent.payload);
         }
     }
 
@@ -194,6 +235,40 @@ pub(crate) fn serve_http2(stream: &[u8]) -> Vec<Acted> {
             end: stream.len() - rest.len(),
             body_complete: true,
         });
+    }
+    acted
+}
+
+/// Reads ClientHellos: whatever stands in handshake records one behind the other, other records passed over.
+pub(crate) fn serve_tls(stream: &[u8]) -> Vec<Acted> {
+    let (mut acted, mut message, mut at) = (Vec::new(), Vec::new(), 0);
+    while let Some(&[kind, _, _, high, low]) = stream.get(at..).and_then(<[u8]>::first_chunk) {
+        let end = at + 5 + usize::from(u16::from_be_bytes([high, low]));
+        // What there is of a record counts.
+        let content = &stream[at + 5..end.min(stream.len())];
+        at = end;
+        if kind != 22 {
+            continue;
+        }
+        message.extend_from_slice(content);
+        while let Some(&[_, a, b, c]) = message.first_chunk() {
+            let len = 4 + u32::from_be_bytes([0, a, b, c]) as usize;
+            let Some((whole, rest)) = message.split_at_checked(len) else {
+                break;
+            };
+            let name = read_hello(whole)
+                .ok()
+                .and_then(|hello| hello.server_name.map(String::from));
+            acted.push(Acted {
+                line: name.unwrap_or_default(),
+                end: at,
+                body_complete: true,
+            });
+            message = rest.to_vec();
+        }
+        if at > stream.len() {
+            break;
+        }
     }
     acted
 }

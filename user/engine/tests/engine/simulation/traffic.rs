@@ -1,6 +1,7 @@
 //! What openers say: request sequences, well-formed, denied and malformed.
 
 use crate::http2::{CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, fields, frame, literal};
+use crate::tls::hello::{Hello, record};
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
 
 /// What a body holds if it wants to be taken for requests.
@@ -121,4 +122,48 @@ pub(crate) fn http2(rng: &mut StdRng, stream: u32, is_allowed: bool) -> Vec<u8> 
         bytes.extend(frame(DATA, END_STREAM, stream, &body(rng, 0..60)));
     }
     bytes
+}
+
+/// A request that asks for another protocol, which the policy allows.
+pub(crate) const UPGRADE: &str =
+    "GET /public/ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+
+/// What a server answers to a request; bodies look like an agreement.
+pub(crate) fn answer(rng: &mut StdRng, agrees: bool) -> Vec<u8> {
+    const AGREED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n";
+    if agrees {
+        return AGREED.as_bytes().to_vec();
+    }
+    let body = AGREED.repeat(rng.random_range(0..3));
+    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+}
+
+/// The first flight of a client, twice with names of the same length, and what may follow: other records, other hellos.
+pub(crate) fn first_flights(rng: &mut StdRng) -> [Vec<u8>; 2] {
+    let record_len = *[16384, 100, 30, 5].choose(rng).unwrap();
+    let (tls13, padding) = (rng.random(), *[0, 0, 700, 3000].choose(rng).unwrap());
+    let flight = |name| {
+        let hello = Hello {
+            tls13,
+            padding,
+            ..Hello::new(name)
+        };
+        hello.records_of(record_len)
+    };
+    let (good, evil) = (flight("a.example"), flight("b.example"));
+    let after = [
+        record(20, &[1]),
+        record(22, &[16, 0, 0, 3, 1, 2, 3]),
+        record(23, &[7; 200]),
+    ];
+    let mut flights = [good.clone(), evil.clone()];
+    for _ in 0..rng.random_range(0..4) {
+        let more = match rng.random_range(0..6) {
+            0 => &good,
+            1 => &evil,
+            _ => after.choose(rng).unwrap(),
+        };
+        flights.iter_mut().for_each(|flight| flight.extend(more));
+    }
+    flights
 }

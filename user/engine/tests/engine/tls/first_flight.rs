@@ -84,17 +84,48 @@ fn a_denied_name_is_told_to_the_client_and_reset_at_the_server_and_recorded() {
 }
 
 #[test]
-fn without_tls_1_3_the_kernel_carries_on_alone_after_the_hello() {
+fn without_tls_1_3_the_kernel_carries_on_alone_once_the_hello_was_received() {
     let mut world = world();
-    let outcome = connection(443).send(&mut world, 0, Hello::tls12("a.example").records());
+    let mut connection = connection(443);
+    let hello = Hello::tls12("a.example").records();
+    let outcome = connection.send(&mut world, 0, &hello);
     let meta = &outcome.forwarded().meta;
-    assert_eq!(meta.action, InjectAction::Forward { epoch: world.epoch() });
-    assert_eq!(meta.replies, Replies::Pass);
+    assert_eq!((meta.action, meta.replies), (InjectAction::Keep, Replies::Pass));
     let records = world.records();
     assert_eq!(
         (records.len(), records[0].host(), records[0].tls().unwrap().version),
         (1, "a.example", 0x0303)
     );
+    // More that is on its way before the server has acknowledged it goes on, too.
+    let more = record(22, b"key exchange");
+    let outcome = connection.send(&mut world, hello.len(), &more);
+    assert_eq!(outcome.forwarded().meta.action, InjectAction::Keep);
+    connection.answered(hello.len(), 100);
+    let outcome = connection.send(&mut world, hello.len() + more.len(), record(23, b"data"));
+    assert_eq!(
+        outcome.forwarded().meta.action,
+        InjectAction::Forward { epoch: world.epoch() }
+    );
+    world.tick();
+    assert_eq!(world.count(EngineCounter::HeldBytes), 0, "nothing is held but the name");
+}
+
+#[test]
+fn a_hello_that_was_lost_on_its_way_cannot_come_again_with_another_name() {
+    let good = Hello::tls12("a.example").records();
+    let evil = Hello::tls12("b.example").records();
+    let mut world = world();
+    let connection = connection(443);
+    // It dies between here and the server: the client has given it too few hops to live.
+    connection.send(&mut world, 0, &good).forwarded();
+    connection.send(&mut world, 0, &evil).nothing();
+    connection
+        .send(&mut world, good.len(), record(22, b"later"))
+        .forwarded();
+    connection.send(&mut world, 0, &evil).nothing();
+    connection.send(&mut world, 40, &evil[40..]).nothing();
+    assert_eq!(world.reason(DropReason::RetransmissionDiffers), 3);
+    connection.send(&mut world, 0, &good).forwarded();
 }
 
 #[test]
