@@ -291,6 +291,7 @@ fn settings(config: &Config) -> Settings {
         mark: config.mark,
         attach: config.attach,
         flows_max: config.flows_max,
+        open_without_agent: config.open_without_agent,
         ..Settings::default()
     }
 }

@@ -174,6 +174,8 @@ pub struct Config {
     pub enforcement: Enforcement,
     /// Whether the node itself may always reach its endpoints.
     pub allow_localhost: bool,
+    /// Whether flows that need a new L7 verdict pass while no agent runs.
+    pub open_without_agent: bool,
     /// Socket of the API.
     pub api: PathBuf,
     /// Where maps and links are pinned.
@@ -368,6 +370,7 @@ impl RawConfig {
             endpoints: check_endpoints(self.endpoints)?,
             enforcement: self.enforcement.into(),
             allow_localhost: self.allow_localhost.unwrap_or(true),
+            open_without_agent: self.on_agent_down == OnAgentDown::Open,
             api,
             bpffs: absolute("bpffs", self.bpffs, BPFFS)?,
             workers,
@@ -392,12 +395,6 @@ impl RawConfig {
     fn refuse_what_is_not_there(&self) -> Result<(), Wrong> {
         if self.audit {
             return Err(wrong("audit", "audit mode is not in this version; set it to false"));
-        }
-        if self.on_agent_down == OnAgentDown::Open {
-            return Err(wrong(
-                "onAgentDown",
-                "only `closed` is in this version: flows that need a new L7 verdict are dropped",
-            ));
         }
         if self.metrics.is_some() {
             return Err(wrong(
@@ -606,7 +603,6 @@ mod tests {
     #[test]
     fn settings_that_this_version_cannot_honour_are_refused() {
         assert_eq!(field("audit: true"), "audit");
-        assert_eq!(field("onAgentDown: open"), "onAgentDown");
         assert_eq!(field("metrics: {listen: '127.0.0.1:9964'}"), "metrics");
     }
 

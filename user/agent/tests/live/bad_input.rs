@@ -37,7 +37,7 @@ fn a_wrong_configuration_is_refused_by_file_field_and_reason_and_nothing_is_touc
             lab.agent_config("audit: true"),
             "audit: audit mode is not in this version",
         ),
-        (lab.agent_config("onAgentDown: open"), "onAgentDown: only `closed`"),
+        (lab.agent_config("onAgentDown: ajar"), "ajar"),
         (
             sound.replace("v-server", "v-nothing"),
             "endpoints[3].interface (default/server): there is no device `v-nothing`",

@@ -306,3 +306,37 @@ fn a_second_agent_is_refused_and_the_first_goes_on() {
     assert!(second(&["--bpffs", &elsewhere]).contains("another agent runs in this network namespace"));
     assert_enforced(&lab);
 }
+
+#[test]
+fn on_agent_down_open_lets_unread_requests_pass_until_the_next_agent_and_nothing_else() {
+    let Some(mut lab) = stage(PUBLIC, "onAgentDown: open") else {
+        return;
+    };
+    assert_enforced(&lab);
+    let open = |address| {
+        let mut connection = Connection::open(address, IMPATIENCE).unwrap();
+        assert_eq!(connection.get("/public/before").unwrap().status, 200);
+        connection
+    };
+    for _ in 0..2 {
+        let mut connection = in_client(&lab, open);
+        lab.end("agent", Signal::SIGKILL).unwrap();
+        assert_eq!(ask(&lab, "client", "/public", PATIENCE), Ok(200));
+        assert_eq!(
+            ask(&lab, "client", "/denied", PATIENCE),
+            Ok(200),
+            "nobody is there to deny it"
+        );
+        assert!(is_silence(&ask(&lab, "intruder", "/public", IMPATIENCE)), "L4 denial");
+        assert_eq!(connection.get("/denied/meanwhile").unwrap().status, 200);
+        lab.launch_agent(binary()).unwrap();
+        // A part of this stream is unread: nobody can say where in it a request begins.
+        assert!(connection.get("/public/after").is_err());
+        assert_enforced(&lab);
+    }
+    lab.signal("agent", Signal::SIGSTOP).unwrap();
+    assert_closed(&lab);
+    lab.signal("agent", Signal::SIGCONT).unwrap();
+    assert_enforced(&lab);
+    assert!(!lab.nginx_log("server").contains("public/after"));
+}
