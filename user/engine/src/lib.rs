@@ -76,3 +76,4 @@ pub use shared::{EndpointView, EngineLimits, EngineShared, PolicyView};
 #[cfg(any(test, fuzzing))]
 pub use stream_fuzz::fuzz_stream;
 pub use tls::tls_reason;
+pub use upgrade::asks_for_upgrade;

@@ -7,6 +7,7 @@
 //! Which answer belongs to the request is certain only if no other request came before it on the connection: an upgrade
 //! is followed only there.
 
+use seventh_abi::DropReason;
 use seventh_parsers::http1::RequestHead;
 
 /// Bytes of a request that asks for another protocol at most: its head is kept, to be judged again under other rules.
@@ -40,6 +41,18 @@ impl Protocol {
             _ if value.eq_ignore_ascii_case(b"h2c") => Ok(Some(Self::Http2)),
             _ => Ok(Some(Self::Opaque)),
         }
+    }
+}
+
+/// Whether a request asks for another protocol than HTTP/1; the first of a connection may, if the
+/// rules allow it as the request that it is.
+///
+/// # Errors
+/// It asks for what cannot be followed, and is refused whatever the rules say.
+pub fn asks_for_upgrade(head: &RequestHead<'_>) -> Result<bool, DropReason> {
+    match Protocol::asked_for(head) {
+        Ok(asked) => Ok(asked.is_some()),
+        Err(()) => Err(DropReason::HttpUpgradeUnsupported),
     }
 }
 

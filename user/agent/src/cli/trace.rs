@@ -5,7 +5,7 @@ use std::{fmt::Write as _, path::PathBuf, str::FromStr};
 use anstream::{eprintln, println};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
-use seventh_engine::http_reason;
+use seventh_engine::{asks_for_upgrade, http_reason};
 use seventh_parsers::http1::{HeadError, Limits, parse_head};
 use seventh_policy::{
     CompileOptions, Content, HttpRequest, NamedPorts, Outcome, Party, Severity, Surroundings, Trace, Tracer, Traffic,
@@ -159,7 +159,12 @@ pub(super) fn run(question: Question) -> Result<Answer> {
     let trace = tracer.trace(&traffic)?;
     match question.output {
         Form::Json => println!("{}", as_json(&traffic, &trace)?),
-        Form::Text => print(&traffic, &trace),
+        Form::Text => {
+            print(&traffic, &trace);
+            if trace.verdict == Outcome::Allowed && matches!(request, Some(Request::Good { upgrades: true, .. })) {
+                println!("it asks for another protocol: that is so for the first request of a connection; a later one is denied");
+            }
+        }
     }
     Ok(match trace.verdict {
         Outcome::Denied => Answer::No,
@@ -247,11 +252,10 @@ fn head(line: &str, headers: &[String]) -> Result<Vec<u8>> {
         let (name, value) = header
             .split_once(':')
             .with_context(|| format!("--header `{header}`: written 'NAME: VALUE'"))?;
-        for framing in ["host", "upgrade", "content-length", "transfer-encoding"] {
+        for framing in ["host", "content-length", "transfer-encoding"] {
             ensure!(
                 !name.trim().eq_ignore_ascii_case(framing),
-                "--header `{}`: not asked of rules by itself; the host stands in --http, and a request that asks for an \
-                 upgrade is denied whatever the rules",
+                "--header `{}`: not asked of rules by itself; the host stands in --http, and a body is not judged",
                 name.trim()
             );
         }
@@ -272,6 +276,8 @@ enum Request<'a> {
         path: String,
         host: &'a str,
         headers: Vec<(&'a str, &'a str)>,
+        /// It asks for another protocol.
+        upgrades: bool,
     },
     Bad(seventh_abi::DropReason),
 }
@@ -283,6 +289,10 @@ impl<'a> Request<'a> {
             Err(HeadError::Invalid(fault)) => return Ok(Self::Bad(http_reason(fault))),
             Err(HeadError::Incomplete) => bail!("--http: this is not one request"),
         };
+        let upgrades = match asks_for_upgrade(&head) {
+            Ok(upgrades) => upgrades,
+            Err(reason) => return Ok(Self::Bad(reason)),
+        };
         let headers = head
             .headers
             .iter()
@@ -292,6 +302,7 @@ impl<'a> Request<'a> {
             path: head.path.into_owned(),
             host: head.host.unwrap_or_default(),
             headers: headers.collect::<Result<_>>()?,
+            upgrades,
         })
     }
 }
@@ -315,6 +326,7 @@ fn content<'a>(
             path,
             host,
             headers,
+            ..
         }) => Some(Content::Http(HttpRequest {
             method,
             path,
@@ -409,6 +421,7 @@ mod tests {
                 path,
                 host,
                 headers,
+                ..
             } => format!("{method} {host} {path} {}", headers.last().unwrap().1),
             Request::Bad(reason) => reason.name().to_owned(),
         };
@@ -428,8 +441,18 @@ mod tests {
         for bad in ["", "GET", "GET ", "GET https://a/", "GET a/\r\nX: y"] {
             assert!(head(bad, &[]).is_err(), "{bad:?}");
         }
-        for bad in ["X", "Host: b", "upgrade: websocket", "X: a\r\nY: b"] {
+        for bad in ["X", "Host: b", "Content-Length: 1", "X: a\r\nY: b"] {
             assert!(head("GET a/", &[bad.to_owned()]).is_err(), "{bad:?}");
         }
+        // An upgrade is judged as the request that it is; two at once are refused whatever the rules say.
+        let upgrade = |value: &str| {
+            let head = head("GET a/", &[format!("Upgrade: {value}")]).unwrap();
+            match Request::read(&head).unwrap() {
+                Request::Good { upgrades, .. } => upgrades.to_string(),
+                Request::Bad(reason) => reason.name().to_owned(),
+            }
+        };
+        assert_eq!(upgrade("websocket"), "true");
+        assert_eq!(upgrade("websocket, h2c"), "http_upgrade_unsupported");
     }
 }

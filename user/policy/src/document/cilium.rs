@@ -68,7 +68,7 @@ pub struct RuleDirection {
     pub peers: PeerLists,
     /// `toPorts`.
     pub ports: Option<Vec<PortRule>>,
-    /// The fields of all `icmps` together.
+    /// The fields of all `icmps` together; absent and `[]` are the same here.
     pub icmps: Option<Vec<IcmpMatch>>,
     /// `authentication.mode`.
     pub authentication: Option<Authentication>,
@@ -101,6 +101,9 @@ pub(super) fn read(object: &mut Object<'_>, reader: &Reader) -> Option<Body> {
         return None;
     }
     let one = spec.map(|field| rule(&field, reader));
+    if let Some(specs) = specs.as_ref().filter(|specs| specs.is_empty_list()) {
+        specs.warn("an empty list holds no rule");
+    }
     let many = specs.map(|field| field.list_of(|item| rule(item, reader)));
     let mut rules = Vec::new();
     if let Some(one) = one {
@@ -232,7 +235,7 @@ fn direction(field: &Field<'_>, position: Position) -> Option<RuleDirection> {
     let ports = object
         .optional("toPorts")
         .map(|f| f.list_of(|item| PortRule::read(item, position)));
-    let icmps = object.optional("icmps").map(|f| icmp::read(&f));
+    let icmps = object.optional("icmps").map_or(Some(None), |f| icmp::read(&f));
     if let Some(old) = object.optional("auth") {
         old.fail("is called `authentication` now, with `mode: disabled`, `required` or `test-always-fail`");
     }
@@ -242,7 +245,8 @@ fn direction(field: &Field<'_>, position: Position) -> Option<RuleDirection> {
         object.optional("authentication")
     };
     let authentication = authentication.map(|f| authentication_mode(&f));
-    if ports.is_some() && icmps.is_some() {
+    let has_ports = matches!(&ports, Some(Some(ports)) if !ports.is_empty());
+    if has_ports && matches!(icmps, Some(Some(_))) {
         object
             .field()
             .fail("icmps cannot stand beside toPorts; write a second rule for one of them");
@@ -253,7 +257,7 @@ fn direction(field: &Field<'_>, position: Position) -> Option<RuleDirection> {
         place: Place::of(field),
         peers: peers?,
         ports: transpose(ports)?,
-        icmps: transpose(icmps)?,
+        icmps: icmps?,
         authentication: transpose(authentication)?,
     })
 }

@@ -66,8 +66,13 @@ const NAMES_V6: &[(&str, u8)] = &[
     ("ExtendedEchoReply", 161),
 ];
 
-/// Reads `icmps`: the fields of all items together.
-pub(super) fn read(field: &Field<'_>) -> Option<Vec<IcmpMatch>> {
+/// Reads `icmps`: the fields of all items together. `None` inside: the list is empty, which is the same as its absence;
+/// items without fields are not, they allow no type at all.
+pub(super) fn read(field: &Field<'_>) -> Option<Option<Vec<IcmpMatch>>> {
+    if field.is_empty_list() {
+        field.warn("an empty list is the same as leaving it out: the rule is about every protocol and port");
+        return Some(None);
+    }
     let items = field.list_of(|item| {
         let mut object = item.object()?;
         let fields = object.optional("fields").map_or(Some(Vec::new()), |f| {
@@ -81,7 +86,11 @@ pub(super) fn read(field: &Field<'_>) -> Option<Vec<IcmpMatch>> {
         object.finish();
         fields
     })?;
-    Some(items.into_iter().flatten().collect())
+    let types: Vec<IcmpMatch> = items.into_iter().flatten().collect();
+    if types.is_empty() {
+        field.warn("names no type, so the rule is about nothing");
+    }
+    Some(Some(types))
 }
 
 fn one(field: &Field<'_>) -> Option<IcmpMatch> {

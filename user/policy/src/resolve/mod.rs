@@ -14,7 +14,7 @@ use crate::document::{
 use crate::finding::{Finding, RuleOrigin, Severity};
 use crate::http::HttpRule;
 use crate::identity::all_of;
-use crate::label::{KEY_NAMESPACE, Labels, SOURCE_K8S, SOURCE_RESERVED};
+use crate::label::{KEY_NAMESPACE, Label, Labels, SOURCE_ANY, SOURCE_K8S, SOURCE_RESERVED};
 use crate::name_pattern::NamePattern;
 use crate::rule::{
     Action, DirectionRules, DnsRule, L7Rules, PeerSelector, Peers, PolicyRule, PortMatch, PortRange, Ports, Precedence,
@@ -33,8 +33,12 @@ pub struct Surroundings {
     /// Whether other nodes have identities with the labels of their Node objects (source `node`): without, `fromNodes`,
     /// `toNodes` and `nodes` mean nobody.
     pub node_labels: bool,
+    /// Whether the node itself is an endpoint: without, policies with a `nodeSelector` govern nobody.
+    pub host_endpoint: bool,
     /// Services that `toServices` may name.
     pub services: Services,
+    /// Whether the identities `health`, `kube-apiserver`, `ingress`, `remote-node` and `unmanaged` are given to anybody.
+    pub cluster_identities: bool,
 }
 
 /// Services by namespace and name.
@@ -146,8 +150,11 @@ impl Resolver<'_> {
         });
         self.governs_init = rule.subject.names_init();
         let subject = match &rule.subject {
-            RuleSubject::Endpoints(selector) => Subject::Endpoints(self.subject(selector)),
-            RuleSubject::Nodes(selector) => Subject::Nodes(selector.selector()),
+            RuleSubject::Endpoints(selector) => Subject::Endpoints(self.subject(selector, &rule.place)),
+            RuleSubject::Nodes(selector) => {
+                self.refuse_host_policy(&rule.place);
+                Subject::Nodes(selector.selector())
+            }
         };
         let mut direction = |allow: &[RuleDirection], deny: &[RuleDirection], default_deny: Option<bool>| {
             if allow.is_empty() && deny.is_empty() {
@@ -174,16 +181,54 @@ impl Resolver<'_> {
         }
     }
 
+    /// Says what becomes of a namespace in the `endpointSelector` of a namespaced policy that is not its own.
+    fn warn_of_foreign_namespace(&mut self, selector: &LabelSelector, own: &str, rule: &Place) {
+        let is_namespace = |key: &SelectorKey, source: &str| key.key == KEY_NAMESPACE && key.source == source;
+        let foreign = |source: &str| {
+            let mut labels = selector.labels.iter();
+            labels.any(|(key, value)| is_namespace(key, source) && value != own)
+        };
+        let own_labels = Labels::new([Label::new(SOURCE_K8S, KEY_NAMESPACE, own)]);
+        let excludes_own = |r: &Requirement| {
+            (is_namespace(&r.key, SOURCE_K8S) || is_namespace(&r.key, SOURCE_ANY)) && !r.matches(&own_labels)
+        };
+        let reason = if foreign(SOURCE_ANY) || selector.expressions.iter().any(excludes_own) {
+            format!("governs nobody: a policy governs its own namespace only, which is {own:?}, and this excludes it")
+        } else if foreign(SOURCE_K8S) {
+            format!("a policy governs its own namespace only: this one governs {own:?}, whatever namespace it names here")
+        } else {
+            return;
+        };
+        let place = Place {
+            path: format!("{}.endpointSelector", rule.path),
+            ..rule.clone()
+        };
+        self.missing(&place, Severity::Warning, reason);
+    }
+
+    fn refuse_host_policy(&mut self, rule: &Place) {
+        if !self.surroundings.host_endpoint {
+            let place = Place {
+                path: format!("{}.nodeSelector", rule.path),
+                ..rule.clone()
+            };
+            let reason = "governs nobody: the node itself is no endpoint here, so its own connections are not restricted; \
+                          host policies are not enforced yet";
+            self.missing(&place, Severity::Error, reason.to_owned());
+        }
+    }
+
     /// The selector of the governed endpoints: a namespaced policy governs its own namespace, whatever it says.
-    fn subject(&self, selector: &LabelSelector) -> Selector {
-        let Some(namespace) = self.namespace() else {
+    fn subject(&mut self, selector: &LabelSelector, rule: &Place) -> Selector {
+        let Some(namespace) = self.namespace().map(str::to_owned) else {
             return selector.selector();
         };
+        self.warn_of_foreign_namespace(selector, &namespace, rule);
         let mut selector = selector.clone();
         selector
             .labels
             .retain(|(key, _)| !(key.source == SOURCE_K8S && key.key == KEY_NAMESPACE));
-        selector.selector().in_namespace(namespace)
+        selector.selector().in_namespace(&namespace)
     }
 
     /// One item of a direction: a rule for each item of `toPorts`.
@@ -247,6 +292,7 @@ impl Resolver<'_> {
             self.prefix_set(rule, &mut selectors);
         }
         for entity in lists.entities.iter().flatten() {
+            self.warn_of_entity(*entity, &item.place);
             match self.entity(*entity) {
                 Some(more) => selectors.extend(more),
                 None => return Peers::Any,
@@ -289,6 +335,26 @@ impl Resolver<'_> {
             key: remote,
             operator: Operator::Exists,
         }))
+    }
+
+    fn warn_of_entity(&mut self, entity: Entity, place: &Place) {
+        const OF_A_CLUSTER: &[Entity] = &[
+            Entity::Health,
+            Entity::Ingress,
+            Entity::KubeApiserver,
+            Entity::RemoteNode,
+            Entity::Unmanaged,
+        ];
+        if self.surroundings.cluster_identities || !OF_A_CLUSTER.contains(&entity) {
+            return;
+        }
+        let name = Entity::ALL.iter().find(|(known, _)| *known == entity);
+        let name = name.map_or("", |(_, name)| *name);
+        let reason = format!(
+            "the entity {name:?} is nobody here: addresses get this identity from a cluster only; name its address in a \
+             CIDR rule"
+        );
+        self.missing(place, Severity::Warning, reason);
     }
 
     fn warn_of_nodes(&mut self, place: &Place) {
