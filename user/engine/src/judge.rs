@@ -6,7 +6,7 @@ use crate::flow::FlowPolicy;
 use crate::http::{HeadJudge, Judged, http_reason};
 use crate::inspector::Judge;
 use crate::punted::{FlowId, Punted};
-use crate::record::{Content, Inside, L7Record, RecordVerdict};
+use crate::record::{Content, Inside, L7Record, LoggedHeader, RecordVerdict};
 use crate::shared::{EngineLimits, EngineShared};
 use crate::upgrade::Protocol;
 use seventh_abi::DropReason;
@@ -120,8 +120,24 @@ impl Desk {
         let rule = self.verdict(rules, policy.rules.id(), head)?;
         let known = further(head)?;
         self.counters.count(EngineCounter::RequestAllowed);
+        if rules.logs_headers(rule) {
+            self.note_logged_headers(rules, rule, head)?;
+        }
         self.record(about, RecordVerdict::Forwarded, None, rules.origin(rule).cloned());
         Ok(known)
+    }
+
+    /// Notes the headers that the rule wants and does not insist on.
+    fn note_logged_headers(&mut self, rules: &HttpRuleSet, rule: u32, head: &RequestHead<'_>) -> Result<(), DropReason> {
+        let headers = headers_read(rules, head)?;
+        let request = as_request(head, &headers);
+        let sent = |name: &str| headers.iter().any(|(sent, _)| sent.eq_ignore_ascii_case(name));
+        let missed = rules.logged_mismatches(rule, &request).map(|header| LoggedHeader {
+            name: header.name.clone(),
+            sent: sent(&header.name),
+        });
+        self.content.set_logged(missed);
+        Ok(())
     }
 
     /// Notes what is being judged, for the record of its verdict.
@@ -230,21 +246,29 @@ const fn version_text(version: Version) -> &'static str {
     }
 }
 
-/// Asks the rules. They are shown the headers that they read; a value that is not UTF-8 is none they could name, so the
-/// request is refused rather than shown with the value changed.
+/// Asks the rules.
 fn ask(rules: &HttpRuleSet, head: &RequestHead<'_>) -> Result<HttpVerdict, DropReason> {
+    let headers = headers_read(rules, head)?;
+    Ok(rules.judge(&as_request(head, &headers)))
+}
+
+/// The headers that the rules read. A value that is not UTF-8 is none they could name, so the request is refused rather than
+/// shown with the value changed.
+fn headers_read<'a>(rules: &HttpRuleSet, head: &RequestHead<'a>) -> Result<Vec<(&'a str, &'a str)>, DropReason> {
     let read = |name: &str| rules.headers_read().iter().any(|read| read.eq_ignore_ascii_case(name));
-    let headers = head
-        .headers
+    head.headers
         .iter()
         .filter(|(name, _)| read(name))
         .map(|(name, value)| std::str::from_utf8(value).map(|value| (name, value)))
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(|_| DropReason::HttpBadHeader)?;
-    Ok(rules.judge(&HttpRequest {
+        .collect::<Result<_, _>>()
+        .map_err(|_| DropReason::HttpBadHeader)
+}
+
+fn as_request<'a>(head: &'a RequestHead<'_>, headers: &'a [(&'a str, &'a str)]) -> HttpRequest<'a> {
+    HttpRequest {
         method: head.method,
         path: &head.path,
         host: head.host.unwrap_or_default(),
-        headers: &headers,
-    }))
+        headers,
+    }
 }

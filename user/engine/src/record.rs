@@ -89,6 +89,13 @@ impl L7Record {
         }
     }
 
+    /// Headers that the rule wants and does not insist on (`mismatch: LOG`), and that the request lacks or has with another
+    /// value.
+    #[must_use]
+    pub fn logged_headers(&self) -> &[LoggedHeader] {
+        self.http().map_or(&[], |http| &http.logged)
+    }
+
     /// Bytes of memory that it takes, about.
     #[must_use]
     pub const fn bytes(&self) -> usize {
@@ -145,6 +152,7 @@ pub struct HttpRecord {
     text: String,
     method_len: usize,
     host_len: usize,
+    logged: Vec<LoggedHeader>,
 }
 
 impl HttpRecord {
@@ -170,6 +178,15 @@ impl HttpRecord {
     fn part(&self, start: usize, len: usize) -> &str {
         self.text.get(start..start + len).unwrap_or_default()
     }
+}
+
+/// A header that a rule wants and does not insist on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoggedHeader {
+    /// Its name, from the rule.
+    pub name: String,
+    /// The request has it, with another value than the rule wants. The value may be a secret and is not told.
+    pub sent: bool,
 }
 
 /// One question, or an answer to it.
@@ -250,7 +267,14 @@ impl Content {
             text,
             method_len: method.len(),
             host_len: host.len(),
+            logged: Vec::new(),
         });
+    }
+
+    pub(crate) fn set_logged(&mut self, headers: impl Iterator<Item = LoggedHeader>) {
+        if let Inside::Http(http) = &mut self.inside {
+            http.logged = headers.collect();
+        }
     }
 }
 

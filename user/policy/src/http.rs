@@ -160,6 +160,13 @@ impl HttpRuleSet {
             .filter(|h| h.mismatch == Mismatch::Log && !header_holds(h, request))
     }
 
+    /// Whether [`HttpRuleSet::logged_mismatches`] can have anything to say of this rule.
+    #[must_use]
+    pub fn logs_headers(&self, rule: u32) -> bool {
+        let rule = usize::try_from(rule).ok().and_then(|index| self.rules.get(index));
+        rule.is_some_and(|rule| rule.headers.iter().any(|h| h.mismatch == Mismatch::Log))
+    }
+
     /// Where the rule with this index was written.
     #[must_use]
     pub fn origin(&self, rule: u32) -> Option<&Arc<RuleOrigin>> {
@@ -170,12 +177,6 @@ impl HttpRuleSet {
     #[must_use]
     pub fn headers_read(&self) -> &[String] {
         &self.headers_read
-    }
-
-    /// Whether the verdict depends on the host.
-    #[must_use]
-    pub fn reads_host(&self) -> bool {
-        self.rules.iter().any(|rule| rule.host.is_some())
     }
 }
 

@@ -306,6 +306,10 @@ impl Scribe<'_> {
                 decision.rule.clone_from(&rule.path);
                 decision.file = rule.file.to_string();
                 decision.line = rule.line;
+                let logged = record.logged_headers().iter();
+                decision.logged_headers = logged
+                    .map(|header| format!("{} {}", header.name, if header.sent { "differs" } else { "missing" }))
+                    .collect();
             }
             None => {
                 let endpoint = self.view.endpoints.get(&record.ifindex);

@@ -225,6 +225,31 @@ fn datagrams_follow_the_policy() {
 }
 
 #[test]
+fn headers_that_a_rule_only_logs_are_in_the_record_of_the_request_and_hold_nothing_up() {
+    for (headers, wanted) in [
+        ("", vec![("x-team", false), ("x-run", false)]),
+        ("X-Team: b\r\n", vec![("x-team", true), ("x-run", false)]),
+        ("X-Team: a\r\nX-Run: 1\r\n", vec![]),
+    ] {
+        let (mut world, mut connection) = (World::new(), Connection::new());
+        let request = format!("GET /logged HTTP/1.1\r\nHost: a\r\n{headers}\r\n");
+        // From the rules, then from the memory of their verdict.
+        for round in 0..2 {
+            let sent = connection.send(&mut world, round * request.len(), request.as_bytes());
+            sent.forwarded();
+            connection.answered((round + 1) * request.len(), 1);
+            let records = world.records();
+            let [record] = &records[..] else { panic!("{records:?}") };
+            let logged: Vec<(&str, bool)> = record.logged_headers().iter().map(|h| (h.name.as_str(), h.sent)).collect();
+            assert_eq!(logged, wanted, "{headers:?}");
+        }
+        let plain = get("/public");
+        connection.send(&mut world, 2 * request.len(), &plain).forwarded();
+        assert!(world.records()[0].logged_headers().is_empty(), "the next record begins empty");
+    }
+}
+
+#[test]
 fn records_that_nobody_takes_are_counted_as_lost() {
     let mut world = World::new();
     let mut connection = Connection::new();

@@ -32,6 +32,9 @@ spec:
         - {method: GET, path: "/token", headers: ["X-Token: secret"]}
         - {method: GET, path: "/h", host: "a.example"}
         - {method: OPTIONS, path: "[*]"}
+        - method: GET
+          path: /logged
+          headerMatches: [{name: X-Team, value: a, mismatch: LOG}, {name: X-Run, mismatch: LOG}]
   - toPorts:
     - ports: [{port: "81", protocol: TCP}]
   - toPorts:
