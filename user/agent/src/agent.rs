@@ -66,6 +66,7 @@ pub(crate) struct State {
     pub(crate) findings: Vec<Finding>,
     pub(crate) rejections: usize,
     pub(crate) dangling: usize,
+    pub(crate) conflicts: usize,
     pub(crate) documents: usize,
     /// Why the last change was not put in force.
     pub(crate) failure: Option<String>,
@@ -228,6 +229,7 @@ async fn start(config: &Config) -> Result<(Arc<Shared>, Collector)> {
             documents: loaded.documents,
             rejections: loaded.rejections,
             dangling: loaded.dangling,
+            conflicts: loaded.conflicts,
             findings: loaded.findings,
             failure: None,
         }),
@@ -376,6 +378,7 @@ fn reload(shared: &Shared, config: &Config) {
             state.findings = loaded.findings;
             state.rejections = loaded.rejections;
             state.dangling = loaded.dangling;
+            state.conflicts = loaded.conflicts;
             state.documents = loaded.documents;
             state.failure = None;
         }

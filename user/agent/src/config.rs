@@ -18,11 +18,11 @@ use serde::Deserialize;
 use seventh_abi::WORKERS_MAX;
 use seventh_datapath::AttachMode;
 use seventh_engine::EngineLimits;
-use seventh_policy::{Enforcement, Label, Labels, NamedPorts};
+use seventh_policy::{Enforcement, Label, LabelFilter, Labels, NamedPorts};
 
-use crate::fqdn::{FqdnConfig, RawFqdn};
-use hubble::RawHubble;
+use crate::fqdn::{FqdnConfig, FqdnSettings, RawFqdn};
 pub use hubble::{HubbleConfig, HubbleListen, HubbleTls};
+use hubble::{HubbleSettings, RawHubble};
 use inspection::RawInspection;
 
 /// Why a configuration cannot be used: file, field and reason.
@@ -88,6 +88,8 @@ struct RawConfig {
     flows_max: Option<u32>,
     allow_localhost: Option<bool>,
     #[serde(default)]
+    identity_labels: Vec<String>,
+    #[serde(default)]
     fqdn: RawFqdn,
     #[serde(default)]
     tls: TlsConfig,
@@ -139,11 +141,13 @@ impl From<RawEnforcement> for Enforcement {
     }
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 enum OnAgentDown {
+    /// They are dropped
     #[default]
     Closed,
+    /// They pass unread
     Open,
 }
 
@@ -203,8 +207,10 @@ pub struct Config {
 pub struct EndpointConfig {
     /// `namespace/name`.
     pub name: String,
-    /// Its labels, that of its namespace included.
+    /// The labels that make its identity, that of its namespace included: policies select by these.
     pub labels: Labels,
+    /// Its other labels: they tell instances apart and count for nothing.
+    pub ignored_labels: Labels,
     /// Host-side device.
     pub interface: String,
     /// Its addresses.
@@ -240,6 +246,33 @@ pub struct Settings {
     /// When endpoints are in default deny
     #[arg(long, env = "SEVENTH_ENFORCEMENT", value_enum)]
     enforcement: Option<RawEnforcement>,
+    /// Which labels make an identity: `[!][source:]regex`, `!` ignores; several are separated by spaces
+    #[arg(
+        long,
+        env = "SEVENTH_IDENTITY_LABELS",
+        value_name = "PATTERNS",
+        value_delimiter = ' '
+    )]
+    identity_labels: Vec<String>,
+    /// Whether the node itself may always reach its endpoints
+    #[arg(long, env = "SEVENTH_ALLOW_LOCALHOST", value_name = "BOOL")]
+    allow_localhost: Option<bool>,
+    /// What becomes of flows that need a new L7 verdict while no agent runs
+    #[arg(long, env = "SEVENTH_ON_AGENT_DOWN", value_enum)]
+    on_agent_down: Option<OnAgentDown>,
+    /// Entries of the kernel's flow table
+    #[arg(long, env = "SEVENTH_FLOWS_MAX", value_name = "N")]
+    flows_max: Option<u32>,
+    /// Refuse a ClientHello with ECH, whatever its outer name
+    #[arg(long, env = "SEVENTH_TLS_DENY_ECH", value_name = "BOOL")]
+    tls_deny_ech: Option<bool>,
+    /// Let QUIC of versions that cannot be read pass
+    #[arg(long, env = "SEVENTH_TLS_PASS_UNKNOWN_QUIC", value_name = "BOOL")]
+    tls_pass_unknown_quic: Option<bool>,
+    #[command(flatten)]
+    hubble: HubbleSettings,
+    #[command(flatten)]
+    fqdn: FqdnSettings,
 }
 
 impl Settings {
@@ -259,6 +292,16 @@ impl Settings {
         over(&mut raw.mark, self.mark);
         raw.attach = self.attach.unwrap_or(raw.attach);
         raw.enforcement = self.enforcement.unwrap_or(raw.enforcement);
+        if !self.identity_labels.is_empty() {
+            raw.identity_labels = self.identity_labels;
+        }
+        over(&mut raw.allow_localhost, self.allow_localhost);
+        raw.on_agent_down = self.on_agent_down.unwrap_or(raw.on_agent_down);
+        over(&mut raw.flows_max, self.flows_max);
+        raw.tls.deny_ech = self.tls_deny_ech.unwrap_or(raw.tls.deny_ech);
+        raw.tls.pass_unknown_quic = self.tls_pass_unknown_quic.unwrap_or(raw.tls.pass_unknown_quic);
+        self.hubble.take_precedence(&mut raw.hubble);
+        self.fqdn.take_precedence(&mut raw.fqdn);
     }
 }
 
@@ -353,6 +396,8 @@ impl RawConfig {
         if !(1024..=16_777_216).contains(&flows_max) {
             return Err(wrong("flowsMax", format!("{flows_max}; must be 1024 to 16777216")));
         }
+        let filter = LabelFilter::new(self.identity_labels.iter().map(String::as_str))
+            .map_err(|reason| wrong("identityLabels", reason))?;
         let api = absolute("api", self.api, API_SOCKET)?;
         let base = file.parent().unwrap_or(Path::new("."));
         let fqdn = self
@@ -367,7 +412,7 @@ impl RawConfig {
                 None => nix::unistd::gethostname().map_or_else(|_| "node".into(), |n| n.to_string_lossy().into_owned()),
             },
             policy_dirs: self.policy_dirs,
-            endpoints: check_endpoints(self.endpoints)?,
+            endpoints: check_endpoints(self.endpoints, &filter)?,
             enforcement: self.enforcement.into(),
             allow_localhost: self.allow_localhost.unwrap_or(true),
             open_without_agent: self.on_agent_down == OnAgentDown::Open,
@@ -414,12 +459,12 @@ fn absolute(field: &str, path: Option<PathBuf>, default: &str) -> Result<PathBuf
     }
 }
 
-fn check_endpoints(raw: Vec<RawEndpoint>) -> Result<Vec<EndpointConfig>, Wrong> {
+fn check_endpoints(raw: Vec<RawEndpoint>, filter: &LabelFilter) -> Result<Vec<EndpointConfig>, Wrong> {
     let (mut names, mut interfaces, mut addresses) = (HashSet::new(), HashSet::new(), HashSet::new());
     let mut endpoints = Vec::with_capacity(raw.len());
     for (i, endpoint) in raw.into_iter().enumerate() {
         let at = |field: &str| format!("endpoints[{i}].{field}");
-        let endpoint = endpoint.check(&at)?;
+        let endpoint = endpoint.check(&at, filter)?;
         if !names.insert(endpoint.name.clone()) {
             return Err(wrong(at("name"), format!("`{}` is there twice", endpoint.name)));
         }
@@ -440,7 +485,7 @@ fn check_endpoints(raw: Vec<RawEndpoint>) -> Result<Vec<EndpointConfig>, Wrong> 
 }
 
 impl RawEndpoint {
-    fn check(self, at: &dyn Fn(&str) -> String) -> Result<EndpointConfig, Wrong> {
+    fn check(self, at: &dyn Fn(&str) -> String, filter: &LabelFilter) -> Result<EndpointConfig, Wrong> {
         let Some((namespace, name)) = self.name.split_once('/') else {
             return Err(wrong(at("name"), format!("`{}` is not `namespace/name`", self.name)));
         };
@@ -469,8 +514,12 @@ impl RawEndpoint {
             })?;
             ips.push(ip);
         }
+        let all = labels(namespace, &self.labels);
+        let labels = filter.apply(&all);
+        let ignored = all.iter().filter(|label| !labels.iter().any(|counts| counts == *label));
         Ok(EndpointConfig {
-            labels: labels(namespace, &self.labels),
+            ignored_labels: Labels::new(ignored.cloned()),
+            labels,
             named_ports: NamedPorts::new(self.named_ports.into_iter().map(|(name, port)| (name, port, None))),
             name: self.name,
             interface: self.interface,
@@ -494,7 +543,7 @@ fn labels(namespace: &str, written: &BTreeMap<String, String>) -> Labels {
 
 #[cfg(test)]
 mod tests {
-    use super::{AttachMode, Config, ConfigError, Settings, TlsConfig, parse_mark};
+    use super::{AttachMode, Config, ConfigError, Labels, Settings, TlsConfig, parse_mark};
     use std::path::Path;
 
     fn field(text: &str) -> String {
@@ -575,6 +624,71 @@ mod tests {
         // What the command line names is relative to where it was typed.
         assert_eq!(config.policy_dirs, [Path::new("q")]);
         assert_eq!(config.attach, AttachMode::Clsact);
+    }
+
+    #[test]
+    fn every_setting_can_be_given_on_the_command_line() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            settings: Settings,
+        }
+        let read = |args: &str| {
+            let args = std::iter::once("x").chain(args.split_whitespace());
+            let line = <Line as clap::Parser>::try_parse_from(args).map_err(|e| e.to_string())?;
+            let file = "node: n\nfqdn: {graceS: 7}\nhubble: {listen: '127.0.0.1:4244'}\ntls: {denyEch: true}";
+            Config::parse_with(Path::new("/x/c.yaml"), file, line.settings).map_err(|e| e.to_string())
+        };
+        let plain = read("").unwrap();
+        assert!(plain.tls.deny_ech && plain.allow_localhost && !plain.open_without_agent && !plain.fqdn.node_wide);
+        let told = read(
+            "--allow-localhost false --on-agent-down open --flows-max 2048 --tls-deny-ech false --tls-pass-unknown-quic true \
+             --fqdn-scope node --fqdn-reject nameError --fqdn-ttl-min-s 3 --hubble-listen 127.0.0.1:5 \
+             --hubble-event-buffer-capacity 1023 --hubble-redact-enabled false",
+        )
+        .unwrap();
+        assert!(!told.tls.deny_ech && told.tls.pass_unknown_quic && !told.allow_localhost && told.open_without_agent);
+        assert_eq!((told.flows_max, told.fqdn.node_wide), (2048, true));
+        assert_eq!(told.fqdn.limits.ttl_min_ns, 3_000_000_000);
+        assert_eq!(told.fqdn.limits.grace_ns, 7_000_000_000, "from the file");
+        assert_eq!(told.hubble.listen.unwrap().address.port(), 5);
+        assert!(
+            read("--hubble-tls-cert-file a")
+                .unwrap_err()
+                .contains("--hubble-tls-key-file")
+        );
+        assert!(read("--fqdn-ttl-min-s 99999999").unwrap_err().contains("fqdn.ttlMinS"));
+    }
+
+    #[test]
+    fn labels_that_only_tell_instances_apart_make_no_identity() {
+        let read = |more: &str| {
+            let text = format!(
+                "{more}\nendpoints: [{{name: a/b, interface: v0, ips: [10.0.0.1], labels: {{app: web, pod-template-hash: x1, \
+                 team: red}}}}]"
+            );
+            Config::parse(Path::new("/x/c.yaml"), &text).map(|config| {
+                let of = |labels: &Labels| labels.iter().map(|l| l.key.clone()).collect::<Vec<_>>().join(" ");
+                let [endpoint] = config.endpoints.as_slice() else {
+                    panic!("one endpoint")
+                };
+                (of(&endpoint.labels), of(&endpoint.ignored_labels))
+            })
+        };
+        let labels = |counting: &str, ignored: &str| (counting.to_owned(), ignored.to_owned());
+        assert_eq!(
+            read("").unwrap(),
+            labels("app io.kubernetes.pod.namespace team", "pod-template-hash")
+        );
+        assert_eq!(
+            read("identityLabels: ['!team']").unwrap(),
+            labels("app io.kubernetes.pod.namespace", "pod-template-hash team")
+        );
+        assert_eq!(
+            read("identityLabels: ['k8s:app']").unwrap(),
+            labels("app io.kubernetes.pod.namespace", "pod-template-hash team")
+        );
+        assert_eq!(field("identityLabels: ['(']"), "identityLabels");
     }
 
     #[test]

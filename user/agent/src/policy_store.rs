@@ -49,6 +49,8 @@ pub(crate) struct Loaded {
     pub(crate) rejections: usize,
     /// References to what is not there; the documents are in force, the rules select nobody by them.
     pub(crate) dangling: usize,
+    /// Rules that contradict each other at an endpoint, whose traffic is therefore denied.
+    pub(crate) conflicts: usize,
     /// Documents in force.
     pub(crate) documents: usize,
 }
@@ -84,8 +86,7 @@ impl PolicyStore {
         let mut compiler = Compiler::new(options);
         let mut identities = Vec::with_capacity(config.endpoints.len());
         for endpoint in &config.endpoints {
-            let (identity, _) = compiler.add_identity(&endpoint.labels)?;
-            compiler.set_named_ports(identity, endpoint.named_ports.clone());
+            let (identity, _) = compiler.add_identity_with_ports(&endpoint.labels, &endpoint.named_ports)?;
             identities.push(identity);
         }
         let store = Self {
@@ -131,8 +132,13 @@ impl PolicyStore {
         patches.extend(self.classify(&loaded_names, names)?);
         loaded_names.classes.clone_from(&self.classes);
         self.compiler.set_rules(resolved.rules);
+        let policies = self.compile(endpoints)?;
+        let conflicts = conflicts(&policies);
+        let conflicting = conflicts.len();
+        findings.extend(conflicts);
         Ok(Loaded {
-            policies: self.compile(endpoints)?,
+            policies,
+            conflicts: conflicting,
             patches,
             prefixes,
             names: loaded_names,
@@ -268,6 +274,16 @@ impl PolicyStore {
     }
 }
 
+/// What contradicts itself at an endpoint, each once.
+fn conflicts(policies: &[Arc<CompiledPolicy>]) -> Vec<Finding> {
+    let mut found: Vec<Finding> = Vec::new();
+    for conflict in policies.iter().flat_map(|policy| policy.conflicts()) {
+        let finding = conflict.finding();
+        found.extend(finding.filter(|finding| !found.contains(finding)));
+    }
+    found
+}
+
 fn errors(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
     findings.iter().filter(|finding| finding.severity == Severity::Error)
 }
@@ -346,6 +362,57 @@ mod tests {
         let loaded = store.load(&config.endpoints, &Names::default()).unwrap();
         assert_eq!((loaded.rejections, loaded.dangling, loaded.documents), (0, 1, 1));
         assert!(enforced(&loaded));
+    }
+
+    #[test]
+    fn rules_that_contradict_each_other_at_an_endpoint_are_told() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("p")).unwrap();
+        let (mut store, config) = store(dir.path());
+        let rules = |name: &str, subject: &str, l7: &str| {
+            format!(
+                "---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: {name}}}\nspec:\n  endpointSelector: \
+                 {subject}\n  ingress:\n  - toPorts: [{{ports: [{{port: '443', protocol: TCP}}], {l7}}}]\n"
+            )
+        };
+        let text = rules("http", "{}", "rules: {http: [{method: GET}]}")
+            + &rules("tls", "{matchLabels: {app: web}}", "serverNames: [a.b]");
+        fs::write(dir.path().join("p/a.yaml"), text).unwrap();
+        let loaded = store.load(&config.endpoints, &Names::default()).unwrap();
+        assert_eq!((loaded.conflicts, loaded.rejections), (1, 0));
+        let told = loaded.findings.last().unwrap().to_string();
+        assert!(
+            told.contains("policy_conflict") && told.contains("default/http") && told.contains("default/tls"),
+            "{told}"
+        );
+    }
+
+    #[test]
+    fn endpoints_with_the_same_labels_keep_their_own_port_names() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("p")).unwrap();
+        let text = "policyDirs: [p]\nendpoints:\n\
+                    - {name: default/a, labels: {app: web}, interface: v0, ips: [10.0.0.1], namedPorts: {http: 8080}}\n\
+                    - {name: default/b, labels: {app: web}, interface: v1, ips: [10.0.0.2], namedPorts: {http: 9090}}\n\
+                    - {name: default/c, labels: {app: web}, interface: v2, ips: [10.0.0.3], namedPorts: {http: 8080}}\n\
+                    - {name: default/d, labels: {app: client}, interface: v3, ips: [10.0.0.4]}\n";
+        let config = Config::parse(&dir.path().join("config.yaml"), text).unwrap();
+        let (mut store, identities) = PolicyStore::new(&config).unwrap();
+        let [a, b, c, _] = identities.as_slice() else {
+            panic!("{identities:?}")
+        };
+        assert!(a != b && a == c, "{identities:?}");
+        let policy = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: named}\nspec:\n  endpointSelector: \
+                      {matchLabels: {app: client}}\n  egress:\n  - toEndpoints: [{matchLabels: {app: web}}]\n    toPorts: [{ports: \
+                      [{port: http, protocol: TCP}]}]\n";
+        fs::write(dir.path().join("p/a.yaml"), policy).unwrap();
+        let loaded = store.load(&config.endpoints, &Names::default()).unwrap();
+        let allowed = |peer: u32, port| {
+            let decision = loaded.policies[3].lookup(Direction::Egress, peer, 6, port);
+            matches!(decision, seventh_policy::L4Decision::Allow)
+        };
+        assert!(allowed(*a, 8080) && !allowed(*a, 9090));
+        assert!(allowed(*b, 9090) && !allowed(*b, 8080));
     }
 
     #[test]

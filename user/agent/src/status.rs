@@ -208,8 +208,14 @@ fn problems(state: &State, workers: &[WorkerReport]) -> Vec<String> {
     }
     if state.dangling > 0 {
         problems.push(format!(
-            "{} references in policy documents lead nowhere (see the findings): these rules select nobody by them",
+            "{} references in policy documents lead nowhere (see the findings): these rules select, or govern, nobody",
             state.dangling
+        ));
+    }
+    if state.conflicts > 0 {
+        problems.push(format!(
+            "{} contradictions between rules (see the findings): their traffic is denied (policy_conflict)",
+            state.conflicts
         ));
     }
     problems.extend(

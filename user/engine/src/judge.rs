@@ -128,7 +128,12 @@ impl Desk {
     }
 
     /// Notes the headers that the rule wants and does not insist on.
-    fn note_logged_headers(&mut self, rules: &HttpRuleSet, rule: u32, head: &RequestHead<'_>) -> Result<(), DropReason> {
+    fn note_logged_headers(
+        &mut self,
+        rules: &HttpRuleSet,
+        rule: u32,
+        head: &RequestHead<'_>,
+    ) -> Result<(), DropReason> {
         let headers = headers_read(rules, head)?;
         let request = as_request(head, &headers);
         let sent = |name: &str| headers.iter().any(|(sent, _)| sent.eq_ignore_ascii_case(name));

@@ -210,10 +210,29 @@ impl Compiler {
         Ok((id, self.identity_changed(id)))
     }
 
-    /// An identity with a number that others gave.
-    pub fn insert_identity(&mut self, id: IdentityId, labels: Labels) -> Vec<PolicyPatch> {
-        self.identities.insert(id, labels);
-        self.identity_changed(id)
+    /// Number of the endpoints with these labels that declare these ports. Endpoints of one label set that declare others
+    /// have a number of their own: what a port's name means for egress to them is decided for each.
+    ///
+    /// # Errors
+    /// The scope has no number left.
+    pub fn add_identity_with_ports(
+        &mut self,
+        labels: &Labels,
+        ports: &NamedPorts,
+    ) -> Result<(IdentityId, Vec<PolicyPatch>), AllocateError> {
+        let is_new = self.identities.find(labels).is_none();
+        let mut known = self.identities.iter().filter(|i| i.labels == *labels);
+        if let Some(known) = known.find(|i| i.named_ports == *ports) {
+            return Ok((known.id, Vec::new()));
+        }
+        drop(known);
+        let id = if is_new {
+            self.identities.allocate(labels)?
+        } else {
+            self.identities.allocate_another(labels)?
+        };
+        self.identities.set_named_ports(id, ports.clone());
+        Ok((id, self.identity_changed(id)))
     }
 
     /// Declares the named ports of the endpoints with this identity.

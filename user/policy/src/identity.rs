@@ -85,14 +85,6 @@ impl Identity {
         self.labels.has(SOURCE_RESERVED, name)
     }
 
-    /// Whether it lies outside the cluster.
-    #[must_use]
-    pub fn is_world(&self) -> bool {
-        ["world", "world-ipv4", "world-ipv6"]
-            .iter()
-            .any(|name| self.is_reserved(name))
-    }
-
     /// Whether it was learned under this toFQDNs selector.
     #[must_use]
     pub fn is_named_by(&self, pattern: &NamePattern) -> bool {
@@ -245,29 +237,38 @@ impl Identities {
         if let Some(id) = self.find(labels) {
             return Ok(id);
         }
+        let id = self.free(labels)?;
+        self.put(Identity::new(id, labels.clone()));
+        Ok(id)
+    }
+
+    /// A further number for the label set, for endpoints that differ in what is no label: the ports that they declare.
+    /// [`Identities::find`] goes on finding the first.
+    ///
+    /// # Errors
+    /// The scope has no number left.
+    pub fn allocate_another(&mut self, labels: &Labels) -> Result<IdentityId, AllocateError> {
+        let id = self.free(labels)?;
+        self.by_id.insert(id, Arc::new(Identity::new(id, labels.clone())));
+        Ok(id)
+    }
+
+    fn free(&mut self, labels: &Labels) -> Result<IdentityId, AllocateError> {
         let outside = |l: &Label| l.source == SOURCE_CIDR || l.source == SOURCE_FQDN;
-        let id = if labels.iter().any(outside) {
+        if labels.iter().any(outside) {
             take(&self.by_id, &mut self.next_local, LOCAL_SCOPE_FIRST..=LOCAL_SCOPE_LAST)
-                .ok_or(AllocateError::LocalScopeFull)?
+                .ok_or(AllocateError::LocalScopeFull)
         } else if labels.has(SOURCE_RESERVED, "remote-node") {
             take(&self.by_id, &mut self.next_node, NODE_SCOPE_FIRST..=NODE_SCOPE_LAST)
-                .ok_or(AllocateError::NodeScopeFull)?
+                .ok_or(AllocateError::NodeScopeFull)
         } else {
             take(
                 &self.by_id,
                 &mut self.next_cluster,
                 CLUSTER_SCOPE_FIRST..=CLUSTER_SCOPE_LAST,
             )
-            .ok_or(AllocateError::ClusterScopeFull)?
-        };
-        self.put(Identity::new(id, labels.clone()));
-        Ok(id)
-    }
-
-    /// An identity with a number that others gave (a Kubernetes object, a test). Replaces what had the number.
-    pub fn insert(&mut self, id: IdentityId, labels: Labels) {
-        self.remove(id);
-        self.put(Identity::new(id, labels));
+            .ok_or(AllocateError::ClusterScopeFull)
+        }
     }
 
     /// Declares the named ports of the endpoints with this identity. `false` if the number is not known or they are

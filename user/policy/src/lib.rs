@@ -74,7 +74,7 @@ pub use identity::{Identities, Identity, IdentityId, NamedPorts};
 pub use ipcache::{Ipcache, Owner};
 pub use label::{Label, Labels};
 pub use label_filter::LabelFilter;
-pub use load::{Loaded, Loader, load_paths, load_text};
+pub use load::{Loaded, Loader, Sources, load_paths, load_text};
 pub use misses::{Miss, MissedField};
 pub use party::Party;
 pub use resolve::{Resolved, Service, Services, Surroundings, name_selectors_of, prefixes_of, resolve};

@@ -28,6 +28,38 @@ pub struct Loaded {
     pub findings: Vec<Finding>,
     /// How many objects of other kinds were passed over.
     pub others: usize,
+    /// The texts.
+    pub sources: Sources,
+}
+
+/// The texts of files, to show what a finding is about.
+#[derive(Clone, Debug, Default)]
+pub struct Sources(HashMap<Arc<str>, Arc<str>>);
+
+/// Characters of a line that are shown at most.
+const QUOTED_MAX: usize = 120;
+
+impl Sources {
+    /// The line that a finding is about, with its number, and a caret under the place: two lines of text. `None` if the
+    /// finding has no line or the file is not known. Control characters are replaced.
+    #[must_use]
+    pub fn quote(&self, finding: &Finding) -> Option<String> {
+        let line = usize::try_from(finding.line).ok()?.checked_sub(1)?;
+        let text = self.0.get(&finding.file)?.lines().nth(line)?;
+        let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+        let column = usize::try_from(finding.column).ok()?.max(1) - 1;
+        // A long line is shown from a little before the place.
+        let skipped = if column < QUOTED_MAX {
+            0
+        } else {
+            column - QUOTED_MAX / 2
+        };
+        let shown = text.chars().skip(skipped).take(QUOTED_MAX);
+        let shown: String = shown.map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        let number = finding.line.to_string();
+        let (margin, indent) = (" ".repeat(number.len()), " ".repeat(column - skipped));
+        Some(format!("  {number} | {shown}\n  {margin} | {indent}^"))
+    }
 }
 
 impl Loaded {
@@ -53,7 +85,7 @@ pub struct Loader {
 /// A file's text and what it came to.
 #[derive(Debug)]
 struct Parsed {
-    text: String,
+    text: Arc<str>,
     loaded: Loaded,
 }
 
@@ -71,14 +103,18 @@ impl Loader {
             match read_file(&path) {
                 Ok(text) => {
                     let known = before.remove(&path).or_else(|| self.files.remove(&path));
-                    let parsed = known.filter(|parsed| parsed.text == text).unwrap_or_else(|| {
+                    let parsed = known.filter(|parsed| *parsed.text == *text).unwrap_or_else(|| {
                         let mut loaded = Loaded::default();
                         load_into(&name, &text, &mut loaded);
-                        Parsed { text, loaded }
+                        Parsed {
+                            text: text.into(),
+                            loaded,
+                        }
                     });
                     loaded.documents.extend(parsed.loaded.documents.iter().cloned());
                     loaded.findings.extend(parsed.loaded.findings.iter().cloned());
                     loaded.others += parsed.loaded.others;
+                    loaded.sources.0.insert(name, parsed.text.clone());
                     self.files.insert(path, parsed);
                 }
                 Err(reason) => loaded.findings.push(whole_file(&name, reason)),
@@ -93,7 +129,9 @@ impl Loader {
 #[must_use]
 pub fn load_text(file: &str, text: &str) -> Loaded {
     let mut loaded = Loaded::default();
-    load_into(&file.into(), text, &mut loaded);
+    let file: Arc<str> = file.into();
+    load_into(&file, text, &mut loaded);
+    loaded.sources.0.insert(file, text.into());
     refuse_duplicates(&mut loaded);
     loaded
 }

@@ -78,6 +78,25 @@ impl Requirement {
     }
 }
 
+impl Requirement {
+    /// Whether labels that fulfil the other plainly fulfil this one.
+    fn follows_from(&self, other: &Self) -> bool {
+        let same_key = self.key == other.key || (self.key.source == SOURCE_ANY && self.key.key == other.key.key);
+        let all_in = |some: &[String], all: &[String]| some.iter().all(|v| all.contains(v));
+        match (&self.operator, &other.operator) {
+            (Operator::In(all), Operator::In(some)) => same_key && all_in(some, all),
+            (Operator::Exists, Operator::In(_) | Operator::Exists) => same_key,
+            // That no label has a value does not follow from one of another source.
+            (Operator::NotIn(some), Operator::NotIn(all)) => self.key == other.key && all_in(some, all),
+            (Operator::NotIn(_) | Operator::DoesNotExist, Operator::DoesNotExist) => self.key == other.key,
+            (Operator::NotIn(unwanted), Operator::In(values)) => {
+                self.key == other.key && !values.iter().any(|v| unwanted.contains(v))
+            }
+            _ => false,
+        }
+    }
+}
+
 impl fmt::Display for Requirement {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.operator {
@@ -124,6 +143,13 @@ impl Selector {
     #[must_use]
     pub fn matches(&self, labels: &Labels) -> bool {
         self.requirements.iter().all(|r| r.matches(labels))
+    }
+
+    /// Whether it plainly selects whatever the other selects. `false` if that takes more than one look to see.
+    #[must_use]
+    pub fn covers(&self, other: &Self) -> bool {
+        let follows = |own: &Requirement| other.requirements.iter().any(|theirs| own.follows_from(theirs));
+        self.requirements.iter().all(follows)
     }
 
     /// Whether it names the namespace, by name or by the namespace's labels.

@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use seventh_abi::DropReason;
 
+use crate::finding::{Finding, Severity};
 use crate::rule::{Action, L7Rules, Rule};
 use crate::rule_set::{ByAddress, RuleSet, RuleSetContent, RuleSetRegistry, RuleSetRules};
 
@@ -339,6 +340,25 @@ pub struct Conflict {
     pub rules: Vec<Arc<crate::finding::RuleOrigin>>,
     /// Why they cannot hold together.
     pub reason: String,
+}
+
+impl Conflict {
+    /// What to tell people: the first rule's place, and where the others are.
+    #[must_use]
+    pub fn finding(&self) -> Option<Finding> {
+        let (first, others) = self.rules.split_first()?;
+        let others: Vec<String> = others.iter().map(ToString::to_string).collect();
+        Some(Finding {
+            severity: Severity::Warning,
+            file: first.file.clone(),
+            document: first.document,
+            line: first.line,
+            column: 1,
+            object: format!("{} {}", first.kind, first.policy()),
+            field: first.path.clone(),
+            reason: format!("policy_conflict: {}; with {}", self.reason, others.join(" and ")),
+        })
+    }
 }
 
 impl Decider<'_> {

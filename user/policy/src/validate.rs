@@ -8,14 +8,16 @@ use std::sync::Arc;
 use serde::Serialize;
 
 use crate::finding::{Finding, RuleOrigin, Severity};
-use crate::load::load_paths;
+use crate::load::{Sources, load_paths};
 use crate::resolve::{Surroundings, resolve};
 use crate::rule::{
-    Action, DirectionRules, L7Rules, Peers, PolicyRule, PortMatch, PortRange, Ports, Precedence, Rule, Tier,
+    Action, DirectionRules, L7Rules, PeerSelector, Peers, PolicyRule, PortMatch, PortRange, Ports, Precedence, Rule,
+    Subject, Tier,
 };
 
-/// Pairs of rules that are compared for one direction at most; beyond that the comparison stops and says so.
+/// Pairs of rules, and of policies, that are compared at most; beyond that the comparison stops and says so.
 const PAIRS_MAX: usize = 1_000_000;
+const POLICY_PAIRS_MAX: usize = 10_000_000;
 
 /// What was found in a set of documents.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -26,6 +28,9 @@ pub struct Validation {
     pub others: usize,
     /// Errors and warnings, by file and line.
     pub findings: Vec<Finding>,
+    /// What was read, for quotations.
+    #[serde(skip)]
+    pub sources: Sources,
 }
 
 impl Validation {
@@ -55,6 +60,7 @@ pub fn validate<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>, surroundings
         valid: loaded.documents.len(),
         others: loaded.others,
         findings,
+        sources: loaded.sources,
     }
 }
 
@@ -94,32 +100,59 @@ fn equal_priorities(policies: &[Arc<PolicyRule>], findings: &mut Vec<Finding>) {
 /// Rules for the same endpoints and peers that void or contradict each other.
 fn overlaps<'a>(rules: impl Iterator<Item = &'a PolicyRule>, findings: &mut Vec<Finding>) {
     let policies: Vec<&PolicyRule> = rules.collect();
-    let mut compared = 0;
+    let (mut pairs, mut policy_pairs) = (0, 0);
     for (at, first) in policies.iter().enumerate() {
-        for second in policies
-            .iter()
-            .skip(at)
-            .filter(|second| second.subject == first.subject)
-        {
+        for second in policies.iter().skip(at) {
+            policy_pairs += 1;
+            let meeting = Meeting::of(&first.subject, &second.subject);
+            if policy_pairs <= POLICY_PAIRS_MAX && meeting.is_none() {
+                continue;
+            }
             for (a, b) in [(&first.ingress, &second.ingress), (&first.egress, &second.egress)] {
                 let (Some(a), Some(b)) = (a, b) else { continue };
-                compared += a.rules.len() * b.rules.len();
-                if compared > PAIRS_MAX {
-                    let reason =
-                        format!("more than {PAIRS_MAX} pairs of rules: overlaps behind this one are not looked for");
+                pairs += a.rules.len() * b.rules.len();
+                if pairs > PAIRS_MAX || policy_pairs > POLICY_PAIRS_MAX {
+                    let reason = format!(
+                        "more than {PAIRS_MAX} pairs of rules, or {POLICY_PAIRS_MAX} of policies: overlaps behind this \
+                         one are not looked for"
+                    );
                     findings.push(warning(&first.origin, &first.origin, reason));
                     return;
                 }
-                compare(a, b, findings);
+                let Some(meeting) = meeting else { continue };
+                compare(a, b, meeting.second_covers, findings);
                 if !std::ptr::eq(*first, *second) {
-                    compare(b, a, findings);
+                    compare(b, a, meeting.first_covers, findings);
                 }
             }
         }
     }
 }
 
-fn compare(a: &DirectionRules, b: &DirectionRules, findings: &mut Vec<Finding>) {
+/// Two subjects one of which plainly means all that the other means.
+#[derive(Clone, Copy)]
+struct Meeting {
+    first_covers: bool,
+    second_covers: bool,
+}
+
+impl Meeting {
+    fn of(first: &Subject, second: &Subject) -> Option<Self> {
+        let ((Subject::Endpoints(first), Subject::Endpoints(second)) | (Subject::Nodes(first), Subject::Nodes(second))) =
+            (first, second)
+        else {
+            return None;
+        };
+        let (first_covers, second_covers) = (first.covers(second), second.covers(first));
+        (first_covers || second_covers).then_some(Self {
+            first_covers,
+            second_covers,
+        })
+    }
+}
+
+/// `covered`: the second policy governs all endpoints that the first governs.
+fn compare(a: &DirectionRules, b: &DirectionRules, covered: bool, findings: &mut Vec<Finding>) {
     for x in a.rules.iter().filter(|r| r.action == Action::Allow) {
         for y in b.rules.iter().filter(|r| r.action == Action::Allow) {
             match (&x.l7, &y.l7) {
@@ -132,8 +165,7 @@ fn compare(a: &DirectionRules, b: &DirectionRules, findings: &mut Vec<Finding>) 
                     );
                     findings.push(warning(&x.origin, &x.origin, reason));
                 }
-                (Some(_), None) => void(x, y, findings),
-                (None, Some(_)) => void(y, x, findings),
+                (Some(_), None) if covered => void(x, y, findings),
                 _ => {}
             }
         }
@@ -157,16 +189,28 @@ impl Rule {
         match (&self.peers, &other.peers) {
             (Peers::Any, _) => true,
             (Peers::Selected(_), Peers::Any) => false,
-            (Peers::Selected(all), Peers::Selected(some)) => some.iter().all(|s| all.contains(s)),
+            (Peers::Selected(all), Peers::Selected(some)) => some.iter().all(|s| all.iter().any(|a| peer_covers(a, s))),
         }
     }
 }
 
-/// Whether the two plainly mean some of the same peers: everybody, or a selector in common.
+/// Whether one selector plainly means everybody whom the other means.
+fn peer_covers(all: &PeerSelector, some: &PeerSelector) -> bool {
+    match (all, some) {
+        (PeerSelector::Labels(all), PeerSelector::Labels(some)) => all.covers(some),
+        (PeerSelector::Prefix { net, except }, PeerSelector::Prefix { net: inner, .. }) => {
+            all == some || (net.contains(inner) && except.is_empty())
+        }
+        _ => all == some,
+    }
+}
+
+/// Whether the two plainly mean some of the same peers: everybody, or a selector that covers one of the other.
 fn peers_meet(a: &Rule, b: &Rule) -> bool {
+    let meet = |x: &PeerSelector, y: &PeerSelector| peer_covers(x, y) || peer_covers(y, x);
     match (&a.peers, &b.peers) {
         (Peers::Any, _) | (_, Peers::Any) => true,
-        (Peers::Selected(a), Peers::Selected(b)) => a.iter().any(|s| b.contains(s)),
+        (Peers::Selected(a), Peers::Selected(b)) => a.iter().any(|x| b.iter().any(|y| meet(x, y))),
     }
 }
 

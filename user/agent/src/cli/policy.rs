@@ -59,6 +59,9 @@ fn check(paths: &[PathBuf], output: Form) -> Result<Answer> {
         Form::Text => {
             for finding in &validation.findings {
                 println!("{finding}");
+                if let Some(quotation) = validation.sources.quote(finding) {
+                    println!("{quotation}");
+                }
             }
             let count = |severity| validation.findings.iter().filter(|f| f.severity == severity).count();
             println!(

@@ -162,7 +162,9 @@ pub(super) fn run(question: Question) -> Result<Answer> {
         Form::Text => {
             print(&traffic, &trace);
             if trace.verdict == Outcome::Allowed && matches!(request, Some(Request::Good { upgrades: true, .. })) {
-                println!("it asks for another protocol: that is so for the first request of a connection; a later one is denied");
+                println!(
+                    "it asks for another protocol: that is so for the first request of a connection; a later one is denied"
+                );
             }
         }
     }
@@ -181,6 +183,9 @@ fn tracer(question: &Question) -> Result<Tracer> {
     let errors: Vec<_> = findings.filter(|finding| finding.severity == Severity::Error).collect();
     for error in &errors {
         eprintln!("{error}");
+        if let Some(quotation) = loaded.sources.quote(error) {
+            eprintln!("{quotation}");
+        }
     }
     ensure!(
         errors.is_empty(),

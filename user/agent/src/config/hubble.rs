@@ -54,6 +54,61 @@ impl Default for RawRedact {
     }
 }
 
+/// `hubble:` from the command line and the environment.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(super) struct HubbleSettings {
+    /// TCP address at which flow records are served, besides the unix socket
+    #[arg(long, env = "SEVENTH_HUBBLE_LISTEN", value_name = "ADDRESS")]
+    hubble_listen: Option<String>,
+    /// Flow records that are kept: 2^n - 1
+    #[arg(long, env = "SEVENTH_HUBBLE_EVENT_BUFFER_CAPACITY", value_name = "N")]
+    hubble_event_buffer_capacity: Option<usize>,
+    /// Certificates of the server at that address, PEM
+    #[arg(long, env = "SEVENTH_HUBBLE_TLS_CERT_FILE", value_name = "FILE", requires_all = ["hubble_tls_key_file", "hubble_tls_client_ca_file"])]
+    hubble_tls_cert_file: Option<PathBuf>,
+    /// Their key, PEM
+    #[arg(
+        long,
+        env = "SEVENTH_HUBBLE_TLS_KEY_FILE",
+        value_name = "FILE",
+        requires = "hubble_tls_cert_file"
+    )]
+    hubble_tls_key_file: Option<PathBuf>,
+    /// Who has signed the certificates of clients, PEM
+    #[arg(
+        long,
+        env = "SEVENTH_HUBBLE_TLS_CLIENT_CA_FILE",
+        value_name = "FILE",
+        requires = "hubble_tls_cert_file"
+    )]
+    hubble_tls_client_ca_file: Option<PathBuf>,
+    /// Take queries, user names and headers out of flow records
+    #[arg(long, env = "SEVENTH_HUBBLE_REDACT_ENABLED", value_name = "BOOL")]
+    hubble_redact_enabled: Option<bool>,
+}
+
+impl HubbleSettings {
+    pub(super) fn take_precedence(self, raw: &mut RawHubble) {
+        raw.listen = self.hubble_listen.or(raw.listen.take());
+        raw.event_buffer_capacity = self.hubble_event_buffer_capacity.or(raw.event_buffer_capacity);
+        raw.redact.enabled = self.hubble_redact_enabled.unwrap_or(raw.redact.enabled);
+        let files = (
+            self.hubble_tls_cert_file,
+            self.hubble_tls_key_file,
+            self.hubble_tls_client_ca_file,
+        );
+        // The command line gives all three or none.
+        if let (Some(cert_file), Some(key_file), Some(client_ca_file)) = files {
+            raw.tls = Some(RawTls {
+                cert_file,
+                key_file,
+                client_ca_file,
+                server_name: raw.tls.take().and_then(|tls| tls.server_name),
+            });
+        }
+    }
+}
+
 /// Flow records and who may read them.
 #[derive(Clone, Debug, Default)]
 pub struct HubbleConfig {

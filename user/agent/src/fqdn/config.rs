@@ -2,6 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
+use clap::ValueEnum;
 use serde::Deserialize;
 use seventh_engine::{DnsRefusal, NameLimits};
 
@@ -21,21 +22,68 @@ pub(crate) struct RawFqdn {
     pre_cache: Option<PathBuf>,
 }
 
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "lowercase")]
 enum RawScope {
+    /// For the endpoint that has resolved it
     #[default]
     Endpoint,
+    /// For all endpoints of the node
     Node,
 }
 
 /// As Cilium's `--tofqdns-dns-reject-response-code`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, ValueEnum)]
 #[serde(rename_all = "camelCase")]
+#[value(rename_all = "camelCase")]
 enum RawReject {
+    /// REFUSED
     #[default]
     Refused,
+    /// NXDOMAIN
     NameError,
+}
+
+/// `fqdn:` from the command line and the environment.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub(crate) struct FqdnSettings {
+    /// For whom a resolved name opens its addresses
+    #[arg(long, env = "SEVENTH_FQDN_SCOPE", value_enum)]
+    fqdn_scope: Option<RawScope>,
+    /// What a denied DNS query is answered
+    #[arg(long, env = "SEVENTH_FQDN_REJECT", value_enum)]
+    fqdn_reject: Option<RawReject>,
+    /// Least time for which a resolved address is open, in seconds
+    #[arg(long, env = "SEVENTH_FQDN_TTL_MIN_S", value_name = "SECONDS")]
+    fqdn_ttl_min_s: Option<u64>,
+    /// For how long after its time an address stays open, in seconds
+    #[arg(long, env = "SEVENTH_FQDN_GRACE_S", value_name = "SECONDS")]
+    fqdn_grace_s: Option<u64>,
+    /// Names that are remembered at most
+    #[arg(long, env = "SEVENTH_FQDN_NAMES_MAX", value_name = "N")]
+    fqdn_names_max: Option<usize>,
+    /// Addresses of one name at most
+    #[arg(long, env = "SEVENTH_FQDN_ADDRESSES_PER_NAME_MAX", value_name = "N")]
+    fqdn_addresses_per_name_max: Option<usize>,
+    /// Where names outlive the agent
+    #[arg(long, env = "SEVENTH_FQDN_STATE_FILE", value_name = "FILE")]
+    fqdn_state_file: Option<PathBuf>,
+    /// Names that are known beforehand
+    #[arg(long, env = "SEVENTH_FQDN_PRE_CACHE", value_name = "FILE")]
+    fqdn_pre_cache: Option<PathBuf>,
+}
+
+impl FqdnSettings {
+    pub(crate) fn take_precedence(self, raw: &mut RawFqdn) {
+        raw.scope = self.fqdn_scope.unwrap_or(raw.scope);
+        raw.reject = self.fqdn_reject.unwrap_or(raw.reject);
+        raw.ttl_min_s = self.fqdn_ttl_min_s.or(raw.ttl_min_s);
+        raw.grace_s = self.fqdn_grace_s.or(raw.grace_s);
+        raw.names_max = self.fqdn_names_max.or(raw.names_max);
+        raw.addresses_per_name_max = self.fqdn_addresses_per_name_max.or(raw.addresses_per_name_max);
+        raw.state_file = self.fqdn_state_file.or(raw.state_file.take());
+        raw.pre_cache = self.fqdn_pre_cache.or(raw.pre_cache.take());
+    }
 }
 
 /// Checked, with every default filled in.

@@ -7,7 +7,7 @@
 mod config;
 mod state;
 
-pub(crate) use config::{FqdnConfig, RawFqdn};
+pub(crate) use config::{FqdnConfig, FqdnSettings, RawFqdn};
 
 use std::{
     collections::HashSet,

@@ -240,12 +240,19 @@ fn headers_that_a_rule_only_logs_are_in_the_record_of_the_request_and_hold_nothi
             connection.answered((round + 1) * request.len(), 1);
             let records = world.records();
             let [record] = &records[..] else { panic!("{records:?}") };
-            let logged: Vec<(&str, bool)> = record.logged_headers().iter().map(|h| (h.name.as_str(), h.sent)).collect();
+            let logged: Vec<(&str, bool)> = record
+                .logged_headers()
+                .iter()
+                .map(|h| (h.name.as_str(), h.sent))
+                .collect();
             assert_eq!(logged, wanted, "{headers:?}");
         }
         let plain = get("/public");
         connection.send(&mut world, 2 * request.len(), &plain).forwarded();
-        assert!(world.records()[0].logged_headers().is_empty(), "the next record begins empty");
+        assert!(
+            world.records()[0].logged_headers().is_empty(),
+            "the next record begins empty"
+        );
     }
 }
 

@@ -3,7 +3,7 @@
 use ipnet::IpNet;
 
 use super::cilium::transpose;
-use super::peers::prefix;
+use super::peers::{exceptions, prefix};
 use super::ports::{self, Port, PortValue, Protocol};
 use super::selector::LabelSelector;
 use super::{Body, Place, Reader};
@@ -145,21 +145,14 @@ fn peer(field: &Field<'_>) -> Option<NetworkPeer> {
     }
     let mut object = block.object()?;
     let net = object.required("cidr").and_then(|f| prefix(&f));
-    let except = object.optional("except").map_or(Some(Vec::new()), |f| {
-        f.list_of(|item| Some((prefix(item)?, item.clone())))
-    });
+    let except = object.optional("except");
     object.finish();
-    let (net, except) = (net?, except?);
-    for (inner, place) in &except {
-        if !net.contains(inner) || inner == &net {
-            place.fail(format!("{inner} does not lie strictly inside {net}"));
-            return None;
-        }
-    }
-    Some(NetworkPeer::Block {
-        net,
-        except: except.into_iter().map(|(net, _)| net).collect(),
-    })
+    let net = net?;
+    let except = exceptions(except.as_ref(), |inner| {
+        let strictly_inside = net.contains(inner) && *inner != net;
+        (!strictly_inside).then_some("does not lie strictly inside")
+    })?;
+    Some(NetworkPeer::Block { net, except })
 }
 
 fn port(field: &Field<'_>) -> Option<Port> {

@@ -264,9 +264,7 @@ fn prefix_rule(field: &Field<'_>) -> Option<PrefixRule> {
     let cidr = object.optional("cidr").filter(|f| !f.is_empty_string());
     let group = object.optional("cidrGroupRef").filter(|f| !f.is_empty_string());
     let groups = object.optional("cidrGroupSelector");
-    let except = object.optional("except").map_or(Some(Vec::new()), |f| {
-        f.list_of(|item| Some((prefix(item)?, item.clone())))
-    });
+    let except = object.optional("except");
     object.finish();
     let source = match (cidr, group, groups) {
         (Some(field), None, None) => PrefixSource::Prefix(prefix(&field)?),
@@ -281,20 +279,36 @@ fn prefix_rule(field: &Field<'_>) -> Option<PrefixRule> {
             return None;
         }
     };
-    let except = except?;
-    if let PrefixSource::Prefix(net) = &source {
-        for (inner, place) in &except {
-            if !net.contains(inner) {
-                place.fail(format!("{inner} does not lie inside {net}"));
-                return None;
-            }
-        }
-    }
-    let except = except.into_iter().map(|(net, _)| net).collect();
+    let net = match &source {
+        PrefixSource::Prefix(net) => Some(*net),
+        PrefixSource::Group(_) | PrefixSource::Groups(_) => None,
+    };
+    let except = exceptions(except.as_ref(), |inner| {
+        let inside = net.is_none_or(|net| net.contains(inner));
+        (!inside).then_some("does not lie inside")
+    })?;
     Some(PrefixRule {
         place: super::Place::of(field),
         source,
         except,
+    })
+}
+
+/// Reads `except`. `fault` says what is wrong with a prefix that may not be left out.
+pub(super) fn exceptions(
+    field: Option<&Field<'_>>,
+    fault: impl Fn(&IpNet) -> Option<&'static str>,
+) -> Option<Vec<IpNet>> {
+    let Some(field) = field else { return Some(Vec::new()) };
+    field.list_of(|item| {
+        let net = prefix(item)?;
+        match fault(&net) {
+            None => Some(net),
+            Some(fault) => {
+                item.fail(format!("{net} {fault} the prefix"));
+                None
+            }
+        }
     })
 }
 

@@ -195,7 +195,9 @@ impl Resolver<'_> {
         let reason = if foreign(SOURCE_ANY) || selector.expressions.iter().any(excludes_own) {
             format!("governs nobody: a policy governs its own namespace only, which is {own:?}, and this excludes it")
         } else if foreign(SOURCE_K8S) {
-            format!("a policy governs its own namespace only: this one governs {own:?}, whatever namespace it names here")
+            format!(
+                "a policy governs its own namespace only: this one governs {own:?}, whatever namespace it names here"
+            )
         } else {
             return;
         };

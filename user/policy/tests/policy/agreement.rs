@@ -129,6 +129,7 @@ impl World {
             cluster: generator.cluster.then(|| "here".to_owned()),
             node_labels: true,
             services: services(),
+            ..Surroundings::default()
         };
         let options = CompileOptions {
             enforcement: match generator.rng.random_range(0..20) {

@@ -398,3 +398,189 @@ fn policies_of_one_priority_are_pointed_out() {
     assert_eq!(finding.object, "ClusterNetworkPolicy c");
     assert!(finding.reason.contains("ClusterNetworkPolicy a"), "{finding}");
 }
+
+/// Everything that `validate` has to say of these documents: severity, field and reason.
+fn findings(yaml: &str) -> Vec<(Severity, String, String)> {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("policies.yaml");
+    fs::write(&file, yaml).unwrap();
+    let found = validate([&file], &Surroundings::default());
+    let findings = found.findings.into_iter();
+    findings.map(|f| (f.severity, f.field, f.reason)).collect()
+}
+
+fn document(kind: &str, name: &str, spec: &str) -> String {
+    format!("---\napiVersion: cilium.io/v2\nkind: {kind}\nmetadata: {{name: {name}}}\nspec:\n{spec}\n")
+}
+
+fn cnp(name: &str, spec: &str) -> String {
+    document("CiliumNetworkPolicy", name, spec)
+}
+
+#[test]
+fn a_policy_for_nodes_is_an_error_because_nothing_enforces_it() {
+    let found = findings(&document(
+        "CiliumClusterwideNetworkPolicy",
+        "host",
+        "  nodeSelector: {matchLabels: {role: db}}\n  ingress: [{}]",
+    ));
+    let [(Severity::Error, field, reason)] = found.as_slice() else {
+        panic!("{found:?}")
+    };
+    assert_eq!(field, "spec.nodeSelector");
+    assert!(
+        reason.contains("governs nobody") && reason.contains("not enforced yet"),
+        "{reason}"
+    );
+}
+
+#[test]
+fn a_foreign_namespace_in_the_endpoint_selector_is_pointed_out() {
+    let said = |selector: &str| {
+        let found = findings(&cnp(
+            "x",
+            &format!("  endpointSelector: {selector}\n  ingress: [{{fromEndpoints: [{{}}]}}]"),
+        ));
+        found
+            .into_iter()
+            .map(|(_, field, reason)| format!("{field}: {reason}"))
+            .collect::<Vec<_>>()
+    };
+    let key = "io.kubernetes.pod.namespace";
+    let overridden = said(&format!("{{matchLabels: {{'k8s:{key}': shop}}}}"));
+    assert!(
+        overridden.len() == 1
+            && overridden[0].starts_with("spec.endpointSelector: a policy governs its own namespace only"),
+        "{overridden:?}"
+    );
+    for nobody in [
+        format!("{{matchLabels: {{{key}: shop}}}}"),
+        format!("{{matchExpressions: [{{key: 'k8s:{key}', operator: In, values: [shop]}}]}}"),
+        format!("{{matchExpressions: [{{key: {key}, operator: NotIn, values: [default]}}]}}"),
+    ] {
+        let found = said(&nobody);
+        assert!(
+            found.len() == 1 && found[0].contains("governs nobody"),
+            "{nobody}: {found:?}"
+        );
+    }
+    for own in [
+        format!("{{matchLabels: {{'k8s:{key}': default}}}}"),
+        format!("{{matchExpressions: [{{key: {key}, operator: In, values: [shop, default]}}]}}"),
+        "{}".to_owned(),
+    ] {
+        assert_eq!(said(&own), Vec::<String>::new(), "{own}");
+    }
+}
+
+#[test]
+fn entities_that_nobody_has_on_a_node_alone_are_pointed_out() {
+    for (entity, warned) in [
+        ("health", true),
+        ("kube-apiserver", true),
+        ("ingress", true),
+        ("remote-node", true),
+        ("unmanaged", true),
+        ("host", false),
+        ("world", false),
+        ("cluster", false),
+        ("init", false),
+        ("all", false),
+    ] {
+        let found = findings(&cnp(
+            "x",
+            &format!("  endpointSelector: {{}}\n  egress: [{{toEntities: [{entity}]}}]"),
+        ));
+        let said = found.iter().any(|(severity, _, reason)| {
+            *severity == Severity::Warning && reason.contains(&format!("the entity {entity:?} is nobody here"))
+        });
+        assert_eq!(said, warned, "{entity}: {found:?}");
+    }
+}
+
+/// Two policies: one with HTTP rules and one with server names, or without L7 part.
+fn two(subjects: [&str; 2], peers: [&str; 2], second: &str) -> Vec<String> {
+    let policy = |name: &str, subject: &str, peers: &str, l7: &str| {
+        cnp(
+            name,
+            &format!(
+                "  endpointSelector: {subject}\n  ingress:\n  - {peers}\n    toPorts: [{{ports: [{{port: '443', protocol: TCP}}]{l7}}}]"
+            ),
+        )
+    };
+    let yaml = policy("http", subjects[0], peers[0], ", rules: {http: [{method: GET}]}")
+        + &policy("other", subjects[1], peers[1], second);
+    findings(&yaml).into_iter().map(|(_, _, reason)| reason).collect()
+}
+
+#[test]
+fn contradictions_are_found_between_selectors_one_of_which_covers_the_other() {
+    let (all, web) = ("{}", "{matchLabels: {app: web}}");
+    let (anybody, some) = ("fromEntities: [all]", "fromEndpoints: [{matchLabels: {role: front}}]");
+    let exact = "fromEndpoints: [{matchLabels: {role: front, zone: a}}]";
+    let names = ", serverNames: [a.example]";
+    for (subjects, peers) in [
+        ([all, web], [anybody, anybody]),
+        ([web, all], [some, anybody]),
+        ([web, web], [some, exact]),
+        (
+            ["{matchExpressions: [{key: app, operator: Exists}]}", web],
+            ["fromCIDR: [10.0.0.0/8]", "fromCIDR: [10.1.0.0/16]"],
+        ),
+        (
+            [
+                "{matchExpressions: [{key: app, operator: In, values: [web, db]}]}",
+                "{matchLabels: {'k8s:app': web}}",
+            ],
+            [anybody, anybody],
+        ),
+    ] {
+        let found = two(subjects, peers, names);
+        assert_eq!(
+            found.iter().filter(|f| f.contains("which is therefore denied")).count(),
+            2,
+            "{subjects:?} {peers:?}: {found:?}"
+        );
+    }
+    for (subjects, peers) in [
+        ([web, "{matchLabels: {app: db}}"], [anybody, anybody]),
+        ([web, web], ["fromCIDR: [10.0.0.0/8]", "fromCIDR: [172.16.0.0/12]"]),
+        (
+            ["{matchExpressions: [{key: app, operator: NotIn, values: [web]}]}", web],
+            [anybody, anybody],
+        ),
+    ] {
+        assert_eq!(
+            two(subjects, peers, names),
+            Vec::<String>::new(),
+            "{subjects:?} {peers:?}"
+        );
+    }
+    // What voids L7 rules must govern all that they govern.
+    assert_eq!(two([web, all], [some, anybody], "").len(), 1);
+    assert_eq!(two([all, web], [some, anybody], ""), Vec::<String>::new());
+}
+
+#[test]
+fn a_finding_shows_its_line_with_a_mark_under_the_place() {
+    let yaml = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: x}\nspec:\n  endpointSelector: {}\n  ingres: [{}]\n";
+    let loaded = load_text("a.yaml", yaml);
+    let quoted = |column: &str| {
+        let finding = loaded.findings.iter().find(|f| f.field == column).unwrap();
+        loaded.sources.quote(finding).unwrap()
+    };
+    assert_eq!(quoted("spec.ingres"), "  6 |   ingres: [{}]\n    |   ^");
+    // A line that is too long for a terminal is shown around the place; what could steer one is not.
+    let long = format!("a: {}\u{7}[\n", "x".repeat(5000));
+    let loaded = load_text("b.yaml", &long);
+    let quoted = loaded
+        .findings
+        .iter()
+        .filter_map(|f| loaded.sources.quote(f))
+        .next()
+        .unwrap();
+    assert!(
+        quoted.chars().count() < 400 && !quoted.contains('\u{7}') && quoted.ends_with('^'),
+        "{quoted:?}"
+    );
+}

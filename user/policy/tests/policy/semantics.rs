@@ -4,7 +4,7 @@ use seventh_abi::Direction::{Egress, Ingress};
 use seventh_abi::DropReason;
 use seventh_policy::identity::{all_of, outside_labels, prefix_labels};
 use seventh_policy::name_pattern::NamePattern;
-use seventh_policy::{CompileOptions, Enforcement, L4Decision, Labels, NamedPorts};
+use seventh_policy::{CompileOptions, Enforcement, L4Decision, Labels, NamedPorts, Surroundings, load_text, resolve};
 
 use crate::world::{TCP, UDP, World, request};
 
@@ -71,6 +71,49 @@ fn an_empty_list_of_peers_selects_nobody_but_an_absent_one_everybody() {
             "{list}"
         );
     }
+}
+
+#[test]
+fn an_empty_list_of_icmp_types_is_its_absence_and_an_item_without_types_is_none_at_all() {
+    let icmp = |item: &str| {
+        let mut world = World::new(&cnp("x", &format!("  ingress: [{{fromEndpoints: [{{}}], {item}}}]")));
+        (
+            world.l4(Ingress, "app=a", "app=b", 1, 8),
+            world.ingress("app=a", "app=b", 80),
+        )
+    };
+    // The length is what is tested: nothing listed is a rule about every protocol and port.
+    for absent in ["icmps: []", "icmps: null", "icmps: [], toPorts: []"] {
+        assert_eq!(icmp(absent), ("allow", "allow"), "{absent}");
+    }
+    for nothing in ["icmps: [{}]", "icmps: [{fields: []}]", "icmps: [{fields: []}, {}]"] {
+        assert_eq!(icmp(nothing), ("deny", "deny"), "{nothing}");
+    }
+    assert_eq!(icmp("icmps: [{}, {fields: [{type: 8}]}]"), ("allow", "deny"));
+    assert_eq!(icmp(&format!("icmps: [], toPorts: {PORT_80}")), ("deny", "allow"));
+    // Without peers, too, nothing is left to say who is meant.
+    let mut alone = World::new(&cnp("x", "  ingress: [{icmps: []}]"));
+    assert_eq!(alone.l4(Ingress, "app=a", "app=b", 1, 8), "deny");
+}
+
+#[test]
+fn an_empty_list_of_specs_is_a_policy_that_says_nothing() {
+    let yaml = cnp("x", "  ingress: [{}]");
+    let (head, _) = yaml.split_once("spec:").unwrap();
+    let loaded = load_text("x.yaml", &format!("{head}specs: []\n"));
+    assert_eq!((loaded.documents.len(), loaded.has_errors()), (1, false));
+    assert!(
+        loaded
+            .findings
+            .iter()
+            .any(|f| f.field == "specs" && f.reason.contains("holds no rule")),
+        "{:?}",
+        loaded.findings
+    );
+    assert!(resolve(&loaded.documents, &Surroundings::default()).rules.is_empty());
+    // Beside a spec it changes nothing.
+    let mut both = World::new(&format!("{yaml}specs: []\n"));
+    assert_eq!(both.ingress("app=a", "app=b", 80), "deny");
 }
 
 #[test]
