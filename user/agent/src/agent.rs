@@ -184,12 +184,7 @@ async fn start(config: &Config) -> Result<(Arc<Shared>, Collector)> {
     fqdn::restore(engine.names(), config, nanoseconds(started))?;
     let loaded = store.load(&config.endpoints, engine.names())?;
     log_findings(&loaded.findings);
-    ensure!(
-        loaded.rejections == 0,
-        "{} errors in policy documents (see above; `seventh policy validate PATH` shows them, too); an agent does not \
-         start with a part of its policies",
-        loaded.rejections
-    );
+    check_loaded(&loaded)?;
     check_interfaces(config)?;
     let (mut datapath, channels) = Datapath::start(settings(config)).await?;
     let (events, answers) = (datapath.take_events(), datapath.take_answers());
@@ -245,6 +240,16 @@ async fn start(config: &Config) -> Result<(Arc<Shared>, Collector)> {
     let collector = Collector::new(observer, writer, sources, config.hubble.redaction.clone());
     names.serve(&shared);
     Ok((shared, collector))
+}
+
+fn check_loaded(loaded: &Loaded) -> Result<()> {
+    ensure!(
+        loaded.rejections == 0,
+        "{} errors in policy documents (see above; `seventh policy validate PATH` shows them, too); an agent does not \
+         start with a part of its policies",
+        loaded.rejections
+    );
+    Ok(())
 }
 
 fn limits(config: &Config) -> EngineLimits {

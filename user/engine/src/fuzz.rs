@@ -292,7 +292,7 @@ impl<'a> Run<'a> {
     fn note(&mut self, meta: Option<InjectMeta>) {
         match meta.map(|meta| meta.action) {
             Some(InjectAction::Forward { .. } | InjectAction::ForwardQuic { .. }) => {
-                (self.values, self.read) = (None, None)
+                (self.values, self.read) = (None, None);
             }
             Some(InjectAction::Bypass { start, end, .. }) => {
                 self.free.push(start.wrapping_sub(BASE)..end.wrapping_sub(BASE));

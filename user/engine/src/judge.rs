@@ -10,7 +10,7 @@ use crate::record::{Content, Inside, L7Record, LoggedHeader, RecordVerdict};
 use crate::shared::{EngineLimits, EngineShared};
 use crate::upgrade::Protocol;
 use seventh_abi::DropReason;
-use seventh_parsers::http1::{BodyLength, RequestHead, Version, read_head};
+use seventh_parsers::http1::{BodyLength, RequestHead, read_head};
 use seventh_policy::{HttpRequest, HttpRuleSet, HttpVerdict};
 use seventh_verdict_cache::Key;
 use std::sync::Arc;
@@ -115,7 +115,7 @@ impl Desk {
     ) -> Result<T, DropReason> {
         let host = head.host.unwrap_or_default();
         self.content
-            .set_http(version_text(head.version), head.method, host, &head.path);
+            .set_http(head.version.name(), head.method, host, &head.path);
         let rules = policy.rules.http().ok_or(DropReason::InspectorMissing)?;
         let rule = self.verdict(rules, policy.rules.id(), head)?;
         let known = further(head)?;
@@ -243,14 +243,6 @@ impl Desk {
 }
 
 /// As requests and answers name it; HTTP/2 has no line that does, so this is how Hubble does.
-const fn version_text(version: Version) -> &'static str {
-    match version {
-        Version::Http10 => "HTTP/1.0",
-        Version::Http11 => "HTTP/1.1",
-        Version::Http2 => "HTTP/2",
-    }
-}
-
 /// Asks the rules.
 fn ask(rules: &HttpRuleSet, head: &RequestHead<'_>) -> Result<HttpVerdict, DropReason> {
     let headers = headers_read(rules, head)?;

@@ -84,7 +84,7 @@ impl<T> Requests<T> {
         let Some(last) = known.iter().rposition(|request| request.time_ns <= answer.time_ns) else {
             return Asked::Nothing;
         };
-        if status(&answer.head).is_some_and(|status| status.is_interim()) {
+        if status(&answer.head).is_some_and(Status::is_interim) {
             return Asked::Interim;
         }
         let gone: usize = known.iter().take(last + 1).map(|request| request.bytes).sum();

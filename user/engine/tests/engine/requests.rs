@@ -304,8 +304,8 @@ fn records_say_which_version_of_http_it_was() {
         connection.send(&mut world, 0, bytes);
         let records = world.records();
         let [record] = &records[..] else { panic!("{records:?}") };
-        assert_eq!(record.version().map(|version| version.name()), Some(version));
+        assert_eq!(record.http().map(|http| http.version), Some(version));
     }
     Connection::new().send(&mut world, 0, "\x16\x03\x01");
-    assert_eq!(world.records()[0].version(), None);
+    assert!(world.records()[0].http().is_none());
 }
