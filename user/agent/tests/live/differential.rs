@@ -190,12 +190,12 @@ fn http2_inputs() -> Vec<Vec<u8>> {
             frame(6, 0, 0, evil.get(..8).unwrap().as_bytes()),
             [frame(0xfa, 0, 0, evil.as_bytes()), data].concat(),
         ] {
-            inputs.push([PREFACE, &settings, &frames].concat());
+            inputs.push([&PREFACE[..], &settings, &frames].concat());
         }
         // The first frame of a client is SETTINGS; its values may be anything that is not known.
         let mut values = evil.as_bytes().to_vec();
         values.resize(values.len().next_multiple_of(6), b'\n');
-        inputs.push([PREFACE, &frame(4, 0, 0, &values)].concat());
+        inputs.push([&PREFACE[..], &frame(4, 0, 0, &values)].concat());
     }
     inputs
 }

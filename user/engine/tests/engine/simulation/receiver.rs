@@ -239,7 +239,7 @@ pub(crate) fn serve_http2(stream: &[u8]) -> Vec<Acted> {
     acted
 }
 
-/// Reads ClientHellos: whatever stands in handshake records one behind the other, other records passed over.
+/// Reads hellos of TLS clients: whatever stands in handshake records one behind the other, other records passed over.
 pub(crate) fn serve_tls(stream: &[u8]) -> Vec<Acted> {
     let (mut acted, mut message, mut at) = (Vec::new(), Vec::new(), 0);
     while let Some(&[kind, _, _, high, low]) = stream.get(at..).and_then(<[u8]>::first_chunk) {
