@@ -48,8 +48,8 @@ pub trait PuntChannel: Send {
     /// The channel is broken for good.
     fn push(&mut self, produce: &mut dyn FnMut(&mut dyn Outgoing)) -> io::Result<()>;
 
-    /// Waits until a frame is there, for at most `timeout`. False if none came. Looks for a few microseconds before it
-    /// sleeps if frames have been coming quickly.
+    /// Sleeps until a frame is there, for at most `timeout`. False if none came. Looking for frames before going to sleep
+    /// was measured and brought nothing.
     ///
     /// # Errors
     /// The channel is broken for good.
