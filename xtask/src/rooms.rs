@@ -161,7 +161,7 @@ pub(crate) const RESERVED: &[(&str, &[&str])] = &[
 ];
 
 /// The fewest tests the repository may have: raised as it grows, so that tests cannot vanish unseen.
-pub(crate) const TESTS_MIN: usize = 300;
+pub(crate) const TESTS_MIN: usize = 680;
 
 /// The room that a file belongs to.
 pub(crate) fn room_of(path: &str) -> Option<&'static Room> {
