@@ -72,7 +72,7 @@ const LONG_HEADER: u8 = 0x80;
 
 /// A datagram of the opener on a flow whose QUIC connections are known. Only a long header can begin another one, and
 /// after the handshake there are none. QUIC is never fragmented (RFC 9000 section 14).
-#[inline(never)]
+#[inline(always)]
 pub fn settled_quic(scene: &Scene<'_>, flow: &mut FlowState) -> i32 {
     if scene.scratch.packet.fragment != FRAGMENT_NONE {
         return refuse(scene, flow, DropReason::FragmentOfInspectedFlow);
@@ -84,7 +84,7 @@ pub fn settled_quic(scene: &Scene<'_>, flow: &mut FlowState) -> i32 {
 }
 
 /// Whether the datagram, or one of a super-packet's, begins with a long header. What cannot be seen is taken for one.
-#[inline(always)]
+#[inline(never)]
 fn has_long_header(scene: &Scene<'_>) -> bool {
     let packet = &scene.scratch.packet;
     // SAFETY: reads a field of the context that the kernel passed in.

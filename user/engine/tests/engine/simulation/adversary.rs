@@ -3,7 +3,7 @@
 use super::kernel::{Kernel, Way};
 use super::linux::{Host, Linux};
 use super::receiver::{Acted, Keeps, Receiver, is_allowed, serve, serve_http2, serve_tls};
-use super::{LINUX_SEEDS, seeds, traffic};
+use super::{HTTP1_SEEDS, HTTP2_SEEDS, LINUX_SEEDS, TLS_SEEDS, seeds, traffic};
 use crate::http2;
 use crate::tls::hello::server_hello;
 use crate::wire::{ACK, FIN, PSH, RST, SYN, Sent, Shape, URG};
@@ -15,6 +15,7 @@ use std::rc::Rc;
 
 const REPLY_BASE: u32 = 0xffff_ff00;
 const STEPS: usize = 120;
+const CLOCK_BASE: u32 = 1 << 30;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Speech {
@@ -42,6 +43,8 @@ struct Attack {
     free: Vec<(i64, i64)>,
     /// Where everything passes from.
     passed_at: Option<i64>,
+    /// Of the opener's timestamps.
+    clock: u32,
     reply_base: u32,
     /// What the server says, how much of it has reached the opener, and how many requests or hellos it has answered.
     reply: Vec<u8>,
@@ -70,7 +73,7 @@ impl Attack {
         let mut connection = Connection::at(base);
         connection.shape = Shape::new(1, 2, if speech == Speech::Tls { 443 } else { 80 });
         if rng.random_bool(0.4) {
-            connection.shape.timestamps = Some((1 << 31, 0));
+            connection.shape.timestamps = Some((CLOCK_BASE, 0));
         }
         let mut reply_base = REPLY_BASE;
         let receiver = if let Some(host) = host {
@@ -97,6 +100,7 @@ impl Attack {
             values: Vec::new(),
             free: Vec::new(),
             passed_at: None,
+            clock: CLOCK_BASE,
             reply_base,
             reply: Vec::new(),
             replied: 0,
@@ -270,11 +274,12 @@ impl Attack {
         shape.ttl = if self.rng.random_bool(0.08) { 1 } else { 61 };
         shape.window = *[0xffff, 0xffff, 1000, 0].choose(&mut self.rng).unwrap();
         if let Some((value, _)) = &mut shape.timestamps {
+            self.clock += self.rng.random_range(0..3);
             // Now and then one that is older than others, by little or by half of the circle.
             *value = match self.rng.random_range(0..12) {
-                0 => value.wrapping_sub(self.rng.random_range(1..1000)),
-                1 => value.wrapping_add(1 << 31),
-                _ => value.wrapping_add(self.rng.random_range(0..3)),
+                0 => self.clock - self.rng.random_range(1..1000),
+                1 => self.clock.wrapping_add(1 << 31),
+                _ => self.clock,
             };
         }
         self.trace.push(format!(
@@ -494,26 +499,28 @@ fn attack(speech: Speech, seeds: std::ops::Range<u64>, host: &OnLinux) {
         requests += served.len() as u64;
         refusals += u64::from(attack.kernel.closed);
     }
-    // The attack must not be so wild that nothing gets anywhere.
+    // The attack must not be so wild that nothing gets anywhere. Linux's server never answers, so only first requests
+    // are refused at once.
+    let refusals_min = if host.is_some() { 0 } else { runs / 10 };
     assert!(
-        requests > runs / 3 && refusals > runs / 10,
+        requests > runs / 3 && refusals > refusals_min,
         "{requests} requests, {refusals} refusals"
     );
 }
 
 #[test]
 fn no_denied_request_is_ever_complete_at_the_other_side() {
-    attack(Speech::Http1, seeds(), &None);
+    attack(Speech::Http1, seeds(HTTP1_SEEDS), &None);
 }
 
 #[test]
 fn no_denied_request_over_http_2_is_ever_complete_at_the_other_side() {
-    attack(Speech::Http2, seeds(), &None);
+    attack(Speech::Http2, seeds(HTTP2_SEEDS), &None);
 }
 
 #[test]
 fn no_denied_name_ever_reaches_the_other_side() {
-    attack(Speech::Tls, seeds(), &None);
+    attack(Speech::Tls, seeds(TLS_SEEDS), &None);
 }
 
 #[test]
