@@ -1,43 +1,86 @@
-//! Live traffic with and without enforcement, side by side.
+//! Live traffic without enforcement, enforced by Seventh, and enforced by others, side by side.
 //!
-//! Three networks of namespaces are built, alike but for what is enforced at the server's endpoint: nothing, a rule for
-//! the port (L4), HTTP rules (L7). wrk then asks nginx in each of them in turn, round after round, so that a machine
-//! that gets slower or faster meanwhile does so for all three. Printed are medians over the rounds.
+//! Networks of namespaces are built, alike but for what is enforced on the node between client and server. Every load is
+//! run in each of them in turn, round after round, so that a machine that gets slower or faster meanwhile does so for
+//! all. Printed are medians over the rounds. Another way is another variant of [`way::Way`]; another load one of
+//! [`load::Load`].
 #![forbid(unsafe_code)]
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a command-line tool")]
 
+mod bulk;
+mod chart;
+mod cost;
+mod dnsperf;
+mod floors;
+mod load;
+mod network;
+mod page;
+mod proxies;
 mod report;
-mod setup;
+mod rules;
+mod way;
 mod wrk;
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{
+    cost::Meter,
+    load::Load,
+    network::{Network, Scale},
+    proxies::Programs,
     report::Report,
-    setup::{Enforcement, Setup},
-    wrk::Load,
+    way::Way,
 };
 
-/// Compares live HTTP traffic without enforcement, under an L4 rule and under HTTP rules.
+/// Files that this program and what it starts must each be allowed to open: ten thousand connections, on both sides of a proxy.
+const FILES_MIN: u64 = 12_000;
+
+/// Compares live traffic without enforcement, under Seventh, and under proxies with the same rules.
 #[derive(Debug, Parser)]
 struct Options {
-    /// Rounds; each runs every load in every setup once
+    /// Rounds; each runs every load through every way once
     #[arg(long, default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     rounds: u32,
     /// Seconds of one run
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u64).range(1..=600))]
     seconds: u64,
+    /// Megabytes of one bulk transfer
+    #[arg(long, default_value_t = 256, value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    megabytes: u64,
+    /// One short round with one load of each kind: shows that everything works, not how fast it is
+    #[arg(long, conflicts_with_all = ["rounds", "seconds", "megabytes", "publish"])]
+    quick: bool,
+    /// Only loads whose name contains this, such as "keep-alive, 8"
+    #[arg(long)]
+    load: Option<String>,
+    /// Only ways whose name contains this, and no enforcement
+    #[arg(long)]
+    way: Option<String>,
+    /// Write docs/benchmarks.md and its plots
+    #[arg(long)]
+    publish: bool,
     /// The `seventh` binary; by default the one beside this program
     #[arg(long)]
     binary: Option<PathBuf>,
+    /// The `envoy` binary; by default the one that ./seventh-dev setup has installed
+    #[arg(long)]
+    envoy: Option<PathBuf>,
 }
 
 fn main() -> ExitCode {
     match run(&Options::parse()) {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(0) => ExitCode::SUCCESS,
+        Ok(failures) => {
+            eprintln!("e2e: {failures} runs failed");
+            ExitCode::FAILURE
+        }
         Err(error) => {
             eprintln!("e2e: {error:#}");
             ExitCode::from(2)
@@ -45,35 +88,99 @@ fn main() -> ExitCode {
     }
 }
 
-fn run(options: &Options) -> Result<()> {
-    let binary = binary(options)?;
-    let setups: Vec<Setup> = Enforcement::ALL
+/// The number of runs that failed.
+fn run(options: &Options) -> Result<usize> {
+    let programs = programs(options)?;
+    let (rounds, scale) = if options.quick {
+        let scale = Scale {
+            seconds: 1,
+            bulk_bytes: 64_000_000,
+        };
+        (1, scale)
+    } else {
+        let scale = Scale {
+            seconds: options.seconds,
+            bulk_bytes: options.megabytes * 1_000_000,
+        };
+        (options.rounds, scale)
+    };
+    let all_loads = if options.quick { Load::QUICK } else { Load::ALL };
+    let loads: Vec<Load> = all_loads
         .iter()
-        .map(|&enforcement| Setup::build(enforcement, &binary).with_context(|| enforcement.name()))
-        .collect::<Result<_>>()?;
+        .copied()
+        .filter(|load| options.load.as_ref().is_none_or(|part| load.name().contains(part)))
+        .collect();
+    allow_open_files()?;
+    let meter = Meter::start()?;
+    let networks = networks(options, &loads, &programs, scale)?;
     let mut report = Report::default();
-    let duration = Duration::from_secs(options.seconds);
-    for round in 1..=options.rounds {
-        eprintln!("round {round} of {}", options.rounds);
-        for load in Load::ALL {
-            for setup in &setups {
-                report.add(*load, setup.enforcement, setup.measure(*load, duration)?);
+    for round in 1..=rounds {
+        eprintln!("round {round} of {rounds}");
+        for &load in &loads {
+            run_load(&networks, round, load, &meter, scale, &mut report);
+        }
+    }
+    println!("{}{}", report.tables(), floors::table(&floors::floors(&report)));
+    if options.publish {
+        let docs = Path::new(env!("CARGO_MANIFEST_DIR")).with_file_name("docs");
+        page::write(&docs, &report, &programs, scale.seconds)?;
+    }
+    Ok(report.failures.len())
+}
+
+/// For this program and what it starts.
+fn allow_open_files() -> Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    ensure!(
+        most >= FILES_MIN,
+        "at most {most} files may be open here, {FILES_MIN} are needed: ulimit -Hn {FILES_MIN}"
+    );
+    Ok(setrlimit(Resource::RLIMIT_NOFILE, most, most)?)
+}
+
+fn networks(options: &Options, loads: &[Load], programs: &Programs, scale: Scale) -> Result<Vec<Network>> {
+    let wanted = |way: &&Way| {
+        let chosen = options.way.as_ref().is_none_or(|part| way.name().contains(part));
+        (**way == Way::None || chosen) && loads.iter().any(|load| way.handles(load.kind()))
+    };
+    let ways = Way::ALL.iter().filter(wanted);
+    ways.map(|&way| {
+        eprintln!("building: {}", way.name());
+        Network::build(way, programs, scale).with_context(|| way.name())
+    })
+    .collect()
+}
+
+fn run_load(networks: &[Network], round: u32, load: Load, meter: &Meter, scale: Scale, report: &mut Report) {
+    for network in networks.iter().filter(|network| network.way.handles(load.kind())) {
+        match network.measure(load, meter, scale) {
+            Ok(sample) => {
+                report.add(round, load, network.way, sample);
+            }
+            Err(error) => {
+                let failure = format!("{}, {}, round {round}: {error:#}", load.name(), network.way.name());
+                eprintln!("FAILED: {failure}");
+                report.failures.push(failure);
             }
         }
     }
-    println!("{report}");
-    Ok(())
 }
 
-fn binary(options: &Options) -> Result<PathBuf> {
-    let binary = match &options.binary {
+fn programs(options: &Options) -> Result<Programs> {
+    let seventh = match &options.binary {
         Some(binary) => binary.clone(),
         None => std::env::current_exe()?.with_file_name("seventh"),
     };
-    ensure!(
-        binary.is_file(),
-        "{} is not there; `cargo build --release -p seventh` makes it",
-        binary.display()
-    );
-    Ok(binary)
+    let installed = "../.tools/envoy/envoy/_bin/envoy";
+    let envoy = match &options.envoy {
+        Some(envoy) => envoy.clone(),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join(installed),
+    };
+    for (program, next) in [
+        (&seventh, "`cargo build --release -p seventh` makes it"),
+        (&envoy, "`./seventh-dev setup` installs it"),
+    ] {
+        ensure!(program.is_file(), "{} is not there; {next}", program.display());
+    }
+    Ok(Programs { seventh, envoy })
 }

@@ -1,57 +1,21 @@
 //! What wrk is told and what it says.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result, bail};
 
-/// How the client asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) struct Load {
-    pub(crate) connections: u32,
-    /// Many requests on a connection, or one.
-    pub(crate) keep_alive: bool,
-}
+use crate::load::Sample;
 
-impl Load {
-    /// In the order of the table.
-    pub(crate) const ALL: &[Load] = &[
-        Load {
-            connections: 1,
-            keep_alive: true,
-        },
-        Load {
-            connections: 8,
-            keep_alive: true,
-        },
-        Load {
-            connections: 64,
-            keep_alive: true,
-        },
-        Load {
-            connections: 8,
-            keep_alive: false,
-        },
+/// For so many connections at a time; each used for many requests, or for one.
+pub(crate) fn arguments(connections: u32, keep_alive: bool, seconds: u64) -> Vec<String> {
+    let mut arguments = vec![
+        "-t1".to_owned(),
+        "--latency".to_owned(),
+        format!("-c{connections}"),
+        format!("-d{seconds}s"),
     ];
-
-    /// As the table names it.
-    pub(crate) fn name(self) -> String {
-        format!(
-            "{} {}",
-            if self.keep_alive { "keep-alive" } else { "close" },
-            self.connections
-        )
+    if !keep_alive {
+        arguments.extend(["-H".to_owned(), "Connection: close".to_owned()]);
     }
-}
-
-/// One run.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(crate) struct Sample {
-    pub(crate) requests: f64,
-    pub(crate) requests_per_second: f64,
-    pub(crate) p50_us: f64,
-    pub(crate) p99_us: f64,
-    /// CPU time of the agent during the run.
-    pub(crate) agent_cpu: Duration,
+    arguments
 }
 
 /// Reads wrk's report. A run in which a request failed or was denied is no measurement but an error.
@@ -74,17 +38,22 @@ pub(crate) fn parse(report: &str) -> Result<Sample> {
         .lines()
         .find(|line| line.contains(" requests in "))
         .context("wrk's report has no total")?;
+    let requests: f64 = total
+        .split_ascii_whitespace()
+        .next()
+        .unwrap_or_default()
+        .parse()
+        .context("total of requests")?;
+    let per_second: f64 = field("Requests/sec:")?.parse().context("Requests/sec")?;
+    if requests == 0.0 {
+        bail!("no request was answered:\n{report}");
+    }
     Ok(Sample {
-        requests: total
-            .split_ascii_whitespace()
-            .next()
-            .unwrap_or_default()
-            .parse()
-            .context("total of requests")?,
-        requests_per_second: field("Requests/sec:")?.parse().context("Requests/sec")?,
-        p50_us: microseconds(field("50%")?)?,
-        p99_us: microseconds(field("99%")?)?,
-        agent_cpu: Duration::ZERO,
+        amount: requests,
+        seconds: requests / per_second,
+        p50_us: Some(microseconds(field("50%")?)?),
+        p99_us: Some(microseconds(field("99%")?)?),
+        ..Sample::default()
     })
 }
 
@@ -108,8 +77,8 @@ mod tests {
     #[test]
     fn a_report_is_read_in_its_units() {
         let sample = parse(REPORT).unwrap();
-        assert_eq!((sample.requests, sample.requests_per_second), (123_456.0, 58_789.12));
-        assert_eq!((sample.p50_us, sample.p99_us), (116.0, 1020.0));
+        assert_eq!((sample.amount, sample.rate().round()), (123_456.0, 58_789.0));
+        assert_eq!((sample.p50_us, sample.p99_us), (Some(116.0), Some(1020.0)));
     }
 
     #[test]
