@@ -69,7 +69,7 @@ fn rules(count: usize) -> HttpRuleSet {
 
 fn judge(c: &mut Criterion) {
     let mut group = c.benchmark_group("rules");
-    for count in [1, 10, 100] {
+    for count in [1, 10, 100, 1_000, 10_000] {
         let set = rules(count);
         let last = format!("/service-{}/orders/4711", count - 1);
         let allowed = HttpRequest {

@@ -6,6 +6,7 @@
     reason = "tests build frames from small numbers and compare sequence numbers"
 )]
 
+mod allocations;
 mod closing;
 mod decisions;
 mod dns;
