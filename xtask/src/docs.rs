@@ -4,17 +4,57 @@ use std::fmt::Write as _;
 
 use anyhow::Context as _;
 use seventh_abi::DropReason;
+use seventh_metrics::Metric;
 
 use crate::repository::root;
 
 /// The page about drop reasons, from the root of the repository.
 pub(crate) const DROP_REASONS: &str = "docs/drop-reasons.md";
 
+/// The page about metrics.
+pub(crate) const METRICS: &str = "docs/metrics.md";
+/// What stands before its tables: written by people.
+const METRICS_INTRODUCTION: &str = include_str!("metrics_introduction.md");
+
 /// Writes every page.
 pub(crate) fn write() -> anyhow::Result<bool> {
-    let path = root().join(DROP_REASONS);
-    std::fs::write(&path, drop_reasons()).with_context(|| format!("writing {}", path.display()))?;
+    for (path, text) in [(DROP_REASONS, drop_reasons()), (METRICS, metrics())] {
+        let path = root().join(path);
+        std::fs::write(&path, text).with_context(|| format!("writing {}", path.display()))?;
+    }
     Ok(true)
+}
+
+/// All metrics, ours and those of Hubble's names.
+pub(crate) fn metrics() -> String {
+    let mut page = String::from(METRICS_INTRODUCTION);
+    let (always, of_plugins): (Vec<&Metric>, Vec<&Metric>) =
+        seventh_metrics::all().partition(|metric| metric.plugin.is_empty());
+    page.push_str("\n## Always there\n\n| metric | kind | labels | meaning |\n|---|---|---|---|\n");
+    for metric in always {
+        metric_row(&mut page, "", metric);
+    }
+    page.push_str(
+        "\n## Counted from flow records, as configured\n\n\
+         | configured as | metric | kind | labels | meaning |\n|---|---|---|---|---|\n",
+    );
+    for metric in of_plugins {
+        metric_row(&mut page, &format!("`{}` | ", metric.plugin), metric);
+    }
+    page
+}
+
+fn metric_row(page: &mut String, first: &str, metric: &Metric) {
+    let labels: Vec<String> = metric.labels.iter().map(|label| format!("`{label}`")).collect();
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        page,
+        "| {first}`{}` | {} | {} | {} |",
+        metric.name,
+        metric.kind.name(),
+        labels.join(", "),
+        escaped(metric.help)
+    );
 }
 
 /// All reasons with which a packet or a request is dropped.
@@ -61,6 +101,15 @@ mod tests {
                 page.contains(&format!("| {} | `{}` |", reason as u8, reason.name())),
                 "{reason:?}"
             );
+        }
+    }
+
+    #[test]
+    fn every_metric_has_a_row_with_its_kind() {
+        let page = metrics();
+        for metric in seventh_metrics::all() {
+            let row = format!("`{}` | {} |", metric.name, metric.kind.name());
+            assert!(page.contains(&row), "{row}");
         }
     }
 

@@ -101,6 +101,12 @@ pub(crate) const ROOMS: &[Room] = &[
         ..PLAIN
     },
     Room {
+        name: "seventh-metrics",
+        folder: "user/metrics",
+        sans_io: true,
+        ..PLAIN
+    },
+    Room {
         name: "seventh-fixtures",
         folder: "pcap-fixtures",
         may_use: &["seventh-parsers"],
@@ -117,6 +123,7 @@ pub(crate) const ROOMS: &[Room] = &[
             "seventh-engine",
             "seventh-datapath",
             "seventh-flows",
+            "seventh-metrics",
         ],
         tests_may_use: &["seventh-fixtures"],
         ..PLAIN
@@ -140,7 +147,8 @@ pub(crate) const ROOMS: &[Room] = &[
     Room {
         name: "xtask",
         folder: "xtask",
-        may_use: &["seventh-abi"],
+        // Both are lists that pages are made from, and depend on nothing.
+        may_use: &["seventh-abi", "seventh-metrics"],
         ..PLAIN
     },
 ];
@@ -154,7 +162,9 @@ pub(crate) const RESERVED: &[(&str, &[&str])] = &[
     ("hickory-proto", &["seventh-parsers"]),
     ("tokio", &["seventh"]),
     ("tonic", &["seventh"]),
+    ("hyper", &["seventh"]),
     ("hyper-util", &["seventh"]),
+    ("prometheus-client", &["seventh"]),
     ("clap", &["seventh", "seventh-benches"]),
     ("anyhow", &["seventh", "seventh-benches", "xtask"]),
     ("notify", &["seventh"]),

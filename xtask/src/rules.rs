@@ -36,17 +36,22 @@ pub(crate) fn check(repository: &Repository) -> Vec<Finding> {
             .filter_map(|room| source::check_root(repository, room))
             .flatten(),
     );
-    findings.extend(drop_reasons_are_current(repository.file(docs::DROP_REASONS)));
+    for (path, text, source) in [
+        (docs::DROP_REASONS, docs::drop_reasons(), "kern/abi/src/reason.rs"),
+        (docs::METRICS, docs::metrics(), "user/metrics/src"),
+    ] {
+        findings.extend(is_current(path, repository.file(path), &text, source));
+    }
     findings.extend(enough_tests(tests));
     findings
 }
 
-fn drop_reasons_are_current(page: Option<&File>) -> Option<Finding> {
-    let current = page.is_some_and(|page| page.text == docs::drop_reasons());
+fn is_current(path: &str, page: Option<&File>, text: &str, source: &str) -> Option<Finding> {
+    let current = page.is_some_and(|page| page.text == text);
     (!current).then(|| Finding {
-        path: docs::DROP_REASONS.to_owned(),
+        path: path.to_owned(),
         line: 0,
-        message: "differs from kern/abi/src/reason.rs: run `cargo xtask docs`".to_owned(),
+        message: format!("differs from {source}: run `cargo xtask docs`"),
     })
 }
 
@@ -63,18 +68,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_missing_or_stale_page_of_reasons_is_found() {
+    fn a_missing_or_stale_page_is_found() {
+        let check = |page| is_current(docs::DROP_REASONS, page, &docs::drop_reasons(), "");
         let stale = File {
             path: docs::DROP_REASONS.to_owned(),
             text: "| 1 | `policy_denied` |".to_owned(),
         };
-        assert!(drop_reasons_are_current(Some(&stale)).is_some());
-        assert!(drop_reasons_are_current(None).is_some());
+        assert!(check(Some(&stale)).is_some());
+        assert!(check(None).is_some());
         let current = File {
             path: docs::DROP_REASONS.to_owned(),
             text: docs::drop_reasons(),
         };
-        assert_eq!(drop_reasons_are_current(Some(&current)), None);
+        assert_eq!(check(Some(&current)), None);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use seventh_verdict_cache::KeyHasher;
 use tokio::{
     net::UnixListener,
     signal::unix::{Signal, SignalKind, signal},
-    sync::{mpsc, oneshot},
+    sync::{mpsc, oneshot, watch},
     task::JoinHandle,
     time::{MissedTickBehavior, interval, timeout},
 };
@@ -25,12 +25,15 @@ use tracing::{error, info, warn};
 use crate::{
     api,
     config::Config,
+    export,
     fqdn::{self, KernelNames},
     hubble,
+    metrics::{self, Metrics},
     node::{NodeLock, interface_index},
     observer::{self, Address, Collector, Directory, Observer, Sources},
     policy_store::{Loaded, PolicyStore},
     publisher::Publisher,
+    reloaded::Reloaded,
     worker::{Workers, nanoseconds},
 };
 
@@ -55,6 +58,7 @@ pub(crate) struct Shared {
     pub(crate) engine: Arc<EngineShared>,
     pub(crate) observer: Arc<Observer>,
     pub(crate) names: Arc<KernelNames>,
+    pub(crate) exporters: Arc<export::Exporters>,
     state: Mutex<State>,
 }
 
@@ -108,6 +112,10 @@ pub async fn run(config: Config, keep: bool) -> Result<()> {
     };
     // Who asks here learns where others find this node, if they can.
     let address = hubble.as_ref().map_or(local, |server| server.address().clone());
+    let scraped = match &config.metrics {
+        Some(metrics) => Some((metrics::listen(metrics.listen).await?, metrics.clone())),
+        None => None,
+    };
     let (shared, collector) = start(&config).await?;
     let mut tasks = vec![
         tokio::spawn(collector.run()),
@@ -116,14 +124,36 @@ pub async fn run(config: Config, keep: bool) -> Result<()> {
         tokio::spawn(fqdn::tend(Arc::clone(&shared), config.clone())),
     ];
     tasks.extend(hubble.map(|server| tokio::spawn(server.serve(Arc::clone(&shared.observer)))));
+    if let Some((server, config)) = scraped {
+        let metrics = Arc::new(Metrics::new(&config));
+        tasks.push(tokio::spawn(server.serve(Arc::clone(&shared), Arc::clone(&metrics))));
+        tasks.push(tokio::spawn(metrics::follow(
+            metrics,
+            Arc::clone(&shared.observer),
+            config,
+        )));
+    }
+    let (stop_exporters, stopped) = watch::channel(false);
+    let exporters = tokio::spawn(exporters(&shared, &config).run(stopped));
     info!(api = %config.api.display(), endpoints = config.endpoints.len(), "ready");
     let served = serve_until(&mut stop, listener, &shared, &address).await;
+    let _ = stop_exporters.send(true);
+    let _ = exporters.await;
     // Whoever loses the API has not asked for an open gate.
     end(&shared, &config, tasks, keep || served.is_err()).await?;
     // Somebody may have removed it already; a dead socket is replaced by the next agent anyway.
     let _ = std::fs::remove_file(&config.api);
     info!(kept = keep, "stopped");
     served
+}
+
+fn exporters(shared: &Shared, config: &Config) -> export::Manager {
+    export::Manager {
+        exporters: Arc::clone(&shared.exporters),
+        observer: Arc::clone(&shared.observer),
+        fixed: config.hubble.flow_logs.clone(),
+        file: config.hubble.flow_logs_file.clone().map(Reloaded::new),
+    }
 }
 
 /// Serves until a signal comes. Answers that are being given may be finished, but a watcher does not hold up the end.
@@ -217,6 +247,7 @@ async fn start(config: &Config) -> Result<(Arc<Shared>, Collector)> {
         engine,
         observer: Arc::clone(&observer),
         names: Arc::clone(&names),
+        exporters: Arc::default(),
         state: Mutex::new(State {
             store,
             publisher: Some(publisher),

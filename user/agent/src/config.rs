@@ -5,6 +5,7 @@
 
 mod hubble;
 mod inspection;
+mod metrics;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -24,6 +25,8 @@ use crate::fqdn::{FqdnConfig, FqdnSettings, RawFqdn};
 pub use hubble::{HubbleConfig, HubbleListen, HubbleTls};
 use hubble::{HubbleSettings, RawHubble};
 use inspection::RawInspection;
+pub use metrics::MetricsConfig;
+use metrics::RawMetrics;
 
 /// Why a configuration cannot be used: file, field and reason.
 #[derive(Debug, thiserror::Error)]
@@ -79,7 +82,7 @@ struct RawConfig {
     api: Option<PathBuf>,
     #[serde(default)]
     hubble: RawHubble,
-    metrics: Option<serde_json::Value>,
+    metrics: Option<RawMetrics>,
     bpffs: Option<PathBuf>,
     workers: Option<usize>,
     mark: Option<u32>,
@@ -200,6 +203,8 @@ pub struct Config {
     pub inspection: EngineLimits,
     /// Flow records and who may read them.
     pub hubble: HubbleConfig,
+    /// Metrics and health, if they are served.
+    pub metrics: Option<MetricsConfig>,
 }
 
 /// One endpoint.
@@ -432,7 +437,8 @@ impl RawConfig {
                 .inspection
                 .check()
                 .map_err(|(field, reason)| wrong(field, reason))?,
-            hubble: self.hubble.check(file.parent().unwrap_or(Path::new(".")))?,
+            hubble: self.hubble.check(base)?,
+            metrics: self.metrics.map(|metrics| metrics.check(base)).transpose()?,
         })
     }
 
@@ -440,12 +446,6 @@ impl RawConfig {
     fn refuse_what_is_not_there(&self) -> Result<(), Wrong> {
         if self.audit {
             return Err(wrong("audit", "audit mode is not in this version; set it to false"));
-        }
-        if self.metrics.is_some() {
-            return Err(wrong(
-                "metrics",
-                "the metrics endpoint is not in this version; leave it out",
-            ));
         }
         Ok(())
     }
@@ -717,7 +717,6 @@ mod tests {
     #[test]
     fn settings_that_this_version_cannot_honour_are_refused() {
         assert_eq!(field("audit: true"), "audit");
-        assert_eq!(field("metrics: {listen: '127.0.0.1:9964'}"), "metrics");
     }
 
     #[test]

@@ -4,6 +4,8 @@
 //! config ──► agent ──► policy_store (documents → compiled) ──► publisher (engine's view, kernel maps)
 //!               ├────► worker × n  (punt channel ⇄ engine)
 //!               ├────► observer    (records of what happened: ring, Hubble's services)
+//!               │         ├──► export   (into files)
+//!               │         └──► metrics  (counted, and served with everything else that is counted)
 //!               └────► api         (what `seventh status` and others ask)
 //! ```
 //!
@@ -16,6 +18,7 @@ pub mod cli;
 pub mod config;
 pub mod demo;
 mod demo_tls;
+mod export;
 mod fqdn;
 mod hubble;
 pub mod hubble_api;
@@ -23,9 +26,11 @@ pub mod lab;
 mod lab_dns;
 mod lab_tls;
 mod listings;
+mod metrics;
 mod node;
 mod observer;
 mod policy_store;
 mod publisher;
+mod reloaded;
 mod status;
 mod worker;

@@ -13,6 +13,7 @@ use std::{
     collections::{HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
+    time::SystemTime,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
@@ -78,6 +79,8 @@ pub(crate) struct Publisher {
     /// What the table of names goes by.
     named: Option<LoadedNames>,
     revision: u64,
+    /// When that was last.
+    changed_at: Option<SystemTime>,
     /// Enforcement was there before this agent.
     took_over: bool,
 }
@@ -117,6 +120,7 @@ impl Publisher {
             node_wide_names: config.fqdn.node_wide,
             named: None,
             revision: 0,
+            changed_at: None,
         }
     }
 
@@ -133,6 +137,11 @@ impl Publisher {
     /// How often something has been put in force.
     pub(crate) fn revision(&self) -> u64 {
         self.revision
+    }
+
+    /// When something was last put in force.
+    pub(crate) fn changed_at(&self) -> Option<SystemTime> {
+        self.changed_at
     }
 
     /// Whether an earlier agent's enforcement was found and continued.
@@ -204,6 +213,7 @@ impl Publisher {
             .collect();
         self.written.retain(|id| in_use.contains(id));
         self.revision += 1;
+        self.changed_at = Some(SystemTime::now());
         info!(
             revision = self.revision,
             endpoints = changed,

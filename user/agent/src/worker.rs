@@ -15,6 +15,8 @@ use seventh_datapath::{ChannelStats, Disposition, Outgoing, PuntChannel, prefer_
 use seventh_engine::{Engine, EngineLimits, EngineShared, Fate, Outbox};
 use tracing::{debug, error};
 
+use crate::metrics::{Latency, LatencySum, Sampling};
+
 /// How long a worker sleeps at most when nothing comes.
 const WAIT: Duration = Duration::from_millis(200);
 /// How often the engine's time-outs are looked after, and the heart beats.
@@ -47,6 +49,7 @@ struct Vital {
     /// Milliseconds since the start at which it last came round.
     beat_ms: AtomicU64,
     stats: Mutex<ChannelStats>,
+    latency: Latency,
 }
 
 /// Whether a worker does its work.
@@ -156,6 +159,15 @@ impl Workers {
         self.workers.iter().map(report).collect()
     }
 
+    /// How long decisions took, of all workers together.
+    pub(crate) fn latency(&self) -> LatencySum {
+        let mut sum = LatencySum::default();
+        for worker in &self.workers {
+            worker.vital.latency.add_to(&mut sum);
+        }
+        sum
+    }
+
     /// Looks at all workers; returns what has become a problem since the last look. Call it about once a second.
     pub(crate) fn look(&mut self, now: Instant) -> Vec<String> {
         let age = self.started.elapsed();
@@ -250,12 +262,13 @@ impl Job {
             channel,
             engine,
             outbox,
+            vital,
             started,
-            ..
         } = self;
         let now_ns = nanoseconds(*started);
+        let mut sampling = Sampling::default();
         channel.turn(&mut |frame, outgoing| {
-            let fate = engine.decide(frame, now_ns, outbox);
+            let fate = sampling.time(&vital.latency, || engine.decide(frame, now_ns, outbox));
             send_all(outbox, outgoing);
             match fate {
                 Fate::Forward => Disposition::Send,

@@ -13,8 +13,8 @@ use seventh_abi::{
 use tracing::info;
 
 use crate::{
-    AnswerReader, AttachMode, CounterReader, DatapathError, EventReader, IpcachePrefix, NameTable, PolicyRow,
-    PuntChannel,
+    AnswerReader, AttachMode, CounterReader, DatapathError, EventReader, FillReader, IpcachePrefix, NameTable,
+    PolicyRow, PuntChannel,
     attach::{self, Attachment},
     maps::{self, Maps},
     object,
@@ -350,6 +350,14 @@ impl Datapath {
     #[must_use]
     pub fn flows(&self, max: usize) -> Vec<(FlowKey, FlowState)> {
         self.maps.flows(max)
+    }
+
+    /// Counts entries of the maps.
+    ///
+    /// # Errors
+    /// A map cannot be opened a second time.
+    pub fn fill_reader(&self) -> Result<FillReader, DatapathError> {
+        FillReader::open(&object::maps_dir(&self.settings.bpffs))
     }
 
     /// The table of names; the first caller gets it.

@@ -1,6 +1,10 @@
 //! The kernel object: loading, sizes, pins of its maps.
 
-use std::{fs, io, os::unix::fs::PermissionsExt as _, path::Path};
+use std::{
+    fs, io,
+    os::unix::fs::PermissionsExt as _,
+    path::{Path, PathBuf},
+};
 
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
@@ -30,7 +34,7 @@ pub(crate) const TC_PROGRAMS: &[&str] = &[names::TC_FROM_ENDPOINT, names::TC_TO_
 
 /// Loads the object and all its programs; maps that an earlier agent of the same ABI pinned are taken over.
 pub(crate) fn load(settings: &Settings) -> Result<Ebpf, DatapathError> {
-    let maps_dir = settings.bpffs.join(format!("maps-v{ABI_VERSION}"));
+    let maps_dir = maps_dir(&settings.bpffs);
     for dir in [settings.bpffs.as_path(), maps_dir.as_path()] {
         create_private_dir(dir)?;
     }
@@ -56,6 +60,11 @@ pub(crate) fn load(settings: &Settings) -> Result<Ebpf, DatapathError> {
         .load()
         .map_err(|e| DatapathError::Load(format!("{}: {}", names::XDP_PUNT, chain(&e))))?;
     Ok(object)
+}
+
+/// Where this version pins its maps.
+pub(crate) fn maps_dir(bpffs: &Path) -> PathBuf {
+    bpffs.join(format!("maps-v{ABI_VERSION}"))
 }
 
 /// The TC program of this name.

@@ -72,7 +72,8 @@ fn observer(source: &str) -> &str {
 }
 
 /// RFC 1035 section 4.1.1 and RFC 2136 section 2.2, in the words of Go's DNS library.
-fn rcode(code: u32) -> String {
+#[must_use]
+pub fn rcode(code: u32) -> String {
     const WORDS: &[&str] = &[
         "No Error",
         "Format Error",

@@ -97,10 +97,13 @@ pub fn parse(text: &str, now: prost_types::Timestamp) -> Result<prost_types::Tim
     })
 }
 
-/// A length of time as Go writes it (`1m30s`).
-#[must_use]
-pub fn parse_duration(text: &str) -> Option<std::time::Duration> {
-    duration(text)?.try_into().ok()
+/// Reads a length of time such as `1m30s`.
+///
+/// # Errors
+/// It is none.
+pub fn parse_duration(text: &str) -> Result<std::time::Duration, TimeError> {
+    let duration = duration(text).and_then(|duration| duration.try_into().ok());
+    duration.ok_or_else(|| TimeError(text.to_owned()))
 }
 
 /// `1h2m3.5s` and the like, in the units of Go: h, m, s, ms, us, µs, ns.

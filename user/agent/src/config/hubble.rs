@@ -10,6 +10,7 @@ use serde::Deserialize;
 use seventh_flows::{HeaderRedaction, Redaction, RingCapacity};
 
 use super::{Wrong, wrong};
+use crate::export::{self, ExportSpec, RawExport};
 
 /// As written.
 #[derive(Debug, Default, Deserialize)]
@@ -21,6 +22,9 @@ pub(super) struct RawHubble {
     event_buffer_capacity: Option<usize>,
     #[serde(default)]
     redact: RawRedact,
+    #[serde(default)]
+    flow_logs: Vec<RawExport>,
+    flow_logs_config: Option<PathBuf>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -118,6 +122,10 @@ pub struct HubbleConfig {
     pub capacity: RingCapacity,
     /// What is taken out of them.
     pub redaction: Redaction,
+    /// Exporters for as long as the agent runs.
+    pub(crate) flow_logs: Vec<ExportSpec>,
+    /// A file of exporters that is reloaded live.
+    pub(crate) flow_logs_file: Option<PathBuf>,
 }
 
 /// A TCP address that is served.
@@ -154,6 +162,9 @@ impl RawHubble {
             listen: check_listen(self.listen, self.tls, self.announce, base)?,
             capacity: capacity.map_err(|e| wrong("hubble.eventBufferCapacity", e.to_string()))?,
             redaction: self.redact.check()?,
+            flow_logs: export::check_all(self.flow_logs)
+                .map_err(|(field, reason)| wrong(format!("hubble.{field}"), reason))?,
+            flow_logs_file: self.flow_logs_config.map(|file| base.join(file)),
         })
     }
 }
@@ -284,6 +295,8 @@ mod tests {
             assert_eq!(field(&hubble), "hubble.announce");
         }
         assert_eq!(field("{announce: 'node:4244'}"), "hubble.announce");
+        let twice = "{flowLogs: [{name: a, filePath: /a}, {name: b, filePath: /a}]}";
+        assert_eq!(field(twice), "hubble.flowLogs[1].filePath");
         assert!(matches!(parse("{lisen: x}"), Err(ConfigError::Syntax { .. })));
     }
 

@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! kernel events ─┐
-//! kernel answers ┼─► collector ─► ring of records ─► GetFlows (filters, masks), exporters
-//! engine records ┘       └─► metrics
+//! kernel answers ┼─► collector ─► ring of records ─► GetFlows (filters, masks), exporters, metrics
+//! engine records ┘
 //! ```
 
 mod answers;
@@ -33,7 +33,7 @@ use seventh_flows::{
         observer::{GetAgentEventsResponse, GetFlowsResponse, ServerStatusResponse, get_flows_response::ResponseTypes},
     },
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, futures::Notified};
 
 pub(crate) use collector::{Collector, Sources};
 pub(crate) use directory::Directory;
@@ -99,6 +99,22 @@ impl Observer {
     /// Names and labels by which records speak from now on.
     pub(crate) fn set_directory(&self, directory: Directory) {
         self.directory.store(Arc::new(directory));
+    }
+
+    /// The ring of records, for those who read all of them with a cursor of their own.
+    pub(crate) fn records(&self) -> &Ring<GetFlowsResponse> {
+        &self.flows
+    }
+
+    /// Comes when more is written after this call.
+    pub(crate) fn news(&self) -> Notified<'_> {
+        self.news.notified()
+    }
+
+    /// Wakes those who wait for [`Self::news`].
+    #[cfg(test)]
+    pub(crate) fn wake(&self) {
+        self.news.notify_waiters();
     }
 
     /// Tells of the agent itself.

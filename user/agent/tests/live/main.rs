@@ -19,6 +19,7 @@ mod lifecycle;
 mod listings;
 mod load;
 mod loss;
+mod metrics;
 mod policies;
 mod probe;
 mod requests;

@@ -111,5 +111,5 @@ fn read(flag: &str, file: &PathBuf) -> Result<Vec<u8>> {
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    timestamp::parse_duration(text).ok_or_else(|| format!("`{text}` is not a duration such as 5s or 1m30s"))
+    timestamp::parse_duration(text).map_err(|_| format!("`{text}` is not a duration such as 5s or 1m30s"))
 }
