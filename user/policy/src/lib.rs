@@ -42,6 +42,7 @@ mod fields;
 mod finding;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
+pub mod generate;
 pub mod http;
 pub mod identity;
 mod ipcache;

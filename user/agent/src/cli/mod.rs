@@ -1,6 +1,7 @@
 //! The command line. Exit status 0 = fine, 1 = the answer is no, 2 = usage or cannot run.
 
 mod fqdn;
+mod generate;
 mod listings;
 mod observe;
 mod policy;

@@ -1,4 +1,4 @@
-//! `seventh policy ...`: questions about documents; all but `get` need no agent.
+//! `seventh policy ...`: questions about documents; all but `get` and `generate` need no agent.
 
 use std::path::PathBuf;
 
@@ -7,7 +7,7 @@ use anyhow::{Result, ensure};
 use clap::Subcommand;
 use seventh_policy::{Severity, Surroundings, validate::validate};
 
-use super::{Answer, Ask, Form, listings, runtime, trace};
+use super::{Answer, Ask, Form, generate, listings, runtime, trace};
 
 /// Commands about policy documents.
 #[derive(Debug, Subcommand)]
@@ -19,6 +19,8 @@ pub(super) enum PolicyCommand {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Make policies that allow what flow records show, and nothing else
+    Generate(Box<generate::Generate>),
     /// Whether some traffic passes, and the rule that says so; exit status 1 if it is denied
     Trace(Box<trace::Question>),
     /// Check documents: every error names file, document, field and reason
@@ -36,6 +38,7 @@ pub(super) enum PolicyCommand {
 pub(super) fn run(command: PolicyCommand) -> Result<Answer> {
     match command {
         PolicyCommand::Get { name, ask } => runtime()?.block_on(listings::policy(&ask, name.as_deref())),
+        PolicyCommand::Generate(command) => runtime()?.block_on(generate::run(*command)),
         PolicyCommand::Trace(question) => trace::run(*question),
         PolicyCommand::Validate { paths, output } => {
             check_paths(&paths)?;

@@ -65,13 +65,15 @@ pub(super) fn read(file: &Path, request: &GetFlowsRequest, out: &mut Out) -> Res
     Ok(answer)
 }
 
-enum Line {
+/// What a file goes on with.
+pub(in crate::cli) enum Line {
     Text(String),
     TooLong,
     End,
 }
 
-fn next_line(mut input: &mut dyn BufRead) -> io::Result<Line> {
+/// The next line; one that is too long is passed over.
+pub(in crate::cli) fn next_line(mut input: &mut dyn BufRead) -> io::Result<Line> {
     let mut bytes = Vec::new();
     if (&mut input).take(LINE_MAX).read_until(b'\n', &mut bytes)? == 0 {
         return Ok(Line::End);

@@ -1,7 +1,7 @@
 //! `seventh observe`: flow records from a server or a file, as text.
 
 mod filters;
-mod input;
+pub(super) mod input;
 mod server;
 
 use std::{
