@@ -106,8 +106,9 @@ pub struct FlowState {
     pub mac_source: [u8; 6],
     /// A [`Verdict`].
     pub verdict: u8,
-    /// Zero.
-    pub pad: u8,
+    /// 1 once the flow was decided by a name under which the endpoint knew the peer, else 0. Only such a flow may go on
+    /// by names whose time is over.
+    pub by_name: u8,
     /// [`FlowFlags`].
     pub flags: u16,
     /// ISN + 1 of the opener's last SYN; becomes `base_seq` when the other side acknowledges exactly this, so that a

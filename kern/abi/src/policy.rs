@@ -184,7 +184,8 @@ pub struct NameKey {
 pub struct NameEntry {
     /// Security identity for new flows.
     pub identity: u32,
-    /// Security identity for flows that are there already and are decided again: they may use names whose time is over.
+    /// Security identity for flows that were opened by a name and are decided again, if the other one no longer lets
+    /// them: they may use names whose time is over.
     pub flow_identity: u32,
 }
 

@@ -217,8 +217,10 @@ pub fn live_flow(config: &DatapathConfig, key: &FlowKey, now_ns: u64) -> Option<
 #[inline(always)]
 fn forward_packet(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
     let packet = &scene.scratch.packet;
+    let mut opens = false;
     if packet.protocol == PROTOCOL_TCP {
         if packet.tcp_flags & TCP_SYN != 0 {
+            opens = packet.tcp_flags & TCP_ACK == 0;
             if inspect::reuses_numbers(packet, flow) {
                 return drop_packet(scene, flow.peer_identity, DropReason::SequenceReused as u8);
             }
@@ -231,8 +233,14 @@ fn forward_packet(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
         inspect::track_end(packet, inspect::opener_ends(flow), FlowFlags::OPENER_FIN, flow);
     }
     flow.last_seen_ns = scene.now_ns;
-    if flow.epoch != scene.endpoint.epoch {
-        scene.scratch.question.decide_again(scene.endpoint, &scene.scratch.key);
+    // A connection that begins under the ports of an earlier one has no right to a name that was open then.
+    let opens_by_name = opens && flow.by_name != 0;
+    if opens_by_name || flow.epoch != scene.endpoint.epoch {
+        let by_name = if opens { 0 } else { flow.by_name };
+        scene
+            .scratch
+            .question
+            .decide_again(scene.endpoint, &scene.scratch.key, by_name);
         if !decided_again(scene, flow) {
             return drop_denied(scene);
         }
@@ -255,7 +263,7 @@ fn reply_packet(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
         scene
             .scratch
             .question
-            .decide_again(scene.endpoint, &scene.scratch.other_key);
+            .decide_again(scene.endpoint, &scene.scratch.other_key, flow.by_name);
         if !decided_again(scene, flow) {
             return drop_denied(scene);
         }
@@ -287,6 +295,7 @@ fn decided_again(scene: &Scene<'_>, flow: &mut FlowState) -> bool {
     flow.peer_identity = answer.peer_identity;
     flow.rule_set = answer.rule_set;
     flow.flags = flow.flags & !FlowFlags::READ_LONG_HEADERS | answer.flow_flags;
+    flow.by_name |= answer.by_name;
     if flow.verdict != answer.verdict {
         // What has passed, or will, without being read, is no stream with a known beginning. What lies in the other
         // side's buffers out of order is not known either.
@@ -360,7 +369,10 @@ fn is_perhaps_a_reply(scene: &mut Scene<'_>) -> bool {
         question,
         ..
     } = &mut *scene.scratch;
+    let (peer_identity, by_name) = (question.peer_identity, question.by_name);
     question.decide(scene.endpoint, other_key);
+    question.peer_identity = peer_identity;
+    question.by_name = by_name;
     let denied = question.verdict == 0;
     let inspected = question.verdict == Verdict::Inspect as u8;
     question.verdict = Verdict::Forward as u8;
@@ -391,7 +403,7 @@ fn fill_new_flow(scene: &mut Scene<'_>) {
     new_flow.mac_source = [0; 6];
     new_flow.verdict = question.verdict;
     new_flow.flags = question.flow_flags;
-    new_flow.pad = 0;
+    new_flow.by_name = question.by_name;
     new_flow.pending_base_seq = packet.sequence.wrapping_add(1);
     new_flow.sent_next_seq = 0;
     new_flow.request_ns = 0;

@@ -27,24 +27,30 @@ pub struct Question {
     pub reason: u8,
     /// Answer: [`FlowFlags`] of an inspected flow.
     pub flow_flags: u16,
-    /// The flow is there already: it may go by names whose time is over.
-    known_flow: u8,
-    pad: [u8; 3],
+    /// Answer: 1 if the peer is known by a name, else 0.
+    pub by_name: u8,
+    /// The question may go by names whose time is over.
+    lingering: u8,
+    pad: [u8; 2],
 }
 
 impl Question {
     /// Decides a new flow.
     #[inline(always)]
     pub fn decide(&mut self, endpoint: &Endpoint, flow: &FlowKey) {
-        self.known_flow = 0;
+        self.lingering = 0;
         self.decide_flow(endpoint, flow);
     }
 
-    /// Decides a flow that is there already.
+    /// Decides a flow that is there already: as a new one and, if that is denied and it was opened by a name, by names
+    /// whose time is over. In this order, so that an expired name never takes away what a rule in force asks for.
     #[inline(always)]
-    pub fn decide_again(&mut self, endpoint: &Endpoint, flow: &FlowKey) {
-        self.known_flow = 1;
-        self.decide_flow(endpoint, flow);
+    pub fn decide_again(&mut self, endpoint: &Endpoint, flow: &FlowKey, by_name: u8) {
+        self.decide(endpoint, flow);
+        if self.verdict == 0 && by_name != 0 {
+            self.lingering = 1;
+            self.decide_flow(endpoint, flow);
+        }
     }
 
     #[inline(always)]
@@ -61,7 +67,7 @@ impl Question {
     /// Decides by the policy's own terms: peer, direction, protocol, port.
     #[inline(always)]
     pub fn decide_port(&mut self, endpoint: &Endpoint, peer: &Addr, direction: u8, protocol: u8, port: u16) {
-        self.known_flow = 0;
+        self.lingering = 0;
         self.decide_by(endpoint, peer, direction, protocol, port);
     }
 
@@ -132,17 +138,19 @@ fn answer(endpoint: &Endpoint, question: &mut Question) {
 /// opens goes by names.
 #[inline(always)]
 fn peer_identity(endpoint: &Endpoint, question: &mut Question) -> u32 {
+    question.by_name = 0;
     if endpoint.name_scope != 0 && question.key.data.direction == Direction::Egress as u8 {
         question.name.addr = question.peer.data.addr;
         question.name.scope = endpoint.name_scope;
         // SAFETY: the element is plain data; the agent replaces it as a whole.
         if let Some(entry) = unsafe { NAMES.get(&question.name) } {
-            let identity = if question.known_flow != 0 {
+            let identity = if question.lingering != 0 {
                 entry.flow_identity
             } else {
                 entry.identity
             };
             if identity != 0 {
+                question.by_name = 1;
                 return identity;
             }
         }

@@ -2,7 +2,7 @@
 
 use std::{
     path::Path,
-    sync::{Arc, Mutex, MutexGuard, PoisonError, TryLockResult},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -80,10 +80,6 @@ impl Shared {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         // Whatever panicked has been reported; the state is replaced as a whole by the next load.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    pub(crate) fn try_state(&self) -> TryLockResult<MutexGuard<'_, State>> {
-        self.state.try_lock()
     }
 
     /// Now, on the engine's clock.
@@ -220,12 +216,12 @@ async fn start(config: &Config) -> Result<(Arc<Shared>, Collector)> {
     let (events, answers) = (datapath.take_events(), datapath.take_answers());
     let kernel_lost = kernel_lost(datapath.counter_reader());
     if let Some(table) = datapath.take_names() {
-        let earlier = datapath.endpoints();
-        names.open(table, earlier.values().map(|old| old.name_scope).max().unwrap_or(0));
+        let scopes = datapath.endpoints().values().map(|old| old.name_scope).collect();
+        names.open(table, datapath.flow_table()?, &scopes, config.endpoints.len())?;
     }
     let mut workers = Workers::new(channels, &engine, limits(config), started);
     let mut publisher = Publisher::new(datapath, Arc::clone(&engine), Arc::clone(&names), config, &identities);
-    if let Err(e) = put_in_force(&mut publisher, &mut workers, &loaded) {
+    if let Err(e) = put_in_force(&mut publisher, &mut workers, &mut store, &loaded) {
         workers.stop();
         // Enforcement that an earlier agent left stays; what this one began does not.
         let keep = publisher.took_over();
@@ -269,7 +265,6 @@ async fn start(config: &Config) -> Result<(Arc<Shared>, Collector)> {
         kernel_lost,
     };
     let collector = Collector::new(observer, writer, sources, config.hubble.redaction.clone());
-    names.serve(&shared);
     Ok((shared, collector))
 }
 
@@ -301,9 +296,14 @@ fn kernel_lost(counters: CounterReader) -> Box<dyn Fn() -> u64 + Send> {
     })
 }
 
-fn put_in_force(publisher: &mut Publisher, workers: &mut Workers, loaded: &Loaded) -> Result<()> {
+fn put_in_force(
+    publisher: &mut Publisher,
+    workers: &mut Workers,
+    store: &mut PolicyStore,
+    loaded: &Loaded,
+) -> Result<()> {
     // Frames of flows that an earlier agent left wait in the sockets until the engine has its view.
-    publisher.publish(loaded)?;
+    publisher.publish(loaded, store)?;
     workers.start()?;
     publisher.forget_stale()
 }
@@ -330,6 +330,8 @@ fn settings(config: &Config) -> Settings {
         attach: config.attach,
         flows_max: config.flows_max,
         open_without_agent: config.open_without_agent,
+        // While one agent takes over from another, rows of both are there.
+        names_max: u32::try_from(2 * config.fqdn.limits.rows_max()).unwrap_or(u32::MAX),
         ..Settings::default()
     }
 }
@@ -398,7 +400,7 @@ fn reload(shared: &Shared, config: &Config) {
     let Some(publisher) = publisher else { return };
     let result = store
         .load(&config.endpoints, shared.engine.names())
-        .and_then(|loaded| publisher.publish(&loaded).map(|changed| (loaded, changed)));
+        .and_then(|loaded| publisher.publish(&loaded, store).map(|changed| (loaded, changed)));
     let told = Directory::new(publisher.endpoints(), store.identities(), publisher.revision());
     shared.observer.set_directory(told);
     match result {

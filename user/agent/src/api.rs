@@ -9,7 +9,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
-use seventh_abi::{FlowKey, FlowState, IpcacheEntry};
+use seventh_abi::{Addr, FlowKey, FlowState, IpcacheEntry, NameEntry};
 use seventh_datapath::{IpcachePrefix, PolicyRow};
 use seventh_policy::Identity;
 use tokio::net::UnixListener;
@@ -38,8 +38,8 @@ pub mod v1 {
 use v1::{
     CleanNamesRequest, CleanNamesResponse, FlowEntries, GetPolicyRequest, Identities, IpcacheEntries, LearnedName,
     LearnedNames, ListEndpointsRequest, ListEndpointsResponse, ListFlowEntriesRequest, ListIdentitiesRequest,
-    ListIpcacheRequest, ListNamesRequest, ListPolicyRowsRequest, PolicyDocument, PolicyRows, StatusRequest,
-    StatusResponse,
+    ListIpcacheRequest, ListNameRowsRequest, ListNamesRequest, ListPolicyRowsRequest, NameRows, PolicyDocument,
+    PolicyRows, StatusRequest, StatusResponse,
     agent_client::AgentClient,
     agent_server::{Agent, AgentServer},
 };
@@ -77,6 +77,10 @@ pub trait Answers: Send + Sync + 'static {
     fn describe_ipcache(&self, prefixes: &[Prefix]) -> Vec<v1::IpcacheEntry>;
     /// Names and the addresses under them.
     fn names(&self) -> Vec<LearnedName>;
+    /// The kernel's table of names.
+    fn name_rows(&self) -> Vec<NameRow>;
+    /// Rows of it in words.
+    fn describe_name_rows(&self, rows: &[NameRow]) -> Vec<v1::NameRow>;
     /// Forgets names that match the pattern; says how many.
     ///
     /// # Errors
@@ -93,6 +97,8 @@ pub trait Answers: Send + Sync + 'static {
 
 /// A prefix of the kernel's ipcache and whose it is.
 pub type Prefix = (IpcachePrefix, IpcacheEntry);
+/// A row of the kernel's table of names: the endpoint's number, the address, and what it means.
+pub type NameRow = (u32, Addr, NameEntry);
 /// A flow of the kernel's table.
 pub type Flow = (FlowKey, FlowState);
 
@@ -176,6 +182,18 @@ impl<A: Answers> Agent for Service<A> {
             items: answers.describe_ipcache(items),
         };
         self.list(Answers::ipcache, describe).await
+    }
+
+    type ListNameRowsStream = Pieces<NameRows>;
+
+    async fn list_name_rows(
+        &self,
+        _: Request<ListNameRowsRequest>,
+    ) -> Result<Response<Self::ListNameRowsStream>, Status> {
+        let describe = |answers: &A, items: &[_]| NameRows {
+            items: answers.describe_name_rows(items),
+        };
+        self.list(|answers| Ok(answers.name_rows()), describe).await
     }
 
     type ListNamesStream = Pieces<LearnedNames>;

@@ -21,7 +21,7 @@ use nix::sys::signal::Signal;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::{
-    demo_tls,
+    demo_dns, demo_tls,
     lab::{Lab, LabEndpoint},
 };
 
@@ -69,6 +69,8 @@ fn check_requirements() -> Result<()> {
         ("curl", "curl"),
         ("openssl", "openssl"),
         ("sysctl", "procps"),
+        ("unbound", "unbound"),
+        ("dig", "bind9-dnsutils"),
     ] {
         let found = env::var_os("PATH")
             .iter()
@@ -183,13 +185,14 @@ const SCENES: &[Scene] = &[
 fn play(interrupted: &AtomicBool) -> Result<bool> {
     let started = Instant::now();
     let binary = env::current_exe().context("cannot find this program")?;
-    println!("{DIM}building a node with three endpoints in network namespaces ...{DIM:#}");
-    let mut lab = Lab::new(
-        &[("client", "client"), ("intruder", "intruder"), ("server", "server")],
-        MTU,
-    )?;
+    println!("{DIM}building a node with its endpoints in network namespaces ...{DIM:#}");
+    let http: &[(&str, &str)] = &[("client", "client"), ("intruder", "intruder"), ("server", "server")];
+    let cast = [http, demo_dns::CAST].concat();
+    let mut lab = Lab::new(&cast, MTU)?;
     let authority = lab.start_tls("server", demo_tls::CERTIFIED, "")?;
-    lab.start_agent(&binary, &[POLICY, demo_tls::POLICY].join("\n---\n"), "")?;
+    demo_dns::prepare(&mut lab)?;
+    let policies = [POLICY, demo_tls::POLICY, demo_dns::POLICY].join("\n---\n");
+    lab.start_agent(&binary, &policies, "")?;
     println!(
         "The policy in force (deploy/examples/http.yaml):\n\n{DIM}{}{DIM:#}\n",
         POLICY.trim_end()
@@ -211,6 +214,7 @@ fn play(interrupted: &AtomicBool) -> Result<bool> {
         wrong += usize::from(!good);
     }
     wrong += demo_tls::play(&lab, &authority)?;
+    wrong += demo_dns::play(&lab)?;
     wrong += usize::from(!nginx_saw_nothing_denied(&lab));
     println!("\nWhat the agent counted:\n");
     let status = lab.ask_agent(&binary, &["status"])?;

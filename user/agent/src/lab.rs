@@ -188,6 +188,9 @@ impl LabEndpoint {
     }
 }
 
+/// App of endpoints that the agent does not know: to it, they are the world outside.
+pub const OUTSIDE: &str = "outside";
+
 /// The node, its endpoints, and the processes started in them.
 #[derive(Debug)]
 pub struct Lab {
@@ -327,7 +330,7 @@ impl Lab {
         self.dir.join("seventh.sock")
     }
 
-    /// Configuration of the lab's agent: all endpoints, policies from `policies/` beside it. `more` is added as it is.
+    /// Configuration of the lab's agent: all endpoints but those of the app [`OUTSIDE`], policies from `policies/` beside it. `more` is added as it is.
     #[must_use]
     pub fn agent_config(&self, more: &str) -> String {
         let mut text = format!(
@@ -335,7 +338,7 @@ impl Lab {
             self.socket().display(),
             self.pin_dir().display()
         );
-        for e in &self.endpoints {
+        for e in self.endpoints.iter().filter(|e| e.app != OUTSIDE) {
             let _ = writeln!(
                 text,
                 "  - {{name: default/{}, labels: {{app: {}}}, interface: {}, ips: [\"{}\", \"{}\"]}}",

@@ -17,6 +17,7 @@ pub mod api;
 pub mod cli;
 pub mod config;
 pub mod demo;
+mod demo_dns;
 mod demo_tls;
 mod export;
 mod fqdn;

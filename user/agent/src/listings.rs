@@ -18,7 +18,7 @@ use seventh_policy::Identity;
 
 use crate::{
     agent::State,
-    api::{Flow, Prefix, v1},
+    api::{Flow, NameRow, Prefix, v1},
     observer::ip,
     publisher::Publisher,
 };
@@ -141,6 +141,20 @@ pub(crate) fn ipcache(state: &State, prefixes: &[Prefix]) -> Vec<v1::IpcacheEntr
         },
     };
     prefixes.iter().map(of).collect()
+}
+
+/// Rows of the kernel's table of names.
+pub(crate) fn name_rows(state: &State, rows: &[NameRow]) -> Vec<v1::NameRow> {
+    let endpoints = state.publisher.iter().flat_map(Publisher::endpoints);
+    let endpoints: HashMap<u32, &str> = endpoints.map(|e| (e.id, e.config.name.as_str())).collect();
+    let of = |(scope, addr, entry): &NameRow| v1::NameRow {
+        endpoint: endpoints.get(scope).copied().unwrap_or_default().to_owned(),
+        ip: ip(*addr).to_string(),
+        identity: entry.identity,
+        labels: labels(state, entry.flow_identity),
+        flow_identity: entry.flow_identity,
+    };
+    rows.iter().map(of).collect()
 }
 
 fn show_prefix(prefix: &IpcachePrefix) -> String {

@@ -9,7 +9,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use ipnet::IpNet;
-use seventh_engine::{NameClass, NameRules, Names};
+use seventh_engine::{NameClass, NameRules, Names, SCOPE_NODE};
 use seventh_policy::{
     CompileOptions, CompiledPolicy, Compiler, EndpointFacts, Finding, Identities, IdentityId, Ipcache, Labels, Loader,
     Owner, PolicyPatch, Severity, Surroundings, document::Document, governs, identity::prefix_labels,
@@ -17,6 +17,12 @@ use seventh_policy::{
 };
 
 use crate::config::{Config, EndpointConfig};
+
+/// Identities that are made while answers wait, between two changes of policy, at most: one per combination of selectors
+/// that meet at an address. Whoever makes more of them plays games. Each endpoint has its part of them, and a few at
+/// least.
+const CLASSES_MAX: usize = 4096;
+const CLASSES_MIN: usize = 16;
 
 /// The documents in force and the compiler that knows them.
 pub(crate) struct PolicyStore {
@@ -29,8 +35,10 @@ pub(crate) struct PolicyStore {
     classes: HashMap<NameClass, IdentityId>,
     /// Those of them that nothing needed when policy was loaded last.
     unneeded: HashSet<NameClass>,
-    /// Those that were made since.
-    defined: usize,
+    /// How many were made since, by the endpoint whose answer needed them first.
+    defined: HashMap<u32, usize>,
+    /// How many each may need.
+    classes_max: usize,
 }
 
 /// What a load has come to.
@@ -65,6 +73,11 @@ pub(crate) struct LoadedNames {
 }
 
 impl LoadedNames {
+    /// One more identity that policies know.
+    pub(crate) fn insert(&mut self, class: NameClass, identity: IdentityId) {
+        self.classes.insert(class, identity);
+    }
+
     pub(crate) fn rules(&self, ipcache: &Arc<Ipcache>) -> NameRules {
         let prefixes = self.prefixes.iter().map(|(prefix, identity)| (*prefix, *identity));
         NameRules::new(self.selectors.clone(), Arc::clone(ipcache), prefixes)
@@ -97,7 +110,8 @@ impl PolicyStore {
             node_wide_names: config.fqdn.node_wide,
             classes: HashMap::new(),
             unneeded: HashSet::new(),
-            defined: 0,
+            defined: HashMap::new(),
+            classes_max: (CLASSES_MAX / config.endpoints.len().max(1)).max(CLASSES_MIN),
         };
         Ok((store, identities))
     }
@@ -181,25 +195,33 @@ impl PolicyStore {
             }
         }
         self.unneeded = unneeded;
-        self.defined = 0;
+        self.defined.clear();
         Ok(patches)
     }
 
-    /// The identity of a class of addresses, made now if it has none. At most `max` are made between two loads.
+    /// The identity of a class of addresses, made now if it has none, for the endpoint with this number
+    /// ([`seventh_engine::SCOPE_NODE`]: for none in particular).
     ///
     /// # Errors
-    /// That many were made, or all numbers are used.
-    pub(crate) fn define(&mut self, class: &NameClass, max: usize) -> Result<(IdentityId, Vec<PolicyPatch>)> {
+    /// The endpoint has needed too many since policy was loaded, or all numbers are used.
+    pub(crate) fn define(&mut self, scope: u32, class: &NameClass) -> Result<(IdentityId, Vec<PolicyPatch>)> {
         if let Some(identity) = self.classes.get(class) {
             return Ok((*identity, Vec::new()));
         }
+        let max = if scope == SCOPE_NODE {
+            CLASSES_MAX
+        } else {
+            self.classes_max
+        };
+        let defined = self.defined.entry(scope).or_default();
         ensure!(
-            self.defined < max,
-            "{max} combinations of toFQDNs selectors have met at one address; use fewer that match the same names"
+            *defined < max,
+            "{max} combinations of toFQDNs selectors have met at addresses of one endpoint; use fewer that match the same \
+             names"
         );
+        *defined += 1;
         let (identity, patches) = self.compiler.add_identity(&class.labels())?;
         self.classes.insert(class.clone(), identity);
-        self.defined += 1;
         Ok((identity, patches))
     }
 

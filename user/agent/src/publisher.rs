@@ -16,11 +16,11 @@ use std::{
     time::SystemTime,
 };
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, ensure};
 use ipnet::IpNet;
 use seventh_abi::{Direction, Endpoint, EndpointFlags, IpcacheEntry, PolicyKey};
 use seventh_datapath::{Datapath, IpcachePrefix, PolicyRow};
-use seventh_engine::{EndpointView, EngineShared, NamesNotTaken, PolicyView};
+use seventh_engine::{EndpointView, EngineShared, PolicyView, SCOPE_NODE};
 use seventh_policy::{CompiledPolicy, IdentityId, Ipcache, Owner, PolicyPatch, identity::HOST};
 use tracing::{info, warn};
 
@@ -28,8 +28,12 @@ use crate::{
     config::{Config, EndpointConfig},
     fqdn::KernelNames,
     node::{addresses, interface_index},
-    policy_store::{Loaded, LoadedNames},
+    policy_store::{Loaded, LoadedNames, PolicyStore},
 };
+
+/// How often names are sorted anew because others were learned meanwhile. What lacks an identity after the last time is
+/// shut until it has one.
+const SORT_ATTEMPTS: u32 = 8;
 
 /// An endpoint as it is enforced.
 pub(crate) struct Enforced {
@@ -159,8 +163,8 @@ impl Publisher {
     ///
     /// # Errors
     /// The kernel refuses; see the head of this file.
-    pub(crate) fn publish(&mut self, loaded: &Loaded) -> Result<bool> {
-        let result = self.try_publish(loaded);
+    pub(crate) fn publish(&mut self, loaded: &Loaded, store: &mut PolicyStore) -> Result<bool> {
+        let result = self.try_publish(loaded, store);
         if result.is_err() {
             self.policy_id_base += self.written.drain().max().unwrap_or(0);
             for endpoint in &mut self.endpoints {
@@ -170,7 +174,7 @@ impl Publisher {
         result
     }
 
-    fn try_publish(&mut self, loaded: &Loaded) -> Result<bool> {
+    fn try_publish(&mut self, loaded: &Loaded, store: &mut PolicyStore) -> Result<bool> {
         let moved = self.follow_devices()?;
         self.node_addresses = addresses()?;
         let ipcache = self.ipcache(&loaded.prefixes);
@@ -184,7 +188,7 @@ impl Publisher {
             if !loaded.patches.is_empty() {
                 self.engine.set_policy(Arc::new(self.view(Arc::clone(&ipcache))));
             }
-            self.sort_names(&loaded.names, &ipcache)?;
+            self.sort_names(&loaded.names, &ipcache, store)?;
             return Ok(false);
         }
         self.engine.set_policy(Arc::new(self.view(Arc::clone(&ipcache))));
@@ -199,7 +203,7 @@ impl Publisher {
         self.datapath.sync_ipcache(&both).context("ipcache")?;
         self.ipcache = both;
         self.named = None;
-        self.sort_names(&loaded.names, &ipcache)?;
+        self.sort_names(&loaded.names, &ipcache, store)?;
         for index in 0..self.endpoints.len() {
             self.switch(index)?;
         }
@@ -305,16 +309,25 @@ impl Publisher {
         ipcache
     }
 
-    /// Sorts names by these rules, unless they are.
-    fn sort_names(&mut self, rules: &LoadedNames, ipcache: &Arc<Ipcache>) -> Result<()> {
-        if self.named.as_ref() == Some(rules) {
+    /// Sorts names by these rules, unless they are. What was learned since the rules were loaded may lack an identity
+    /// under them: it is made first, so that nothing that is open is shut.
+    fn sort_names(&mut self, loaded: &LoadedNames, ipcache: &Arc<Ipcache>, store: &mut PolicyStore) -> Result<()> {
+        if self.named.as_ref() == Some(loaded) {
             return Ok(());
         }
-        // What lacks an identity gets it when names are looked after the next time.
-        match self.engine.names().set_rules(rules.rules(ipcache)) {
-            Ok(_) => self.named = Some(rules.clone()),
-            Err(NamesNotTaken) => bail!("the kernel's table of names cannot be written"),
+        let mut sorted = loaded.clone();
+        for attempt in 1..=SORT_ATTEMPTS {
+            let rules = sorted.rules(ipcache);
+            let Err(lacking) = self.engine.names().set_rules(&rules, attempt == SORT_ATTEMPTS) else {
+                break;
+            };
+            for class in lacking {
+                let (identity, patches) = store.define(SCOPE_NODE, &class)?;
+                self.extend(&patches)?;
+                sorted.insert(class, identity);
+            }
         }
+        self.named = Some(sorted);
         Ok(())
     }
 

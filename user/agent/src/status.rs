@@ -10,7 +10,7 @@ use seventh_policy::Identity;
 
 use crate::{
     agent::{Shared, State},
-    api::{Answers, Flow, Prefix, v1},
+    api::{Answers, Flow, NameRow, Prefix, v1},
     fqdn, listings,
     publisher::{Enforced, Publisher},
     worker::{Life, WorkerReport},
@@ -111,6 +111,16 @@ impl Answers for Shared {
 
     fn describe_ipcache(&self, prefixes: &[Prefix]) -> Vec<v1::IpcacheEntry> {
         listings::ipcache(&self.state(), prefixes)
+    }
+
+    fn name_rows(&self) -> Vec<NameRow> {
+        let mut rows = self.names.rows();
+        rows.sort_unstable_by_key(|(scope, addr, _)| (*scope, *addr));
+        rows
+    }
+
+    fn describe_name_rows(&self, rows: &[NameRow]) -> Vec<v1::NameRow> {
+        listings::name_rows(&self.state(), rows)
     }
 
     fn flows(&self, max: usize) -> Result<Vec<Flow>> {

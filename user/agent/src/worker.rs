@@ -19,6 +19,8 @@ use crate::metrics::{Latency, LatencySum, Sampling};
 
 /// How long a worker sleeps at most when nothing comes.
 const WAIT: Duration = Duration::from_millis(200);
+/// The same while frames wait in the engine for what is made in a moment.
+const PARKED_WAIT: Duration = Duration::from_millis(1);
 /// How often the engine's time-outs are looked after, and the heart beats.
 const TICK: Duration = Duration::from_millis(200);
 /// A worker whose heart has not beaten for so long is stuck.
@@ -246,7 +248,11 @@ impl Job {
         // Relaxed: set once, seen soon enough.
         while !stop.load(Ordering::Relaxed) {
             if self.turn()? == 0 {
-                self.channel.wait(WAIT)?;
+                let wait = if self.engine.parked() > 0 { PARKED_WAIT } else { WAIT };
+                self.channel.wait(wait)?;
+            }
+            if self.engine.parked() > 0 {
+                self.retry()?;
             }
             let now = Instant::now();
             if now >= next_tick {
@@ -275,6 +281,22 @@ impl Job {
                 Fate::Consumed => Disposition::Release,
             }
         })
+    }
+
+    /// Frames that waited are decided again.
+    fn retry(&mut self) -> io::Result<()> {
+        let Self {
+            channel,
+            engine,
+            outbox,
+            started,
+            ..
+        } = self;
+        engine.retry(nanoseconds(*started), outbox);
+        if outbox.is_empty() {
+            return Ok(());
+        }
+        channel.push(&mut |outgoing| send_all(outbox, outgoing))
     }
 
     fn tick(&mut self) -> io::Result<()> {

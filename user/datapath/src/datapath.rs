@@ -13,7 +13,7 @@ use seventh_abi::{
 use tracing::info;
 
 use crate::{
-    AnswerReader, AttachMode, CounterReader, DatapathError, EventReader, FillReader, IpcachePrefix, NameTable,
+    AnswerReader, AttachMode, CounterReader, DatapathError, EventReader, FillReader, FlowTable, IpcachePrefix, NameTable,
     PolicyRow, PuntChannel,
     attach::{self, Attachment},
     maps::{self, Maps},
@@ -363,6 +363,14 @@ impl Datapath {
     /// The table of names; the first caller gets it.
     pub fn take_names(&mut self) -> Option<NameTable> {
         self.names.take()
+    }
+
+    /// A second handle of the flow table.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn flow_table(&self) -> Result<FlowTable, DatapathError> {
+        FlowTable::open(self.maps.flows_id()?)
     }
 
     /// The reader of the kernel's events; the first caller gets it.

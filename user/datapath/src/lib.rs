@@ -7,6 +7,7 @@
 //! moment: an agent that is killed leaves its verdicts in force, and flows that need a new L7 verdict are dropped.
 
 mod attach;
+mod batch;
 mod channel;
 mod counters;
 mod datapath;
@@ -29,5 +30,5 @@ pub use error::DatapathError;
 pub use events::{AnswerReader, EventReader, RingReader, RingRecord};
 pub use fill::{FillReader, MapFill};
 pub use maps::{IpcachePrefix, PolicyRow};
-pub use names::NameTable;
+pub use names::{FlowTable, NameTable};
 pub use schedule::prefer_batches;

@@ -34,7 +34,7 @@ impl Engine {
                 }
             }
             Decision::Defer => counters.count(EngineCounter::DenialDeferred),
-            Decision::Drop(reason) => self.record(segment, reason),
+            Decision::Drop(reason) | Decision::Park(reason) => self.record(segment, reason),
             Decision::Reset(reason) => self.reset(segment, reason, out),
             Decision::Refuse {
                 reason,
@@ -60,7 +60,7 @@ impl Engine {
                 return Some(change);
             }
             Decision::Defer => return None,
-            Decision::Drop(reason) | Decision::Reset(reason) => reason,
+            Decision::Drop(reason) | Decision::Reset(reason) | Decision::Park(reason) => reason,
             Decision::Refuse { reason, answer, .. } => {
                 self.desk.counters.count(EngineCounter::RequestDenied);
                 match out.next() {

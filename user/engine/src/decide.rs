@@ -6,13 +6,15 @@ use crate::dns;
 use crate::flow::{Flow, FlowPolicy, FlowTable, Grant};
 use crate::inspector::{Change, Inspection, Inspector, Judge, Patience, Refusal};
 use crate::judge::{About, Desk};
+use crate::names::Peer;
 use crate::outbox::Outbox;
+use crate::parked::{Parked, Parking};
 use crate::punted::{FlowId, Punted, Segment};
 use crate::quic_flows::QuicFlows;
 use crate::seq::{before, plus};
 use crate::shared::{EndpointView, EngineLimits, EngineShared, PolicyView};
 use crate::stream::{Place, Stream};
-use seventh_abi::{Direction, DropReason, Hook, InjectAction, Replies};
+use seventh_abi::{Direction, DropReason, FlowKey, Hook, InjectAction, Replies};
 use seventh_parsers::packet::{TcpFlags, Transport};
 use seventh_policy::{L4Decision, RuleSetKind};
 use std::borrow::Cow;
@@ -44,6 +46,9 @@ pub(crate) enum Decision {
     ForwardPart { payload: Range<usize>, change: Change },
     /// Nothing goes on; the retransmission will be judged again.
     Defer,
+    /// The frame waits here for something that will be there in a moment, and is decided again. If it never is, the frame
+    /// is dropped for this reason.
+    Park(DropReason),
     /// Nothing goes on, nobody is told.
     Drop(DropReason),
     /// The connection ends: a reset to each side.
@@ -87,6 +92,7 @@ pub struct Engine {
     /// Memory held for all connections, see [`Flow::held`].
     pub(crate) held: usize,
     pub(crate) quic: QuicFlows,
+    pub(crate) parked: Parked,
 }
 
 impl Engine {
@@ -99,6 +105,7 @@ impl Engine {
             limits,
             held: 0,
             quic: QuicFlows::new(&limits),
+            parked: Parked::default(),
         }
     }
 
@@ -119,12 +126,23 @@ impl Engine {
     /// Then the decision is carried out by `Engine::carry_out`: this frame goes on, or frames of our own go to `out`,
     /// to be sent in their order. Work is linear in the frame's length; memory is bounded by [`EngineLimits`].
     pub fn decide(&mut self, frame: &mut [u8], now_ns: u64, out: &mut Outbox) -> Fate {
+        match self.try_decide(frame, now_ns, out) {
+            Ok(fate) => fate,
+            Err(parking) => {
+                self.park(frame, parking, now_ns);
+                Fate::Consumed
+            }
+        }
+    }
+
+    /// As [`Engine::decide`], but leaves a frame that has to wait to the caller.
+    pub(crate) fn try_decide(&mut self, frame: &mut [u8], now_ns: u64, out: &mut Outbox) -> Result<Fate, Parking> {
         self.desk.forget_request();
         let punted = match Punted::read(frame, now_ns) {
             Ok(punted) => punted,
             Err(reason) => {
                 self.desk.counters.count_reason(reason);
-                return Fate::Consumed;
+                return Ok(Fate::Consumed);
             }
         };
         let change = match *punted.frame.transport() {
@@ -139,21 +157,28 @@ impl Engine {
                 } else {
                     self.decide_segment(&segment)
                 };
-                self.carry_out(decision.unwrap_or_else(|early| early), &segment, out)
+                let decision = decision.unwrap_or_else(|early| early);
+                if let Decision::Park(reason) = decision {
+                    return Err(Parking::of(&punted, reason));
+                }
+                self.carry_out(decision, &segment, out)
             }
             Transport::Udp(_) => {
                 let decision = self.decide_datagram(&punted, out).unwrap_or_else(|early| early);
+                if let Decision::Park(reason) = decision {
+                    return Err(Parking::of(&punted, reason));
+                }
                 self.carry_out_datagram(decision, &punted, out)
             }
         };
         let Some(meta) = change.map(|change| answer::onward(&punted, change)) else {
-            return Fate::Consumed;
+            return Ok(Fate::Consumed);
         };
         let Some(macs) = frame.first_chunk_mut() else {
-            return Fate::Consumed;
+            return Ok(Fate::Consumed);
         };
         *macs = meta;
-        Fate::Forward
+        Ok(Fate::Forward)
     }
 
     /// Tiers 2 to 6 for TCP. `Err` is a decision too: the one of an early tier.
@@ -541,17 +566,20 @@ pub(crate) fn policy_of(
     punted: &Punted<'_>,
 ) -> Result<FlowPolicy, Decision> {
     let id = &punted.id;
-    let (direction, peer) = match id.hook {
-        Hook::FromEndpoint => (Direction::Egress, id.destination),
-        Hook::ToEndpoint => (Direction::Ingress, id.source),
-    };
-    // As the kernel does: what an endpoint opens goes by the names it has learned first.
-    let by_name = match direction {
-        Direction::Egress => shared.names.identity(endpoint.id, &peer),
-        Direction::Ingress => None,
-    };
-    let peer_identity = by_name.unwrap_or_else(|| view.ipcache.lookup(IpAddr::V6(Ipv6Addr::from(peer))).identity);
     let protocol = punted.frame.transport().protocol();
+    // As the kernel does: what an endpoint opens goes by the names it has learned first.
+    let (direction, address, peer) = match id.hook {
+        Hook::FromEndpoint => {
+            let flow = egress_key(id, protocol);
+            (Direction::Egress, id.destination, shared.names.peer(endpoint, &flow))
+        }
+        Hook::ToEndpoint => (Direction::Ingress, id.source, Peer::Address),
+    };
+    let peer_identity = match peer {
+        Peer::Address => view.ipcache.lookup(IpAddr::V6(Ipv6Addr::from(address))).identity,
+        Peer::Identity(identity) => identity,
+        Peer::Changing => return Err(Decision::Park(DropReason::EngineNoPolicy)),
+    };
     match endpoint
         .policy
         .lookup(direction, peer_identity, protocol, id.destination_port)
@@ -566,6 +594,20 @@ pub(crate) fn policy_of(
             peer_identity,
             rules: rules.clone(),
         }),
+    }
+}
+
+/// The kernel's key of a flow that the endpoint opened.
+fn egress_key(id: &FlowId, protocol: u8) -> FlowKey {
+    FlowKey {
+        local_addr: id.source,
+        peer_addr: id.destination,
+        ifindex: id.ifindex,
+        local_port: id.source_port,
+        peer_port: id.destination_port,
+        protocol,
+        direction: Direction::Egress as u8,
+        pad: [0; 2],
     }
 }
 

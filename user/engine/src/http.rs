@@ -205,7 +205,7 @@ impl HttpInspector {
             self.tunnel = (asked.protocol == Protocol::Opaque).then_some(asked.head);
         }
         ReplyReading {
-            refusal: None,
+            not_on: None,
             more: agreed == Agreed::NotYet,
         }
     }

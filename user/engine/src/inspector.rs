@@ -5,7 +5,7 @@
 //! the stream ends just before the refused bytes of this segment. If it asked for them ([`Replies::Punt`]) it reads
 //! the other side's bytes, too ([`Inspector::read_reply`]).
 
-use crate::dns::DnsInspector;
+use crate::dns::{DnsInspector, NotOn};
 use crate::flow::FlowPolicy;
 use crate::http::HttpInspector;
 use crate::judge::{About, Desk};
@@ -78,8 +78,8 @@ pub(crate) struct Refusal {
 /// What became of new bytes of the other side.
 #[derive(Debug)]
 pub(crate) struct ReplyReading {
-    /// Set if they must not go on: the connection is reset.
-    pub(crate) refusal: Option<DropReason>,
+    /// Set if they do not go on: for ever, and then the connection is reset, or not yet.
+    pub(crate) not_on: Option<NotOn>,
     /// Further ones are to be read.
     pub(crate) more: bool,
 }

@@ -21,6 +21,7 @@
 //! | DNS: which questions may be asked | `dns` |
 //! | what the other side answers, where it is read | `reply` |
 //! | what DNS answers teach, and who is behind an address because of it | `names` |
+//! | frames that wait for a policy or an identity that is being made | `parked` |
 //! | what the rules say of one request | `judge` |
 //! | what is done about it, frames of our own | `carry_out`, `answer` |
 #![forbid(unsafe_code)]
@@ -46,6 +47,7 @@ mod inspector;
 mod judge;
 mod names;
 mod outbox;
+mod parked;
 mod punted;
 mod quic;
 mod quic_flows;
@@ -67,7 +69,7 @@ pub use dns::DnsRefusal;
 pub use fuzz::fuzz_engine;
 pub use http::http_reason;
 pub use names::{
-    LearnedName, NameChange, NameClass, NameLimits, NameRules, NameSink, Names, NamesNotTaken, SCOPE_NODE,
+    Decided, Lacking, LearnedName, NameChange, NameClass, NameLimits, NameRules, NameSink, Names, SCOPE_NODE,
 };
 pub use outbox::{OUTBOX_FRAMES_MAX, Outbox};
 pub use quic::quic_reason;

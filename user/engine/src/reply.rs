@@ -4,6 +4,7 @@
 //! that an inspector sees each byte once and none is let through before it was read.
 
 use crate::decide::{Decision, Engine, find_endpoint, policy_of};
+use crate::dns::NotOn;
 use crate::inspector::{Change, Judge};
 use crate::judge::About;
 use crate::punted::Segment;
@@ -55,8 +56,10 @@ impl Engine {
             flow.stream = Stream::new(flow.stream.next());
         }
         self.held = (self.held + flow.held()).saturating_sub(held_before);
-        if let Some(reason) = reading.refusal {
-            return Err(Decision::Reset(reason));
+        match reading.not_on {
+            Some(NotOn::Never(reason)) => return Err(Decision::Reset(reason)),
+            Some(NotOn::Later(reason)) => return Err(Decision::Park(reason)),
+            None => {}
         }
         flow.reply_next = reading.more.then(|| plus(next, new.len()));
         let action = if passes {
@@ -76,8 +79,8 @@ impl Engine {
         let punted = &segment.punted;
         let view = self.desk.shared.load_policy();
         let endpoint = find_endpoint(&view, punted)?;
-        let policy = policy_of(&self.desk.shared, &view, endpoint, punted);
         let Some(place) = self.flows.touch(&punted.id) else {
+            let policy = policy_of(&self.desk.shared, &view, endpoint, punted);
             if policy.as_ref().is_ok_and(|policy| policy.rules.tls().is_some()) && nothing_asked(&punted.meta) {
                 // A server that speaks first, on a connection that is judged by what its opener says.
                 return Err(Decision::Forward(Change::default()));
@@ -88,7 +91,7 @@ impl Engine {
         let flow = self.flows.at(place).ok_or(Decision::Drop(DropReason::EngineFault))?;
         flow.last_seen_ns = punted.now_ns;
         if flow.closed.is_none() && flow.policy.epoch != endpoint.epoch {
-            self.judge_again(place, punted, policy)?;
+            self.judge_again(place, punted, policy_of(&self.desk.shared, &view, endpoint, punted))?;
         }
         let flow = self.flows.at(place).ok_or(Decision::Drop(DropReason::EngineFault))?;
         if flow.closed.is_none() && flow.may_pass(&punted.meta) {

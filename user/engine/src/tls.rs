@@ -138,7 +138,7 @@ impl TlsInspector {
         stream.append(rest);
         Inspection {
             allowed,
-            refusal: None,
+            not_on: None,
             replies: match &self.phase {
                 Phase::Hello(_) => Replies::Keep,
                 Phase::Answer(answer) if answer.server.is_some() && allowed > 0 => Replies::Punt,
@@ -169,7 +169,7 @@ impl TlsInspector {
         }
         // Before the first ClientHello a server has nothing to say that is of interest.
         more |= matches!(self.phase, Phase::Hello(_));
-        ReplyReading { refusal: None, more }
+        ReplyReading { not_on: None, more }
     }
 
     /// The policy has changed: judges what was seen. What was not seen yet will be judged when it comes.

@@ -10,7 +10,7 @@ use crate::api::{
     self,
     v1::{
         FlowEntry, GetPolicyRequest, Identity, IpcacheEntry, ListFlowEntriesRequest, ListIdentitiesRequest,
-        ListIpcacheRequest, ListPolicyRowsRequest, PolicyDocument, PolicyRow,
+        ListIpcacheRequest, ListNameRowsRequest, ListPolicyRowsRequest, NameRow, PolicyDocument, PolicyRow,
     },
 };
 
@@ -189,6 +189,34 @@ pub(super) async fn ipcache(ask: &Ask) -> Result<Answer> {
         ]
     });
     Ok(Answer::Yes)
+}
+
+/// `seventh bpf names list`.
+pub(super) async fn name_rows(ask: &Ask) -> Result<Answer> {
+    let mut client = api::connect(&ask.server).await?;
+    let pieces = client
+        .list_name_rows(ListNameRowsRequest {})
+        .await
+        .context("bpf names list")?;
+    let rows = collect(pieces.into_inner(), |piece| piece.items).await?;
+    let columns = ["ENDPOINT", "IP ADDRESS", "IDENTITY", "FLOW IDENTITY", "LABELS"];
+    show(ask.output, &rows, &columns, name_row_json, |row: &NameRow| {
+        [
+            or_dash(row.endpoint.clone()),
+            row.ip.clone(),
+            row.identity.to_string(),
+            row.flow_identity.to_string(),
+            or_dash(row.labels.join(",")),
+        ]
+    });
+    Ok(Answer::Yes)
+}
+
+fn name_row_json(row: &NameRow) -> Value {
+    json!({
+        "endpoint": row.endpoint, "ip": row.ip, "identity": row.identity, "flow_identity": row.flow_identity,
+        "labels": row.labels,
+    })
 }
 
 fn ipcache_json(entry: &IpcacheEntry) -> Value {

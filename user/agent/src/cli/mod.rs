@@ -124,6 +124,11 @@ enum BpfCommand {
         #[command(subcommand)]
         command: BpfListCommand,
     },
+    /// Addresses that are known by a name
+    Names {
+        #[command(subcommand)]
+        command: BpfListCommand,
+    },
     /// The flow table
     Flows {
         #[command(subcommand)]
@@ -260,6 +265,9 @@ async fn bpf(command: BpfCommand) -> Result<Answer> {
         BpfCommand::Ipcache {
             command: BpfListCommand::List(ask),
         } => listings::ipcache(&ask).await,
+        BpfCommand::Names {
+            command: BpfListCommand::List(ask),
+        } => listings::name_rows(&ask).await,
         BpfCommand::Flows {
             command: BpfFlowsCommand::List { max, ask },
         } => listings::flows(&ask, max).await,

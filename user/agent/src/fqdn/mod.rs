@@ -1,8 +1,8 @@
 //! Names: what answers teach reaches the kernel through here, identities for it are made here, and it is kept here from
 //! one agent to the next.
 //!
-//! Order of locks: whoever holds the agent's state may take the table of names, never the other way round. A worker that
-//! needs a new identity for an answer holds neither and waits for the state a moment.
+//! Order of locks: whoever holds the agent's state may take the table of names, never the other way round. A worker never
+//! takes the state: an answer that needs a new identity waits in its engine until [`tend`] has made it.
 
 mod config;
 mod state;
@@ -12,18 +12,20 @@ pub(crate) use config::{FqdnConfig, FqdnSettings, RawFqdn};
 use std::{
     collections::HashSet,
     path::Path,
-    sync::{Arc, Mutex, OnceLock, PoisonError, TryLockError, Weak},
-    thread,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::time::{ClockId, clock_gettime};
-use seventh_abi::{Addr, Direction, FlowFlags, FlowState, NameKey};
-use seventh_datapath::{NameTable, Settings};
-use seventh_engine::{NameChange, NameClass, NameSink, Names, NamesNotTaken, SCOPE_NODE};
+use seventh_abi::{Addr, Direction, FlowFlags, FlowKey, FlowState, NameEntry, NameKey};
+use seventh_datapath::{FlowTable, NameTable, Settings};
+use seventh_engine::{Decided, Lacking, NameChange, NameSink, Names, SCOPE_NODE};
 use seventh_parsers::packet::PROTOCOL_TCP;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::{
+    sync::Notify,
+    time::{MissedTickBehavior, interval, sleep},
+};
 use tracing::{error, warn};
 
 use crate::{
@@ -34,13 +36,8 @@ use crate::{
     publisher::Publisher,
 };
 
-/// How long an answer waits at most for a new identity while policy is being changed. The client asks again later.
-const DEFINE_WAIT: Duration = Duration::from_millis(250);
-/// How often a waiting worker looks.
-const DEFINE_POLL: Duration = Duration::from_millis(1);
-/// Identities that are made while answers wait, between two changes of policy, at most. They are one per combination of
-/// selectors; whoever makes more of them plays games.
-const CLASSES_MAX: usize = 4096;
+/// How soon identities that could not be made are tried again.
+const DEFINE_AGAIN: Duration = Duration::from_millis(200);
 /// How often names are looked after.
 const TEND: Duration = Duration::from_secs(1);
 /// How often, in looks, lingering addresses are compared with the flow table.
@@ -53,8 +50,9 @@ const SAVE_SHARE: u32 = 20;
 #[derive(Debug, Default)]
 pub(crate) struct KernelNames {
     target: OnceLock<Target>,
-    shared: OnceLock<Weak<Shared>>,
     saved: Mutex<Saved>,
+    /// An answer waits for an identity.
+    wanted: Notify,
 }
 
 /// What was written down last.
@@ -69,6 +67,7 @@ struct Saved {
 #[derive(Debug)]
 struct Target {
     table: Mutex<NameTable>,
+    flows: FlowTable,
     /// Scopes of the kernel begin after this one, see [`Target::scope`].
     base: u32,
 }
@@ -77,7 +76,12 @@ impl Target {
     /// Number of a scope in the kernel: beyond those of an earlier agent, so that each endpoint meets the rows of one
     /// agent only.
     fn scope(&self, scope: u32) -> u32 {
+        // `open` has seen that this is no number of an earlier agent.
         self.base.wrapping_add(1).wrapping_add(scope)
+    }
+
+    fn table(&self) -> MutexGuard<'_, NameTable> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -86,55 +90,69 @@ impl Target {
 pub(crate) struct Sink(pub(crate) Arc<KernelNames>);
 
 impl NameSink for Sink {
-    fn apply(&self, changes: &[NameChange]) -> Result<(), NamesNotTaken> {
-        let target = self.0.target.get().ok_or(NamesNotTaken)?;
-        let mut table = target.table.lock().unwrap_or_else(PoisonError::into_inner);
-        for change in changes {
+    fn apply(&self, changes: &[NameChange]) -> Vec<usize> {
+        let Some(target) = self.0.target.get() else {
+            return (0..changes.len()).collect();
+        };
+        let row = |change: &NameChange| {
             let key = NameKey {
                 addr: change.addr,
                 scope: target.scope(change.scope),
             };
-            let done = match change.entry {
-                Some(entry) => table.set(key, entry),
-                None => table.remove(&key),
-            };
-            done.map_err(|e| {
-                error!(error = %e, "names");
-                NamesNotTaken
-            })?;
+            (key, change.entry)
+        };
+        let rows: Vec<(NameKey, Option<NameEntry>)> = changes.iter().map(row).collect();
+        let (refused, reason) = target.table().write(&rows);
+        if let Some(reason) = reason {
+            error!(error = %reason, refused = refused.len(), of = rows.len(), "names");
         }
-        Ok(())
+        refused
     }
 
-    fn define(&self, names: &Names, classes: &[NameClass]) -> Result<(), NamesNotTaken> {
-        let shared = self.0.shared.get().and_then(Weak::upgrade).ok_or(NamesNotTaken)?;
-        let deadline = Instant::now() + DEFINE_WAIT;
-        let mut state = loop {
-            match shared.try_state() {
-                Ok(state) => break state,
-                Err(TryLockError::Poisoned(poisoned)) => break poisoned.into_inner(),
-                Err(TryLockError::WouldBlock) if Instant::now() < deadline => thread::sleep(DEFINE_POLL),
-                Err(TryLockError::WouldBlock) => return Err(NamesNotTaken),
-            }
+    fn define(&self, _names: &Names, _lacking: &[Lacking]) {
+        // `Names::tend` finds what lacks one.
+        self.0.wanted.notify_one();
+    }
+
+    fn decided(&self, flow: &FlowKey) -> Decided {
+        let Some(target) = self.0.target.get() else {
+            return Decided::NoKernel;
         };
-        define(&mut state, names, classes).map_err(|e| {
-            warn!(error = format!("{e:#}"), "no identity for addresses learned by name");
-            NamesNotTaken
+        target.flows.get(flow).map_or(Decided::Unknown, |flow| Decided::By {
+            peer_identity: flow.peer_identity,
+            epoch: flow.epoch,
         })
     }
 }
 
 impl KernelNames {
-    /// From now on names reach the kernel; its scopes begin after `base`.
-    pub(crate) fn open(&self, table: NameTable, base: u32) {
+    /// From now on names reach the kernel. Of the rows that are there only those of scopes that an endpoint in the
+    /// kernel goes by stay, until [`Self::forget_stale`]: whatever else an earlier agent left (of endpoints that are
+    /// gone, or of a start that failed) would be met by an endpoint that gets the number. So there are rows of two agents
+    /// at most.
+    ///
+    /// # Errors
+    /// The kernel refuses, or all numbers are used.
+    pub(crate) fn open(
+        &self,
+        mut table: NameTable,
+        flows: FlowTable,
+        used: &HashSet<u32>,
+        scopes: usize,
+    ) -> Result<()> {
+        let base = used.iter().copied().max().unwrap_or(0);
+        let last = u32::try_from(scopes)
+            .ok()
+            .and_then(|scopes| base.checked_add(scopes)?.checked_add(1));
+        ensure!(
+            last.is_some(),
+            "all numbers of name scopes are used; stop the agent without --keep-enforcing and start it again"
+        );
+        table.retain_scopes(|scope| used.contains(&scope)).context("names")?;
         let table = Mutex::new(table);
         // Only `start` calls this, once.
-        let _ = self.target.set(Target { table, base });
-    }
-
-    /// From now on identities can be made.
-    pub(crate) fn serve(&self, shared: &Arc<Shared>) {
-        let _ = self.shared.set(Arc::downgrade(shared));
+        let _ = self.target.set(Target { table, flows, base });
+        Ok(())
     }
 
     /// The kernel's number of an endpoint's scope; 0 before [`Self::open`].
@@ -149,70 +167,103 @@ impl KernelNames {
     /// The kernel refuses.
     pub(crate) fn forget_stale(&self) -> Result<()> {
         let Some(target) = self.target.get() else { return Ok(()) };
-        let mut table = target.table.lock().unwrap_or_else(PoisonError::into_inner);
-        table.retain_scopes(|scope| scope > target.base).context("names")
+        target
+            .table()
+            .retain_scopes(|scope| scope > target.base)
+            .context("names")
+    }
+
+    /// Every row that the kernel has, with the endpoint's number ([`SCOPE_NODE`] for all).
+    pub(crate) fn rows(&self) -> Vec<(u32, Addr, NameEntry)> {
+        let Some(target) = self.target.get() else {
+            return Vec::new();
+        };
+        let rows = target.table().entries();
+        let own = |(key, entry): (NameKey, NameEntry)| {
+            let scope = key.scope.checked_sub(target.scope(SCOPE_NODE))?;
+            Some((scope, key.addr, entry))
+        };
+        rows.into_iter().filter_map(own).collect()
+    }
+
+    fn saved(&self) -> MutexGuard<'_, Saved> {
+        self.saved.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Makes identities for these classes and has every policy know them.
-///
-/// # Errors
-/// There are too many, or the kernel refuses; nothing is open by them then.
-pub(crate) fn define(state: &mut State, names: &Names, classes: &[NameClass]) -> Result<()> {
+/// Makes identities for these classes and has every policy know them. One that cannot be made keeps no other from it; says
+/// whether all were made.
+fn define(state: &mut State, names: &Names, lacking: &[Lacking]) -> bool {
     let State { store, publisher, .. } = state;
-    let publisher = publisher.as_mut().context("the agent is ending")?;
-    for class in classes {
-        let (identity, patches) = store.define(class, CLASSES_MAX)?;
-        publisher.extend(&patches)?;
-        names.define(class.clone(), identity);
+    let Some(publisher) = publisher else { return false };
+    let mut failed = None;
+    for Lacking { scope, class } in lacking {
+        let defined = store.define(*scope, class).and_then(|(identity, patches)| {
+            publisher.extend(&patches)?;
+            Ok(identity)
+        });
+        match defined {
+            Ok(identity) => names.define(class.clone(), identity),
+            Err(e) => failed = Some((*scope, e)),
+        }
     }
-    Ok(())
+    if let Some((endpoint, e)) = &failed {
+        warn!(
+            error = format!("{e:#}"),
+            endpoint, "no identity for addresses learned by name"
+        );
+    }
+    failed.is_none()
 }
 
-/// Looks after names: lets go those whose time is over, addresses that linger without a flow, and writes down what is
-/// known.
+/// Looks after names: lets go those whose time is over, makes identities that answers wait for, shuts addresses that
+/// linger without a flow, and writes down what is known.
 pub(crate) async fn tend(shared: Arc<Shared>, config: Config) {
     let mut ticks = interval(TEND);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut looks: u32 = 0;
     loop {
-        ticks.tick().await;
-        looks = looks.wrapping_add(1);
-        let (shared, config) = (Arc::clone(&shared), config.clone());
-        let look = move || look_after(&shared, &config, looks);
-        if let Err(e) = tokio::task::spawn_blocking(look).await {
-            error!(error = %e, "looking after names failed");
+        let wanted = tokio::select! {
+            _ = ticks.tick() => false,
+            () = shared.names.wanted.notified() => true,
+        };
+        looks = looks.wrapping_add(u32::from(!wanted));
+        let (looking, config) = (Arc::clone(&shared), config.clone());
+        let look = move || {
+            let made = look_after(&looking);
+            if !wanted {
+                look_about(&looking, &config, looks);
+            }
+            made
+        };
+        match tokio::task::spawn_blocking(look).await {
+            Ok(true) => {}
+            // Whoever asks for what cannot be had does not keep us busy with it.
+            Ok(false) => sleep(DEFINE_AGAIN).await,
+            Err(e) => error!(error = %e, "looking after names failed"),
         }
     }
 }
 
-fn look_after(shared: &Shared, config: &Config, looks: u32) {
+/// Whether everything that lacked an identity has one now.
+fn look_after(shared: &Shared) -> bool {
     let names = shared.engine.names();
-    let now_ns = shared.now_ns();
-    // Twice: what has got its identity by the first look is opened by the second.
-    for _ in 0..2 {
-        match names.tend(now_ns) {
-            Ok(missing) if missing.is_empty() => break,
-            Ok(missing) => {
-                if let Err(e) = define(&mut shared.state(), names, &missing) {
-                    warn!(error = format!("{e:#}"), "no identity for addresses learned by name");
-                }
-            }
-            Err(NamesNotTaken) => break,
-        }
-    }
+    let lacking = names.tend(shared.now_ns());
+    lacking.is_empty() || define(&mut shared.state(), names, &lacking)
+}
+
+fn look_about(shared: &Shared, config: &Config, looks: u32) {
+    let names = shared.engine.names();
     if looks.is_multiple_of(COLLECT_EVERY) && names.lingering() > 0 {
         collect(shared);
     }
-    let saved = || shared.names.saved.lock().unwrap_or_else(PoisonError::into_inner);
-    let revision = names.revision();
-    let now = Instant::now();
-    if saved().revision != Some(revision) && saved().next.is_none_or(|next| next <= now) {
+    let is_due = {
+        let saved = shared.names.saved();
+        let now = Instant::now();
+        saved.revision != Some(names.revision()) && saved.next.is_none_or(|next| next <= now)
+    };
+    if is_due {
         save(shared, config);
-        *saved() = Saved {
-            revision: Some(revision),
-            next: Some(now + SAVE_SHARE * now.elapsed()),
-        };
     }
 }
 
@@ -228,7 +279,9 @@ fn collect(shared: &Shared) {
         )
     };
     let now_ns = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| Duration::from(now).as_nanos());
-    let outgoing = flows.iter().filter(|(key, _)| key.direction == Direction::Egress as u8);
+    // What was opened by the address alone has no need of a name, and no right to one.
+    let by_name = |(key, flow): &&(FlowKey, FlowState)| key.direction == Direction::Egress as u8 && flow.by_name != 0;
+    let outgoing = flows.iter().filter(by_name);
     let mut used: HashSet<(u32, Addr)> = HashSet::new();
     for (key, flow) in outgoing {
         if is_live(key.protocol, flow, now_ns)
@@ -238,10 +291,8 @@ fn collect(shared: &Shared) {
         }
     }
     // What the kernel does not take is tried again.
-    let _ = shared
-        .engine
-        .names()
-        .collect(|scope, addr| used.contains(&(scope, *addr)));
+    let names = shared.engine.names();
+    names.collect(|scope, addr| used.contains(&(scope, *addr)));
 }
 
 /// Whether the kernel still goes by the entry (`kern/prog/src/hook.rs::live_flow`).
@@ -257,15 +308,23 @@ fn is_live(protocol: u8, flow: &FlowState, now_ns: u128) -> bool {
     now_ns.saturating_sub(u128::from(flow.last_seen_ns)) <= Duration::from_secs(limit_s).as_nanos()
 }
 
-/// Writes down what is known, for the next agent.
+/// Writes down what is known, for the next agent. One at a time: two would write into the same file.
 pub(crate) fn save(shared: &Shared, config: &Config) {
-    let learned = shared.engine.names().list();
+    let mut saved = shared.names.saved();
+    let begin = Instant::now();
+    let names = shared.engine.names();
+    let revision = names.revision();
+    let learned = names.list();
     if let Err(e) = state::save(&config.fqdn.state_file, &learned, &config.endpoints, shared.now_ns()) {
         warn!(
             error = format!("{e:#}"),
             "names are not written down: a restart would forget them"
         );
     }
+    *saved = Saved {
+        revision: Some(revision),
+        next: Some(Instant::now() + SAVE_SHARE * begin.elapsed()),
+    };
 }
 
 /// Takes up what an earlier agent has written down, and the file of names that are known beforehand.
@@ -316,11 +375,13 @@ pub(crate) fn clean(shared: &Shared, pattern: &str) -> Result<usize> {
     let pattern = if pattern.is_empty() { "*" } else { pattern };
     let pattern = seventh_policy::name_pattern::NamePattern::pattern(pattern)
         .map_err(|reason| anyhow::anyhow!("`{pattern}` {reason}"))?;
-    let forgotten = shared
-        .engine
-        .names()
-        .forget(|_, name| pattern.is_everything() || pattern.matches(name));
-    forgotten.map_err(|NamesNotTaken| anyhow::anyhow!("the kernel's table of names cannot be written"))
+    let names = shared.engine.names();
+    let (forgotten, written) = names.forget(|_, name| pattern.is_everything() || pattern.matches(name));
+    ensure!(
+        written,
+        "{forgotten} names are forgotten, but the kernel's table of names could not be written; it is tried again"
+    );
+    Ok(forgotten)
 }
 
 /// Where names are written down unless the configuration says otherwise: beside the socket, on a file system that lives

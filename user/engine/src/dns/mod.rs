@@ -6,18 +6,19 @@
 //! What an endpoint was answered counts only if it had asked: the same addresses and ports, id and questions. Everything
 //! else an endpoint is sent under a DNS rule is dropped.
 
+mod held;
 mod queries;
 mod stream;
 mod telling;
 
 pub(crate) use stream::DnsInspector;
 
-use crate::counters::EngineCounter;
 use crate::decide::Decision;
 use crate::inspector::{Change, Judge};
-use crate::names::Lesson;
+use crate::names::{Answers, LESSON_NAMES_MAX, NotLearned};
 use crate::record::{DnsRecord, Inside, RecordVerdict};
 use crate::shared::EngineLimits;
+use held::HeldBytes;
 use queries::{Queries, Query, Slot};
 use seventh_abi::DropReason;
 use seventh_parsers::dns::{
@@ -25,13 +26,6 @@ use seventh_parsers::dns::{
 };
 use seventh_policy::{DnsRuleSet, RuleOrigin};
 use std::borrow::Cow;
-use std::sync::Arc;
-use std::sync::atomic::AtomicUsize;
-
-/// Cached form of "no rule allows it"; a rule's index is cached as index + 1.
-const CACHED_DENY: u32 = 0;
-/// Name verdicts depend on nothing but what their key holds: a rule set's number is never given to other rules.
-const NAME_EPOCH: u32 = 0;
 
 /// What is answered to a query that no rule allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -47,8 +41,52 @@ pub enum DnsRefusal {
 #[derive(Debug, Default)]
 pub(crate) struct DnsDesk {
     queries: Queries,
-    /// Bytes of answers over TCP that are not complete, over all connections.
-    answers_held: Arc<AtomicUsize>,
+    /// Bytes of answers over TCP that are not complete.
+    held: HeldBytes,
+}
+
+/// Why an answer does not go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NotOn {
+    /// Not yet: the same bytes are to be read again a moment later. If that never helps, this is why they are dropped.
+    Later(DropReason),
+    /// Never.
+    Never(DropReason),
+}
+
+impl From<DropReason> for NotOn {
+    fn from(reason: DropReason) -> Self {
+        Self::Never(reason)
+    }
+}
+
+/// An answer that may go on: what it answers. Its query is waited for until [`Answered::done`].
+struct Answered<'m> {
+    slot: Slot,
+    /// None for an error that does not say to what.
+    questions: Option<Box<[u8]>>,
+    head: Head<'m>,
+    whole: Option<Message<'m>>,
+}
+
+impl Answered<'_> {
+    /// The answer goes on, and is recorded.
+    ///
+    /// # Errors
+    /// Its query was answered meanwhile.
+    fn done(&self, judge: &mut Judge<'_>) -> Result<(), DropReason> {
+        let queries = &mut judge.desk.dns.queries;
+        let query = match &self.questions {
+            Some(questions) => queries.answered(&self.slot, questions),
+            None => queries.answered_any(&self.slot),
+        };
+        let query = query.ok_or(DropReason::DnsUnsolicitedAnswer)?;
+        let latency_ns = judge.about.time_ns.saturating_sub(query.asked_ns);
+        for told in telling::answers(&self.head, self.whole.as_ref(), &query.questions, latency_ns) {
+            tell(judge, told, query.rule.clone());
+        }
+        Ok(())
+    }
 }
 
 impl DnsDesk {
@@ -61,9 +99,11 @@ impl DnsDesk {
 /// Decides a datagram of either side.
 pub(crate) fn datagram(judge: &mut Judge<'_>, payload: &[u8], reply: bool, limits: &EngineLimits) -> Decision {
     if reply {
-        return match answer(judge, payload) {
+        let answered = answer(judge, payload).and_then(|answered| Ok(answered.done(judge)?));
+        return match answered {
             Ok(()) => Decision::Forward(Change::default()),
-            Err(reason) => Decision::Drop(reason),
+            Err(NotOn::Never(reason)) => Decision::Drop(reason),
+            Err(NotOn::Later(reason)) => Decision::Park(reason),
         };
     }
     match query(judge, payload) {
@@ -122,27 +162,17 @@ fn tell(judge: &mut Judge<'_>, record: DnsRecord, rule: Option<Arc<RuleOrigin>>)
 
 /// Index of the rule that allows the name, from the cache or from the rules.
 fn verdict(judge: &Judge<'_>, rules: &DnsRuleSet, name: &str) -> Option<u32> {
-    let shared = &judge.desk.shared;
-    let key = shared
-        .hasher
+    let hasher = &judge.desk.shared.hasher;
+    let key = hasher
         .begin()
         .number(judge.policy.rules.id())
         .bytes(name.as_bytes())
         .finish();
-    let cached = if let Some(cached) = shared.request_verdicts.lookup(&key, NAME_EPOCH) {
-        judge.desk.counters.count(EngineCounter::CacheHit);
-        cached
-    } else {
-        judge.desk.counters.count(EngineCounter::CacheMiss);
-        let cached = rules.judge(name).map_or(CACHED_DENY, |rule| rule.saturating_add(1));
-        shared.request_verdicts.insert(&key, NAME_EPOCH, cached);
-        cached
-    };
-    cached.checked_sub(1)
+    judge.desk.cached(&key, || Ok(rules.judge(name))).ok().flatten()
 }
 
-/// Learns from an answer and records it; it may go on only when this succeeds.
-fn answer(judge: &mut Judge<'_>, message: &[u8]) -> Result<(), DropReason> {
+/// Learns from an answer; it may go on only when this succeeds. Nothing else has changed then: it can be done again.
+fn answer<'m>(judge: &mut Judge<'_>, message: &'m [u8]) -> Result<Answered<'m>, NotOn> {
     judge.desk.forget_request();
     let head = Head::parse(message).map_err(|_| DropReason::DnsMalformedAnswer)?;
     let whole = Message::parse(message).ok();
@@ -152,43 +182,44 @@ fn answer(judge: &mut Judge<'_>, message: &[u8]) -> Result<(), DropReason> {
         .note(Inside::Dns(Box::new(telling::answer(&head, whole.as_ref()))));
     let header = *head.header();
     if whole.is_none() && !header.is_truncated() {
-        return Err(DropReason::DnsMalformedAnswer);
+        return Err(DropReason::DnsMalformedAnswer.into());
     }
-    let query = awaited(judge, &head).ok_or(DropReason::DnsUnsolicitedAnswer)?;
+    // A server that cannot read a query may leave its question out.
+    let bare_error = header.questions == 0 && header.rcode() != RCODE_NOERROR;
+    let answered = Answered {
+        slot: Slot::of(judge.about, header.id),
+        questions: (!bare_error).then(|| questions(&head)),
+        head,
+        whole,
+    };
+    let queries = &judge.desk.dns.queries;
+    let waits = queries.waits(&answered.slot, answered.questions.as_deref(), judge.about.time_ns);
+    if !header.is_response() || !waits {
+        return Err(DropReason::DnsUnsolicitedAnswer.into());
+    }
     // A cut answer may end anywhere: it goes on, so that the whole one is asked for over TCP, and teaches nothing.
     if let Some(message) = whole.as_ref().filter(|_| header.rcode() == RCODE_NOERROR) {
         learn(judge, message)?;
     }
-    let latency_ns = judge.about.time_ns.saturating_sub(query.asked_ns);
-    for told in telling::answers(&head, whole.as_ref(), &query.questions, latency_ns) {
-        tell(judge, told, query.rule.clone());
-    }
-    Ok(())
+    Ok(answered)
 }
 
-/// The query to which this is the answer; it is awaited no longer.
-fn awaited(judge: &mut Judge<'_>, head: &Head<'_>) -> Option<Query> {
-    let header = head.header();
-    if !header.is_response() {
-        return None;
-    }
-    let slot = Slot::of(judge.about, header.id);
-    let queries = &mut judge.desk.dns.queries;
-    // A server that cannot read a query may leave its question out.
-    if header.questions == 0 && header.rcode() != RCODE_NOERROR {
-        queries.answered_any(&slot)
-    } else {
-        queries.answered(&slot, &questions(head), judge.about.time_ns)
-    }
-}
-
-fn learn(judge: &Judge<'_>, message: &Message<'_>) -> Result<(), DropReason> {
+fn learn(judge: &Judge<'_>, message: &Message<'_>) -> Result<(), NotOn> {
+    let answers = Answers::of(message);
+    let names = &judge.desk.shared.names;
+    let mut learned = 0;
     for question in message.head().questions() {
-        let lesson = Lesson::of(message, &question);
-        let names = &judge.desk.shared.names;
+        let lesson = answers.lesson(&question);
+        learned += lesson.names.len();
+        if learned > LESSON_NAMES_MAX {
+            return Err(DropReason::DnsNotLearned.into());
+        }
         names
             .learn(judge.policy.endpoint_id, &lesson, judge.about.time_ns)
-            .map_err(|_| DropReason::DnsNotLearned)?;
+            .map_err(|not| match not {
+                NotLearned::Later => NotOn::Later(DropReason::DnsNotLearned),
+                NotLearned::Refused => NotOn::Never(DropReason::DnsNotLearned),
+            })?;
     }
     Ok(())
 }

@@ -88,11 +88,19 @@ impl Queries {
         }
     }
 
-    /// An answer to these questions has come. `None` if nobody asked them.
-    pub(super) fn answered(&mut self, slot: &Slot, questions: &[u8], now_ns: u64) -> Option<Query> {
-        self.take(slot, |query| {
-            *query.questions == *questions && now_ns.saturating_sub(query.asked_ns) < WAIT_NS
+    /// Whether somebody waits for an answer to these questions, or for any under this id.
+    pub(super) fn waits(&self, slot: &Slot, questions: Option<&[u8]>, now_ns: u64) -> bool {
+        let asked = self.endpoints.get(&slot.flow.ifindex);
+        let queries = asked.and_then(|asked| asked.slots.get(slot));
+        queries.into_iter().flatten().any(|query| {
+            questions.is_none_or(|questions| *query.questions == *questions)
+                && now_ns.saturating_sub(query.asked_ns) < WAIT_NS
         })
+    }
+
+    /// An answer to these questions goes on. `None` if nobody asked them.
+    pub(super) fn answered(&mut self, slot: &Slot, questions: &[u8]) -> Option<Query> {
+        self.take(slot, |query| *query.questions == *questions)
     }
 
     /// An answer that does not say to what has come.
@@ -191,6 +199,10 @@ mod tests {
             ipv4: true,
         };
         Slot { flow, protocol: 17, id }
+    }
+
+    fn answered(queries: &mut Queries, slot: &Slot, question: &[u8], now_ns: u64) -> bool {
+        queries.waits(slot, Some(question), now_ns) && queries.answered(slot, question).is_some()
     }
 
     fn ask(queries: &mut Queries, slot: Slot, question: &[u8], now_ns: u64) {

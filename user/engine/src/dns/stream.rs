@@ -1,16 +1,16 @@
 //! DNS over TCP: messages with their length in front (RFC 7766 §8), split and joined as the segments please.
 
-use super::{DnsRefusal, answer, query, refusal};
-use crate::inspector::{Inspection, Judge, Refusal, ReplyReading};
+use super::held::Held;
+use super::{DnsRefusal, NotOn, answer, query, refusal};
+use crate::inspector::{Inspection, Judge, Patience, Refusal, ReplyReading};
 use crate::stream::Stream;
 use seventh_abi::DropReason;
 use seventh_parsers::dns::{FRAME_PREFIX_LEN, split_frame};
 use std::borrow::Cow;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// Bytes of answers that are not complete, over all connections of one engine, at most.
-const ANSWERS_HELD_MAX: usize = 16 << 20;
+/// How long a refusal waits at most for answers to queries before it: a server that is slower will not be waited for,
+/// as by resolvers.
+const AWAIT_NS: u64 = 5_000_000_000;
 
 /// Where in the messages both directions stand.
 #[derive(Debug)]
@@ -18,6 +18,10 @@ pub(crate) struct DnsInspector {
     refusal: DnsRefusal,
     /// Bytes of the query that has begun and is not complete; they are the tail of the stream.
     taken: usize,
+    /// Queries that went on and have not been answered.
+    awaited: usize,
+    /// When a query was refused for the first time.
+    refused_ns: Option<u64>,
     /// The answer that has begun and is not complete.
     answer: Held,
 }
@@ -33,6 +37,8 @@ impl DnsInspector {
         Self {
             refusal,
             taken: 0,
+            awaited: 0,
+            refused_ns: None,
             answer: Held::default(),
         }
     }
@@ -54,6 +60,7 @@ impl DnsInspector {
                     rest = rest.get(taken..).unwrap_or_default();
                 }
                 Err(RefusedQuery { reason, answer }) => {
+                    inspection.patience = self.patience(judge.about.time_ns);
                     inspection.refusal = Some(Refusal {
                         reason,
                         passed: new.len() - rest.len(),
@@ -89,35 +96,58 @@ impl DnsInspector {
             return Err(RefusedQuery { reason, answer });
         }
         self.taken = 0;
+        self.awaited += 1;
         Ok((missing, true))
+    }
+
+    /// A refusal ends the connection, so what was asked before is answered first; not for ever.
+    fn patience(&mut self, now_ns: u64) -> Patience {
+        let since_ns = *self.refused_ns.get_or_insert(now_ns);
+        if self.awaited > 0 && now_ns.saturating_sub(since_ns) < AWAIT_NS {
+            Patience::Endless
+        } else {
+            Patience::Idle
+        }
     }
 
     /// Takes new bytes of the other side, in order. What is not complete cannot be acted on, so it goes on at once; the
     /// bytes that complete an answer do when it is learned.
     pub(crate) fn read_reply(&mut self, new: &[u8], judge: &mut Judge<'_>) -> ReplyReading {
-        let refusal = self.read_answers(new, judge).err();
-        ReplyReading { refusal, more: true }
+        let not_on = self.read_answers(new, judge).err();
+        ReplyReading { not_on, more: true }
     }
 
-    fn read_answers(&mut self, new: &[u8], judge: &mut Judge<'_>) -> Result<(), DropReason> {
-        let mut rest = new;
-        if !self.answer.bytes.is_empty() {
-            let missing = missing(&self.answer.bytes, rest).unwrap_or(rest.len());
-            let (here, after) = rest.split_at_checked(missing).unwrap_or((rest, &[]));
-            self.answer.hold(here, &judge.desk.dns.answers_held)?;
-            let Some((message, _)) = split_frame(&self.answer.bytes) else {
-                return Ok(());
-            };
-            answer(judge, message)?;
-            self.answer = Held::default();
-            rest = after;
+    /// All answers that end in these bytes are read before the first of them counts as given: if one has to wait, all of
+    /// these bytes come again.
+    fn read_answers(&mut self, new: &[u8], judge: &mut Judge<'_>) -> Result<(), NotOn> {
+        let begun = self.answer.bytes();
+        let missing = missing(begun, new).filter(|missing| *missing <= new.len());
+        let Some((here, after)) = missing.and_then(|missing| new.split_at_checked(missing)) else {
+            return Ok(hold(&mut self.answer, new, judge)?);
+        };
+        let first = [begun, here].concat();
+        let mut answered = Vec::new();
+        let mut rest = after;
+        let mut next = split_frame(&first).map(|(message, _)| message);
+        while let Some(message) = next {
+            answered.push(answer(judge, message)?);
+            next = split_frame(rest).map(|(message, after)| {
+                rest = after;
+                message
+            });
         }
-        while let Some((message, after)) = split_frame(rest) {
-            answer(judge, message)?;
-            rest = after;
+        for answered in answered {
+            answered.done(judge)?;
+            self.awaited = self.awaited.saturating_sub(1);
         }
-        self.answer.hold(rest, &judge.desk.dns.answers_held)
+        self.answer = Held::default();
+        Ok(hold(&mut self.answer, rest, judge)?)
     }
+}
+
+fn hold(held: &mut Held, more: &[u8], judge: &Judge<'_>) -> Result<(), DropReason> {
+    let endpoints = judge.desk.shared.load_policy().endpoints.len();
+    held.hold(more, &judge.desk.dns.held, judge.about.id.ifindex, endpoints)
 }
 
 /// How many bytes of `rest` belong to the message that begins with `begun`; `None` if that cannot be said yet.
@@ -134,39 +164,4 @@ fn framed_refusal(query: &[u8], reason: DropReason, kind: DnsRefusal) -> Cow<'st
         return Cow::Borrowed(&[]);
     };
     Cow::Owned([&len.to_be_bytes(), answer.as_slice()].concat())
-}
-
-/// Bytes that count against a bound as long as they are there.
-#[derive(Debug, Default)]
-struct Held {
-    bytes: Vec<u8>,
-    account: Option<Arc<AtomicUsize>>,
-}
-
-impl Held {
-    /// Holds `more`, of one message in all.
-    ///
-    /// # Errors
-    /// All connections together hold too much.
-    fn hold(&mut self, more: &[u8], account: &Arc<AtomicUsize>) -> Result<(), DropReason> {
-        if more.is_empty() {
-            return Ok(());
-        }
-        // Relaxed: one engine counts, in one thread.
-        if account.load(Ordering::Relaxed) + more.len() > ANSWERS_HELD_MAX {
-            return Err(DropReason::EngineLimit);
-        }
-        account.fetch_add(more.len(), Ordering::Relaxed);
-        self.account.get_or_insert_with(|| Arc::clone(account));
-        self.bytes.extend_from_slice(more);
-        Ok(())
-    }
-}
-
-impl Drop for Held {
-    fn drop(&mut self) {
-        if let Some(account) = &self.account {
-            account.fetch_sub(self.bytes.len(), Ordering::Relaxed);
-        }
-    }
 }

@@ -85,6 +85,7 @@ impl NameRules {
         self.node_wide
     }
 
+    /// The identity of a class, if the policies in force know one.
     pub(super) fn identity(&self, class: &NameClass) -> Option<IdentityId> {
         self.identities.get(class).copied()
     }

@@ -1,9 +1,10 @@
 //! Names, the addresses under them, and what each address means because of them.
 
-use super::{Lesson, NameChange, NameClass, NameRules, SCOPE_NODE};
+use super::{Lacking, Lesson, NameChange, NameClass, NameRules, SCOPE_NODE};
 use seventh_abi::{Addr, NameEntry};
 use seventh_policy::IdentityId;
 use seventh_policy::name_pattern::NamePattern;
+use std::cmp::{Ordering as CmpOrdering, Reverse};
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
@@ -41,6 +42,18 @@ impl Default for NameLimits {
     }
 }
 
+impl NameLimits {
+    /// Rows of the kernel's map that the table fills at most.
+    #[must_use]
+    pub const fn rows_max(&self) -> usize {
+        self.addresses_max + LINGERING_MAX
+    }
+
+    fn held_ns(&self, ttl_ns: u64) -> u64 {
+        ttl_ns.max(self.ttl_min_ns).saturating_add(self.grace_ns)
+    }
+}
+
 /// An address under a name.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LearnedName {
@@ -62,7 +75,18 @@ pub struct LearnedName {
 #[derive(Debug, Default)]
 pub(super) struct Due {
     pub(super) changes: Vec<NameChange>,
-    pub(super) missing: Vec<NameClass>,
+    pub(super) lacking: Vec<Lacking>,
+}
+
+/// How the addresses of a lesson stand.
+#[derive(Debug)]
+pub(super) enum Stand {
+    /// The kernel knows what each of them means.
+    Open,
+    /// The kernel did not take one.
+    Refused,
+    /// Some have no identity.
+    Lacking(Vec<Lacking>),
 }
 
 #[derive(Debug)]
@@ -77,6 +101,8 @@ pub(super) struct Table {
     pending: Pending,
     /// Addresses that wait for an identity.
     waiting: BTreeSet<(u32, Addr)>,
+    /// Addresses that the kernel did not take, or did not let go.
+    refused: BTreeSet<(u32, Addr)>,
     /// Number of the last lesson.
     lesson: u64,
     /// Raised with every change of what is known.
@@ -101,11 +127,14 @@ struct Scope {
     /// Only addresses under names that a rule asks for.
     addresses: HashMap<Addr, AddressState>,
     pairs: usize,
+    /// Names whose time was over when they were taken up from an earlier agent, until the first rules are there: then
+    /// they linger.
+    ended: Vec<(Box<str>, Addr)>,
 }
 
 #[derive(Debug)]
 struct NameState {
-    /// With the time at which each ends.
+    /// With the time at which each ends. In ascending order, each once.
     addresses: Vec<(Addr, u64)>,
     /// Numbers of the selectors that match.
     selectors: Arc<[u32]>,
@@ -136,6 +165,7 @@ impl Table {
             ends: BTreeSet::new(),
             pending: Pending::default(),
             waiting: BTreeSet::new(),
+            refused: BTreeSet::new(),
             lesson: 0,
             revision: 0,
         }
@@ -146,11 +176,7 @@ impl Table {
     }
 
     pub(super) fn learn(&mut self, endpoint_id: u32, lesson: &Lesson, now_ns: u64) {
-        let scope = if self.rules.is_node_wide() {
-            SCOPE_NODE
-        } else {
-            endpoint_id
-        };
+        let scope = self.scope(endpoint_id);
         for (name, name_s) in &lesson.names {
             let credits = lesson.addresses.iter().map(|(addr, addr_s)| {
                 let ttl_ns = u64::from(*name_s.min(addr_s)) * SECOND_NS;
@@ -159,6 +185,40 @@ impl Table {
             self.credit(scope, name, &credits.collect::<Vec<_>>());
         }
         self.keep_bounds(scope);
+    }
+
+    fn scope(&self, endpoint_id: u32) -> u32 {
+        if self.rules.is_node_wide() {
+            SCOPE_NODE
+        } else {
+            endpoint_id
+        }
+    }
+
+    /// How the addresses of a lesson stand that was learned and whose changes were written.
+    pub(super) fn stand(&self, endpoint_id: u32, lesson: &Lesson) -> Stand {
+        let number = self.scope(endpoint_id);
+        let mut classes = BTreeSet::new();
+        for (addr, _) in &lesson.addresses {
+            if self.refused.contains(&(number, *addr)) {
+                return Stand::Refused;
+            }
+            if self.waiting.contains(&(number, *addr)) {
+                let scope = self.scopes.get(&number);
+                let address = scope.and_then(|scope| scope.addresses.get(addr));
+                classes.extend(address.into_iter().flat_map(|a| a.meaning(addr, &self.rules).1));
+            }
+        }
+        if classes.is_empty() {
+            return Stand::Open;
+        }
+        let lacking = classes.into_iter().map(|class| Lacking { scope: number, class });
+        Stand::Lacking(lacking.collect())
+    }
+
+    /// Whether the kernel has all that it is to know.
+    pub(super) fn is_written(&self) -> bool {
+        self.refused.is_empty()
     }
 
     pub(super) fn restore(&mut self, learned: &LearnedName, now_ns: u64) {
@@ -174,6 +234,9 @@ impl Table {
         } else if learned.expires_ns > now_ns {
             self.credit(learned.scope, &learned.name, &[(learned.addr, learned.expires_ns)]);
             self.keep_bounds(learned.scope);
+        } else {
+            let scope = self.scopes.entry(learned.scope).or_default();
+            scope.ended.push((learned.name.as_str().into(), learned.addr));
         }
     }
 
@@ -197,6 +260,16 @@ impl Table {
                 scope.order.insert((asked, state.lesson, name.clone()));
                 for (addr, _) in &state.addresses {
                     hold(&mut scope.addresses, *addr, &state.selectors);
+                }
+            }
+            for (name, addr) in std::mem::take(&mut scope.ended) {
+                let matching = self.rules.matching(&name);
+                let selectors = matching.iter().filter_map(|&index| self.rules.selector(index));
+                for selector in selectors {
+                    if self.pending.may_linger(number, addr) {
+                        let address = scope.addresses.entry(addr).or_default();
+                        address.lingering.insert(selector.clone());
+                    }
                 }
             }
             self.pending
@@ -223,11 +296,18 @@ impl Table {
                     selected.entry(*addr).or_default();
                 }
             }
+            let mut ended: HashMap<Addr, BTreeSet<u32>> = HashMap::new();
+            for (name, addr) in &scope.ended {
+                ended.entry(*addr).or_default().extend(rules.matching(name).iter());
+                selected.entry(*addr).or_default();
+            }
             for (addr, indices) in selected {
                 let mut selectors: BTreeSet<_> = indices.iter().filter_map(|&index| rules.selector(index)).collect();
                 classes.extend(rules.class(&addr, &selectors));
                 let lingering = scope.addresses.get(&addr).into_iter().flat_map(|a| &a.lingering);
                 selectors.extend(lingering.filter(|selector| rules.knows(selector)));
+                let ended = ended.get(&addr).into_iter().flatten();
+                selectors.extend(ended.filter_map(|&index| rules.selector(index)));
                 classes.extend(rules.class(&addr, &selectors));
             }
         }
@@ -242,8 +322,9 @@ impl Table {
             };
             self.end_addresses(scope, &name, |_, expires_ns| expires_ns <= now_ns);
         }
-        // What waits for an identity is looked at again.
+        // What waits for an identity, or for the kernel, is looked at again.
         self.pending.dirty.append(&mut self.waiting);
+        self.pending.dirty.append(&mut self.refused);
     }
 
     pub(super) fn forget(&mut self, which: impl Fn(u32, &str) -> bool) -> usize {
@@ -333,7 +414,8 @@ impl Table {
             if missing.is_empty() {
                 self.waiting.remove(&(number, addr));
             } else {
-                due.missing.extend(missing);
+                let lacking = |class| Lacking { scope: number, class };
+                due.lacking.extend(missing.into_iter().map(lacking));
                 self.waiting.insert((number, addr));
             }
             if entry == address.written {
@@ -349,9 +431,18 @@ impl Table {
         for (number, addr) in settled {
             self.settle(number, addr);
         }
-        due.missing.sort_unstable();
-        due.missing.dedup();
+        due.lacking.sort_unstable();
+        due.lacking.dedup();
         due
+    }
+
+    /// The changes were not taken: they are due again when names are looked after, or when the address is learned.
+    pub(super) fn refused(&mut self, changes: &[NameChange]) {
+        for change in changes {
+            let key = (change.scope, change.addr);
+            self.pending.dirty.remove(&key);
+            self.refused.insert(key);
+        }
     }
 
     /// The changes are in force.
@@ -368,6 +459,7 @@ impl Table {
     /// Nothing is due for this address; if it means nothing any more, it goes.
     fn settle(&mut self, number: u32, addr: Addr) {
         self.pending.dirty.remove(&(number, addr));
+        self.refused.remove(&(number, addr));
         let Some(scope) = self.scopes.get_mut(&number) else {
             return;
         };
@@ -379,7 +471,7 @@ impl Table {
         }
     }
 
-    /// Credits addresses, each with the time at which it ends, to a name.
+    /// Credits addresses, each with the time at which it ends and in ascending order, to a name.
     fn credit(&mut self, number: u32, name: &str, addresses: &[(Addr, u64)]) {
         self.lesson += 1;
         self.revision += 1;
@@ -395,29 +487,23 @@ impl Table {
             None => (Arc::from(name), NameState::new(self.rules.matching(name))),
         };
         state.lesson = self.lesson;
-        for &(addr, expires_ns) in addresses {
-            if self.waiting.contains(&(number, addr)) {
-                self.pending.dirty.insert((number, addr));
+        for &(addr, _) in addresses {
+            let key = (number, addr);
+            if self.waiting.contains(&key) || self.refused.remove(&key) {
+                self.pending.dirty.insert(key);
             }
-            if let Some((_, known_ns)) = state.addresses.iter_mut().find(|(known, _)| *known == addr) {
-                // A shorter time never takes away what an earlier answer gave.
-                *known_ns = expires_ns.max(*known_ns);
-                continue;
-            }
-            if state.addresses.len() >= self.limits.addresses_per_name_max.max(1)
-                && let Some(gone) = state.take_first_to_end()
-            {
-                scope.pairs -= 1;
-                self.pairs -= 1;
-                release(scope, number, gone, &state.selectors, &self.rules, &mut self.pending);
-            }
-            state.addresses.push((addr, expires_ns));
-            scope.pairs += 1;
-            self.pairs += 1;
-            if !state.selectors.is_empty() {
+        }
+        let merged = state.merge(addresses, self.limits.addresses_per_name_max.max(1));
+        scope.pairs = scope.pairs + merged.new.len() - merged.gone.len();
+        self.pairs = self.pairs + merged.new.len() - merged.gone.len();
+        if !state.selectors.is_empty() {
+            for addr in merged.new {
                 hold(&mut scope.addresses, addr, &state.selectors);
                 self.pending.dirty.insert((number, addr));
             }
+        }
+        for addr in merged.gone {
+            release(scope, number, addr, &state.selectors, &self.rules, &mut self.pending);
         }
         state.ends_ns = state.addresses.iter().map(|(_, at)| *at).min().unwrap_or(0);
         self.ends.insert((state.ends_ns, number, name.clone()));
@@ -495,12 +581,6 @@ impl Pending {
     }
 }
 
-impl NameLimits {
-    fn held_ns(&self, ttl_ns: u64) -> u64 {
-        ttl_ns.max(self.ttl_min_ns).saturating_add(self.grace_ns)
-    }
-}
-
 impl NameState {
     fn new(selectors: Arc<[u32]>) -> Self {
         Self {
@@ -511,11 +591,54 @@ impl NameState {
         }
     }
 
-    fn take_first_to_end(&mut self) -> Option<Addr> {
-        let first = self.addresses.iter().enumerate().min_by_key(|(_, (_, at))| *at);
-        let place = first.map(|(place, _)| place)?;
-        Some(self.addresses.swap_remove(place).0)
+    /// Takes in addresses, in ascending order and each once, and keeps `max` of all: those of this lesson before others,
+    /// and those that end later. One pass over both lists, and one sort if there are too many.
+    fn merge(&mut self, lesson: &[(Addr, u64)], max: usize) -> Merged {
+        let mut all = Vec::with_capacity(self.addresses.len() + lesson.len());
+        let (mut old, mut new) = (self.addresses.iter().peekable(), lesson.iter().peekable());
+        loop {
+            let order = match (old.peek(), new.peek()) {
+                (None, None) => break,
+                (Some(_), None) => CmpOrdering::Less,
+                (None, Some(_)) => CmpOrdering::Greater,
+                (Some((a, _)), Some((b, _))) => a.cmp(b),
+            };
+            let known = if order.is_le() { old.next() } else { None };
+            let learned = if order.is_ge() { new.next() } else { None };
+            all.extend(known.or(learned).map(|&(addr, _)| Kept {
+                addr,
+                // A shorter time never takes away what an earlier answer gave.
+                ends_ns: known.into_iter().chain(learned).map(|(_, at)| *at).max().unwrap_or(0),
+                known: known.is_some(),
+                learned: learned.is_some(),
+            }));
+        }
+        let mut merged = Merged::default();
+        if all.len() > max {
+            all.sort_unstable_by_key(|kept| Reverse((kept.learned, kept.ends_ns)));
+            merged.gone = all.drain(max..).filter(|kept| kept.known).map(|k| k.addr).collect();
+            all.sort_unstable_by_key(|kept| kept.addr);
+        }
+        merged.new = all.iter().filter(|kept| !kept.known).map(|kept| kept.addr).collect();
+        self.addresses = all.into_iter().map(|kept| (kept.addr, kept.ends_ns)).collect();
+        merged
     }
+}
+
+/// An address while lists of them are merged.
+#[derive(Debug)]
+struct Kept {
+    addr: Addr,
+    ends_ns: u64,
+    known: bool,
+    learned: bool,
+}
+
+/// What [`NameState::merge`] has changed.
+#[derive(Debug, Default)]
+struct Merged {
+    new: Vec<Addr>,
+    gone: Vec<Addr>,
 }
 
 impl AddressState {

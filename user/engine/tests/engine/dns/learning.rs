@@ -1,9 +1,9 @@
 //! What answers teach: which names get which addresses, for whom, and in which order.
 
 use super::message::{A, HTTPS, a, answer, cname, name, query, record};
-use super::node::{Became, Node, OTHER, POD, POLICY, SHOP, address, resolver, v4_of};
+use super::node::{Became, Node, OTHER, POD, POLICY, SECOND, SHOP, address, resolver, v4_of};
 use seventh_abi::{Addr, DropReason};
-use seventh_engine::{EngineLimits, NameLimits, SCOPE_NODE};
+use seventh_engine::{Decided, EngineLimits, NameLimits, SCOPE_NODE};
 use std::collections::HashSet;
 
 #[test]
@@ -170,13 +170,124 @@ fn without_an_identity_the_answer_does_not_go_on_and_what_was_open_stays_open() 
             Became::Nothing
         );
     }
-    assert_eq!(node.reason(DropReason::DnsNotLearned), 2);
+    assert_eq!((node.engine.parked(), node.reason(DropReason::DnsNotLearned)), (2, 0));
     assert!(node.open(address(1)) && !node.opens(SHOP, address(1), 8443, false));
     // Others do not suffer.
     node.resolve(SHOP, "x.shop.example", &[a("x.shop.example", address(2), 60)]);
     node.kernel().stubborn = false;
-    node.resolve(SHOP, "other.wide.example", &[a("other.wide.example", address(1), 60)]);
+    node.define_missing();
     assert!(node.opens(SHOP, address(1), 8443, false));
+    assert_eq!(node.retry(), 1, "the second answer is to the same query");
+    assert_eq!(
+        (node.engine.parked(), node.reason(DropReason::DnsUnsolicitedAnswer)),
+        (0, 1)
+    );
+}
+
+#[test]
+fn an_answer_that_waits_in_vain_is_dropped_in_the_end() {
+    let mut node = Node::new();
+    node.resolve(SHOP, "allowed.example", &[a("allowed.example", address(1), 60)]);
+    node.kernel().stubborn = true;
+    node.ask(SHOP, 1000, &query(7, "other.wide.example", A));
+    let records = [a("other.wide.example", address(1), 60)];
+    node.reply(SHOP, 1000, &answer(7, "other.wide.example", A, &records));
+    node.now_ns += SECOND;
+    assert_eq!((node.retry(), node.engine.parked()), (0, 1));
+    node.now_ns += 2 * SECOND;
+    assert_eq!((node.retry(), node.engine.parked()), (0, 0));
+    assert_eq!(node.reason(DropReason::DnsNotLearned), 1);
+}
+
+#[test]
+fn a_row_that_the_kernel_refuses_stops_nobody_else_and_leaves_nothing_behind() {
+    let mut node = Node::new();
+    node.kernel().refused.insert(address(1));
+    let both = [
+        a("allowed.example", address(1), 60),
+        a("allowed.example", address(2), 60),
+    ];
+    node.ask(SHOP, 1000, &query(7, "allowed.example", A));
+    assert_eq!(
+        node.reply(SHOP, 1000, &answer(7, "allowed.example", A, &both)),
+        Became::Nothing
+    );
+    assert_eq!(node.reason(DropReason::DnsNotLearned), 1);
+    let writes = node.kernel().writes;
+    node.resolve(OTHER, "a.shop.example", &[a("a.shop.example", address(3), 60)]);
+    assert!(node.opens(OTHER, address(3), 443, false));
+    assert_eq!(
+        node.kernel().writes,
+        writes + 1,
+        "what was refused is not tried with every answer"
+    );
+    // What was written beside the refused row is known and goes with its name.
+    assert!(node.open(address(2)) && !node.open(address(1)));
+    node.kernel().refused.clear();
+    node.pass_time(1);
+    assert!(node.open(address(1)), "tried again");
+    node.kernel().refused.insert(address(2));
+    node.pass_time(60);
+    node.shared.names().collect(|_, _| false);
+    assert_eq!(node.kernel().names.len(), 1, "it cannot be taken away yet");
+    node.kernel().refused.clear();
+    node.pass_time(1);
+    assert!(node.kernel().names.is_empty());
+}
+
+#[test]
+fn rules_under_which_something_open_lacks_an_identity_are_not_in_force_before_it_has_one() {
+    let mut node = Node::new();
+    node.resolve(SHOP, "allowed.example", &[a("allowed.example", address(1), 60)]);
+    let rules = node.rules_without_identities();
+    let lacking = node.shared.names().set_rules(&rules, false).unwrap_err();
+    assert!(node.open(address(1)), "nothing has changed");
+    let identities = lacking.into_iter().map(|class| (class, 77)).collect();
+    assert_eq!(
+        node.shared
+            .names()
+            .set_rules(&rules.clone().with_identities(identities), false),
+        Ok(())
+    );
+    assert_eq!(node.kernel().names[&(SHOP.1, address(1))].identity, 77);
+    assert_eq!(node.shared.names().set_rules(&rules, true), Ok(()));
+    assert!(
+        node.kernel().names.is_empty(),
+        "it must, and what has no identity is shut"
+    );
+}
+
+/// The longest work that one answer can make: many owners, whose names are as long as they can be, a chain, more
+/// addresses than are kept, and all of it again for each of eight questions. Against a plain answer of the same size.
+#[test]
+fn the_worst_answer_takes_little_longer_than_a_plain_one_of_its_size() {
+    let long = |n: usize| format!("{n:03}{}.shop.example", format!(".{}", "x".repeat(60)).repeat(3));
+    let mut worst: Vec<Vec<u8>> = (0..16).map(|n| cname(&long(n), &long(n + 1), 60)).collect();
+    let mut size = worst.iter().map(Vec::len).sum::<usize>();
+    for n in 0u32.. {
+        let record = a(&long(16), v4_of([100, 65, (n >> 8) as u8, n as u8]), 60 + n % 7);
+        size += record.len();
+        if size > 60_000 {
+            break;
+        }
+        worst.push(record);
+    }
+    let plain: Vec<Vec<u8>> = (0u32..60_000 / 32)
+        .map(|n| a("000.shop.example", v4_of([100, 66, (n >> 8) as u8, n as u8]), 60))
+        .collect();
+    let time = |records: &[Vec<u8>], name: &str| {
+        let took = |_| {
+            let mut node = Node::new();
+            node.ask(SHOP, 1000, &query(7, name, A));
+            let message = answer(7, name, A, records);
+            let begin = std::time::Instant::now();
+            node.reply(SHOP, 1000, &message);
+            begin.elapsed()
+        };
+        (0..5).map(took).min().unwrap()
+    };
+    let (worst, plain) = (time(&worst, &long(0)), time(&plain, "000.shop.example"));
+    assert!(worst < 20 * plain, "{worst:?}, a plain one {plain:?}");
 }
 
 #[test]
@@ -206,7 +317,32 @@ fn the_engine_knows_an_address_by_its_name_as_the_kernel_does() {
     let mut connection = crate::world::Connection::new();
     connection.meta.hook = seventh_abi::Hook::FromEndpoint;
     connection.shape.destination_port = 443;
-    for (addr, passes) in [(address(1), true), (address(2), false)] {
+    // A flow that the kernel let begin by another name has that one's rights: none to this port.
+    node.resolve(SHOP, "other.wide.example", &[a("other.wide.example", address(3), 60)]);
+    node.resolve(SHOP, "allowed.example", &[a("allowed.example", address(3), 60)]);
+    let epoch = node.shared.policy().endpoints[&SHOP.0].epoch;
+    let other = node.identity_of("other.wide.example");
+    node.kernel().flows.insert(
+        address(3),
+        Decided::By {
+            peer_identity: other,
+            epoch,
+        },
+    );
+    // One that it decided under another policy is not decided at all yet.
+    node.resolve(SHOP, "allowed.example", &[a("allowed.example", address(4), 60)]);
+    let identity = node.kernel().names[&(SHOP.1, address(4))].identity;
+    let earlier = Decided::By {
+        peer_identity: identity,
+        epoch: epoch - 1,
+    };
+    node.kernel().flows.insert(address(4), earlier);
+    for (addr, passes) in [
+        (address(1), true),
+        (address(2), false),
+        (address(3), false),
+        (address(4), false),
+    ] {
         connection.shape.destination = addr;
         let mut frame = connection.frame(0, "GET /a HTTP/1.1\r\nHost: a\r\n\r\n");
         let mut out = seventh_engine::Outbox::new();
@@ -218,6 +354,62 @@ fn the_engine_knows_an_address_by_its_name_as_the_kernel_does() {
             node.shared.take_record()
         );
     }
+    assert_eq!(node.engine.parked(), 1);
+    node.kernel().flows.insert(
+        address(4),
+        Decided::By {
+            peer_identity: identity,
+            epoch,
+        },
+    );
+    node.now_ns += SECOND / 10;
+    assert_eq!((node.retry(), node.engine.parked()), (1, 0));
+}
+
+#[test]
+fn a_name_whose_time_is_over_gives_a_new_flow_no_way_past_the_rules_that_are_left() {
+    // The address lies in a prefix whose port 80 has HTTP rules; the name opens port 80 without any.
+    let inspected = POLICY
+        .replace(
+            "- ports: [{port: \"80\", protocol: TCP}]",
+            "- ports: [{port: \"80\", protocol: TCP}]\n      rules: {http: [{path: /a}]}",
+        )
+        .replace(
+            "{port: \"443\", protocol: TCP}",
+            "{port: \"443\", protocol: TCP}, {port: \"80\", protocol: TCP}",
+        );
+    let mut node = Node::new();
+    node.set_policy(&inspected, false);
+    let addr = v4_of([203, 0, 113, 5]);
+    node.resolve(SHOP, "allowed.example", &[a("allowed.example", addr, 60)]);
+    let mut connection = crate::world::Connection::new();
+    connection.meta.hook = seventh_abi::Hook::FromEndpoint;
+    connection.shape.destination_port = 80;
+    connection.shape.destination = addr;
+    node.pass_time(61);
+    assert_eq!(node.shared.names().lingering(), 1);
+    let epoch = node.shared.policy().endpoints[&SHOP.0].epoch;
+    let by_prefix = node
+        .shared
+        .policy()
+        .ipcache
+        .lookup("203.0.113.5".parse().unwrap())
+        .identity;
+    for kernel in [
+        Decided::By {
+            peer_identity: by_prefix,
+            epoch,
+        },
+        Decided::NoKernel,
+    ] {
+        node.kernel().flows.insert(addr, kernel);
+        let mut frame = connection.frame(0, "GET /other HTTP/1.1\r\nHost: a\r\n\r\n");
+        let mut out = seventh_engine::Outbox::new();
+        let fate = node.engine.decide(&mut frame, node.now_ns, &mut out);
+        assert_eq!(fate, seventh_engine::Fate::Consumed, "{kernel:?}");
+        connection.shape.source_port += 1;
+    }
+    assert_eq!(node.reason(DropReason::HttpPolicyDenied), 2);
 }
 
 /// Pairs of name and address that are kept.

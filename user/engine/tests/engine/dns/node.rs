@@ -3,19 +3,20 @@
 use super::message;
 use crate::wire::{self, Shape, v4};
 use ipnet::IpNet;
-use seventh_abi::{Addr, DropReason, Hook, InjectMeta, NameEntry, PuntMeta};
+use seventh_abi::{Addr, DropReason, FlowKey, Hook, InjectMeta, NameEntry, PuntMeta};
 use seventh_engine::{
-    EndpointView, Engine, EngineLimits, EngineShared, Fate, NameChange, NameClass, NameLimits, NameRules, NameSink,
-    Names, NamesNotTaken, Outbox, PolicyView,
+    Decided, EndpointView, Engine, EngineLimits, EngineShared, Fate, Lacking, NameChange, NameClass, NameLimits,
+    NameRules, NameSink, Names, Outbox, PolicyView,
 };
 use seventh_parsers::packet::Frame;
 use seventh_policy::identity::prefix_labels;
+use seventh_policy::name_pattern::NamePattern;
 use seventh_policy::{
     CompileOptions, Compiler, EndpointFacts, IdentityId, Ipcache, L4Decision, Labels, NamedPorts, Owner, Surroundings,
     load_text, name_selectors_of, prefixes_of, resolve,
 };
 use seventh_verdict_cache::KeyHasher;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, MutexGuard, Weak};
 
@@ -68,13 +69,18 @@ pub(super) struct Kernel {
     pub(super) names: HashMap<(u32, Addr), NameEntry>,
     /// It takes nothing.
     pub(super) broken: bool,
+    /// Rows of these addresses it does not take.
+    pub(super) refused: HashSet<Addr>,
     /// It makes no identity.
     pub(super) stubborn: bool,
+    /// By whom it let flows to an address begin; others it does not know.
+    pub(super) flows: HashMap<Addr, Decided>,
     /// Calls of [`NameSink::apply`].
     pub(super) writes: usize,
     /// Identities made while an answer waited.
     pub(super) defined: usize,
     pub(super) compiler: Compiler,
+    selectors: Vec<NamePattern>,
     prefixes: HashMap<IpNet, IdentityId>,
     classes: HashMap<NameClass, IdentityId>,
     shared: Weak<EngineShared>,
@@ -85,34 +91,44 @@ pub(super) struct Kernel {
 struct Sink(Arc<Mutex<Kernel>>);
 
 impl NameSink for Sink {
-    fn apply(&self, changes: &[NameChange]) -> Result<(), NamesNotTaken> {
+    fn apply(&self, changes: &[NameChange]) -> Vec<usize> {
         let mut kernel = self.0.lock().unwrap();
-        if kernel.broken {
-            return Err(NamesNotTaken);
-        }
         kernel.writes += 1;
-        for change in changes {
+        let mut refused = Vec::new();
+        for (place, change) in changes.iter().enumerate() {
+            if kernel.broken || kernel.refused.contains(&change.addr) {
+                refused.push(place);
+                continue;
+            }
             let key = (change.scope, change.addr);
             match change.entry {
                 Some(entry) => drop(kernel.names.insert(key, entry)),
                 None => drop(kernel.names.remove(&key)),
             }
         }
-        Ok(())
+        refused
     }
 
-    fn define(&self, names: &Names, classes: &[NameClass]) -> Result<(), NamesNotTaken> {
+    fn define(&self, names: &Names, lacking: &[Lacking]) {
         let mut kernel = self.0.lock().unwrap();
         if kernel.stubborn {
-            return Err(NamesNotTaken);
+            return;
         }
-        for class in classes {
-            let identity = kernel.identity(class);
+        let mut made = Vec::new();
+        for Lacking { class, .. } in lacking {
+            made.push((class.clone(), kernel.identity(class)));
             kernel.defined += 1;
-            names.define(class.clone(), identity);
         }
         kernel.publish();
-        Ok(())
+        drop(kernel);
+        for (class, identity) in made {
+            names.define(class, identity);
+        }
+    }
+
+    fn decided(&self, flow: &FlowKey) -> Decided {
+        let kernel = self.0.lock().unwrap();
+        kernel.flows.get(&flow.peer_addr).copied().unwrap_or(Decided::NoKernel)
     }
 }
 
@@ -188,10 +204,13 @@ impl Node {
         let kernel = Arc::new(Mutex::new(Kernel {
             names: HashMap::new(),
             broken: false,
+            refused: HashSet::new(),
+            flows: HashMap::new(),
             stubborn: false,
             writes: 0,
             defined: 0,
             compiler: Compiler::new(CompileOptions::default()),
+            selectors: Vec::new(),
             prefixes: HashMap::new(),
             classes: HashMap::new(),
             shared: Weak::new(),
@@ -228,6 +247,7 @@ impl Node {
         }
         let ipcache = Arc::new(kernel.ipcache());
         let prefixes: Vec<_> = kernel.prefixes.iter().map(|(prefix, id)| (*prefix, *id)).collect();
+        kernel.selectors.clone_from(&selectors);
         let names = NameRules::new(selectors, ipcache, prefixes).node_wide(node_wide);
         let needed = self.shared.names().classes_under(&names);
         for class in needed.into_iter().chain(names.plain_classes()) {
@@ -238,7 +258,7 @@ impl Node {
         kernel.publish();
         let names = names.with_identities(kernel.classes.clone());
         drop(kernel);
-        assert_eq!(self.shared.names().set_rules(names), Ok(vec![]));
+        assert_eq!(self.shared.names().set_rules(&names, false), Ok(()));
     }
 
     /// Sends a query from a port of the endpoint.
@@ -328,8 +348,36 @@ impl Node {
 
     /// Makes the identities that [`Names::tend`] has found missing.
     pub(super) fn define_missing(&self) {
-        let missing = self.shared.names().tend(self.now_ns).unwrap();
-        Sink(self.kernel.clone()).define(self.shared.names(), &missing).unwrap();
+        let lacking = self.shared.names().tend(self.now_ns);
+        Sink(self.kernel.clone()).define(self.shared.names(), &lacking);
+    }
+
+    /// Decides again what waits; how many frames went on.
+    pub(super) fn retry(&mut self) -> usize {
+        let mut out = Outbox::new();
+        self.engine.retry(self.now_ns, &mut out);
+        out.frames().count()
+    }
+
+    /// Rules of the policy in force, without the identities of what is known.
+    pub(super) fn rules_without_identities(&self) -> NameRules {
+        let kernel = self.kernel();
+        NameRules::new(
+            kernel.selectors.clone(),
+            Arc::new(kernel.ipcache()),
+            kernel.prefixes.iter().map(|(prefix, id)| (*prefix, *id)),
+        )
+    }
+
+    /// Identity of addresses in the rest of the world that the selector of one name alone matches.
+    pub(super) fn identity_of(&self, name: &str) -> IdentityId {
+        let kernel = self.kernel();
+        let labelled = |class: &NameClass| {
+            let labels = class.labels().to_string();
+            labels.contains(&format!("fqdn:{name}.")) && labels.matches("fqdn:").count() == 1
+        };
+        let mut of_name = kernel.classes.iter().filter(|(class, _)| labelled(class));
+        *of_name.next().unwrap().1
     }
 
     pub(super) fn reason(&self, reason: DropReason) -> u64 {
@@ -338,7 +386,7 @@ impl Node {
 
     pub(super) fn pass_time(&mut self, seconds: u64) {
         self.now_ns += seconds * SECOND;
-        assert_eq!(self.shared.names().tend(self.now_ns), Ok(vec![]));
+        assert_eq!(self.shared.names().tend(self.now_ns), []);
     }
 }
 

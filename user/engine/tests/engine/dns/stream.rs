@@ -1,7 +1,7 @@
 //! DNS over TCP: split, pipelined, refused, answered.
 
 use super::message::{A, a, answer, query};
-use super::node::{Node, SHOP, address};
+use super::node::{Node, SECOND, SHOP, address};
 use crate::wire::{self, Sent, Shape};
 use seventh_abi::{DropReason, Hook, PuntMeta};
 use seventh_engine::{Fate, Outbox};
@@ -193,6 +193,65 @@ fn a_refused_query_behind_an_allowed_one_waits_for_its_turn() {
         again.made[0].meta.reverse && again.made[0].payload.len() > 2,
         "now it is answered"
     );
+}
+
+#[test]
+fn a_refusal_waits_until_everything_that_was_asked_before_is_answered_but_not_for_ever() {
+    let names = ["allowed.example", "a.shop.example", "b.shop.example"];
+    let bad = asked(9, "evil.example");
+    let ask = |node: &mut Node| {
+        let mut connection = Connection::new();
+        for (id, name) in (0..).zip(names) {
+            assert!(connection.send(node, &asked(id, name)).passed);
+        }
+        connection
+    };
+    let mut node = Node::new();
+    let mut connection = ask(&mut node);
+    for (id, name) in (0..).zip(names) {
+        let outcome = connection.send(&mut node, &bad);
+        assert!(!outcome.passed && outcome.made.is_empty(), "{id} are answered");
+        assert!(connection.reply(&mut node, &told(id, name, 1)).passed);
+    }
+    assert!(
+        connection.send(&mut node, &bad).made[0].meta.reverse,
+        "its turn has come"
+    );
+
+    let mut node = Node::new();
+    let mut connection = ask(&mut node);
+    assert!(connection.reply(&mut node, &told(0, names[0], 1)).passed);
+    assert!(connection.send(&mut node, &bad).made.is_empty());
+    node.now_ns += 4 * SECOND;
+    assert!(connection.send(&mut node, &bad).made.is_empty());
+    node.now_ns += SECOND;
+    assert!(
+        connection.send(&mut node, &bad).made[0].meta.reverse,
+        "the server is too slow"
+    );
+}
+
+#[test]
+fn an_answer_that_waits_for_an_identity_comes_again_as_a_whole() {
+    let mut node = Node::new();
+    node.resolve(SHOP, "other.wide.example", &[a("other.wide.example", address(2), 60)]);
+    node.kernel().stubborn = true;
+    let mut connection = Connection::new();
+    let names = ["allowed.example", "a.shop.example"];
+    for (id, name) in (0..).zip(names) {
+        assert!(connection.send(&mut node, &asked(id, name)).passed);
+    }
+    // The second one leads to an address that another rule's name leads to, too.
+    let both = [told(0, names[0], 1), told(1, names[1], 2)].concat();
+    assert!(!connection.reply(&mut node, &both).passed && node.engine.parked() == 1);
+    node.kernel().stubborn = false;
+    node.define_missing();
+    assert_eq!((node.retry(), node.engine.parked()), (1, 0));
+    assert!(node.open(address(1)) && node.open(address(2)));
+    connection.answered = both.len();
+    let more = asked(3, "b.shop.example");
+    assert!(connection.send(&mut node, &more).passed);
+    assert!(connection.reply(&mut node, &told(3, "b.shop.example", 3)).passed);
 }
 
 #[test]

@@ -67,11 +67,10 @@ fn an_expired_address_serves_its_flows_until_they_end_and_no_new_ones() {
     let with_flow: Addr = address(1);
     node.shared
         .names()
-        .collect(|scope, addr| scope == SHOP.1 && *addr == with_flow)
-        .unwrap();
+        .collect(|scope, addr| scope == SHOP.1 && *addr == with_flow);
     assert!(node.opens(SHOP, address(1), 443, true) && !node.opens(SHOP, address(2), 443, true));
     assert_eq!(node.kernel().names.len(), 1);
-    node.shared.names().collect(|_, _| false).unwrap();
+    node.shared.names().collect(|_, _| false);
     assert!(node.kernel().names.is_empty() && node.shared.names().lingering() == 0);
 }
 
@@ -92,7 +91,7 @@ fn what_was_forgotten_by_hand_is_shut() {
     resolve(&mut node, "a.shop.example", 2, 60);
     assert_eq!(
         node.shared.names().forget(|_, name| name.ends_with("shop.example.")),
-        Ok(1)
+        (1, true)
     );
     assert!(node.open(address(1)) && !node.open(address(2)));
 }
@@ -112,6 +111,22 @@ fn what_is_known_survives_the_process() {
     assert!(next.opens(SHOP, address(1), 443, true), "a lingering one still lingers");
     next.pass_time(540);
     assert!(!next.open(address(2)));
+}
+
+#[test]
+fn what_expires_between_two_agents_lingers_for_the_next_and_opens_nothing() {
+    let mut node = Node::new();
+    resolve(&mut node, "allowed.example", 1, 60);
+    let saved = node.shared.names().list();
+    assert!(!saved[0].lingers);
+    let mut next = Node::new();
+    next.now_ns = node.now_ns + 100 * SECOND;
+    next.shared.names().restore(saved, next.now_ns);
+    next.set_policy(super::node::POLICY, false);
+    assert!(next.opens(SHOP, address(1), 443, true) && !next.open(address(1)));
+    assert!(!next.opens(SHOP, address(1), 8443, true), "only what the name gave");
+    next.shared.names().collect(|_, _| false);
+    assert!(next.kernel().names.is_empty());
 }
 
 /// Random lessons and random time against a model that is a list.
@@ -140,10 +155,10 @@ fn the_table_agrees_with_a_list() {
                 *known = expires.max(*known);
             } else {
                 node.now_ns += rng.random_range(0..90) * SECOND;
-                while !node.shared.names().tend(node.now_ns).unwrap().is_empty() {
+                while !node.shared.names().tend(node.now_ns).is_empty() {
                     node.define_missing();
                 }
-                node.shared.names().collect(|_, _| false).unwrap();
+                node.shared.names().collect(|_, _| false);
             }
             model.retain(|_, expires| *expires > node.now_ns);
             assert_agrees(&node, &model, seed);
