@@ -1,4 +1,4 @@
-//! What reading names costs, beside crates that read the same: DNS messages, ClientHellos, header blocks of HTTP/2.
+//! What reading names costs, beside crates that read the same: DNS messages, `ClientHello`s, header blocks of HTTP/2.
 
 use std::hint::black_box;
 

@@ -54,14 +54,14 @@ fn contention(c: &mut Criterion) {
     let ours = |n: u64| {
         let (high, low) = key_bits(n);
         let key = Key::from_bits(high, low);
-        if n % READS_PER_WRITE == 0 {
+        if n.is_multiple_of(READS_PER_WRITE) {
             cache.insert(&key, EPOCH, 7);
         } else {
             black_box(cache.lookup(&key, EPOCH));
         }
     };
     let dash = |n: u64| {
-        if n % READS_PER_WRITE == 0 {
+        if n.is_multiple_of(READS_PER_WRITE) {
             sharded.insert(key_bits(n), (EPOCH, 7));
         } else {
             black_box(sharded.get(&key_bits(n)).map(|entry| *entry));
@@ -69,7 +69,7 @@ fn contention(c: &mut Criterion) {
     };
     let mutex = |n: u64| {
         let mut map = locked.lock().unwrap_or_else(PoisonError::into_inner);
-        if n % READS_PER_WRITE == 0 {
+        if n.is_multiple_of(READS_PER_WRITE) {
             map.insert(key_bits(n), (EPOCH, 7));
         } else {
             black_box(map.get(&key_bits(n)).copied());

@@ -13,8 +13,8 @@ use seventh_abi::{
 use tracing::info;
 
 use crate::{
-    AnswerReader, AttachMode, CounterReader, DatapathError, EventReader, FillReader, FlowTable, IpcachePrefix, NameTable,
-    PolicyRow, PuntChannel,
+    AnswerReader, AttachMode, CounterReader, DatapathError, EventReader, FillReader, FlowTable, IpcachePrefix,
+    NameTable, PolicyRow, PuntChannel,
     attach::{self, Attachment},
     maps::{self, Maps},
     object,

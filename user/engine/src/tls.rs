@@ -138,7 +138,7 @@ impl TlsInspector {
         stream.append(rest);
         Inspection {
             allowed,
-            not_on: None,
+            refusal: None,
             replies: match &self.phase {
                 Phase::Hello(_) => Replies::Keep,
                 Phase::Answer(answer) if answer.server.is_some() && allowed > 0 => Replies::Punt,

@@ -290,8 +290,8 @@ fn of_names(snapshot: &mut Snapshot, shared: &Shared) {
     let learned = shared.engine.names().list();
     let names: HashSet<(u32, &str)> = learned.iter().map(|l| (l.scope, l.name.as_str())).collect();
     snapshot.level(&table::FQDN_NAMES, vec![], level(names.len()));
-    let opened = shared.engine.names().opened();
-    snapshot.level(&table::FQDN_ADDRESSES, vec![], level(opened.len()));
+    let addresses = shared.engine.names().addresses();
+    snapshot.level(&table::FQDN_ADDRESSES, vec![], level(addresses));
 }
 
 fn of_exporters(snapshot: &mut Snapshot, shared: &Shared) {

@@ -13,6 +13,7 @@ mod telling;
 
 pub(crate) use stream::DnsInspector;
 
+use crate::counters::EngineCounter;
 use crate::decide::Decision;
 use crate::inspector::{Change, Judge};
 use crate::names::{Answers, LESSON_NAMES_MAX, NotLearned};
@@ -26,6 +27,7 @@ use seventh_parsers::dns::{
 };
 use seventh_policy::{DnsRuleSet, RuleOrigin};
 use std::borrow::Cow;
+use std::sync::Arc;
 
 /// What is answered to a query that no rule allows.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

@@ -214,10 +214,6 @@ mod tests {
         queries.ask(slot, query);
     }
 
-    fn answered(queries: &mut Queries, slot: &Slot, question: &[u8], now_ns: u64) -> bool {
-        queries.answered(slot, question, now_ns).is_some()
-    }
-
     #[test]
     fn only_what_was_asked_is_answered_and_only_once() {
         let mut queries = Queries::default();

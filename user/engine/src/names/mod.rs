@@ -260,6 +260,12 @@ impl Names {
         self.lock().list()
     }
 
+    /// How many addresses the kernel knows by a name, each counted once for every endpoint that knows it.
+    #[must_use]
+    pub fn addresses(&self) -> usize {
+        self.opened.read().unwrap_or_else(PoisonError::into_inner).len()
+    }
+
     /// Takes up what an earlier agent or a file knows. Nothing is opened before the next [`Names::set_rules`].
     pub fn restore(&self, learned: impl IntoIterator<Item = LearnedName>, now_ns: u64) {
         let mut table = self.lock();
