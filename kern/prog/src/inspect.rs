@@ -200,7 +200,8 @@ pub fn track_end(packet: &Packet, ends: Ends, own_fin: u16, flow: &mut FlowState
 #[inline(always)]
 pub fn track_reply(packet: &Packet, flow: &mut FlowState) {
     track_end(packet, reply_ends(flow), FlowFlags::OTHER_FIN, flow);
-    if packet.tcp_flags & TCP_ACK == 0 {
+    // A reset ends the connection or is ignored; it moves nothing, whatever number it claims.
+    if packet.tcp_flags & TCP_ACK == 0 || packet.tcp_flags & TCP_RST != 0 {
         return;
     }
     let mut next = packet.sequence.wrapping_add(packet.payload_length);
