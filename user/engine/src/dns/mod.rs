@@ -72,6 +72,12 @@ struct Answered<'m> {
 }
 
 impl Answered<'_> {
+    /// Whether the other may be an answer to the same query.
+    fn takes(&self, other: &Answered<'_>) -> bool {
+        let same = self.questions == other.questions || self.questions.is_none() || other.questions.is_none();
+        self.slot == other.slot && same
+    }
+
     /// The answer goes on, and is recorded.
     ///
     /// # Errors
@@ -101,7 +107,7 @@ impl DnsDesk {
 /// Decides a datagram of either side.
 pub(crate) fn datagram(judge: &mut Judge<'_>, payload: &[u8], reply: bool, limits: &EngineLimits) -> Decision {
     if reply {
-        let answered = answer(judge, payload).and_then(|answered| Ok(answered.done(judge)?));
+        let answered = answer(judge, payload, &[]).and_then(|answered| Ok(answered.done(judge)?));
         return match answered {
             Ok(()) => Decision::Forward(Change::default()),
             Err(NotOn::Never(reason)) => Decision::Drop(reason),
@@ -174,7 +180,8 @@ fn verdict(judge: &Judge<'_>, rules: &DnsRuleSet, name: &str) -> Option<u32> {
 }
 
 /// Learns from an answer; it may go on only when this succeeds. Nothing else has changed then: it can be done again.
-fn answer<'m>(judge: &mut Judge<'_>, message: &'m [u8]) -> Result<Answered<'m>, NotOn> {
+/// `earlier` answers are about to go on: what they answer is not waited for any more.
+fn answer<'m>(judge: &mut Judge<'_>, message: &'m [u8], earlier: &[Answered<'_>]) -> Result<Answered<'m>, NotOn> {
     judge.desk.forget_request();
     let head = Head::parse(message).map_err(|_| DropReason::DnsMalformedAnswer)?;
     let whole = Message::parse(message).ok();
@@ -196,7 +203,7 @@ fn answer<'m>(judge: &mut Judge<'_>, message: &'m [u8]) -> Result<Answered<'m>, 
     };
     let queries = &judge.desk.dns.queries;
     let waits = queries.waits(&answered.slot, answered.questions.as_deref(), judge.about.time_ns);
-    if !header.is_response() || !waits {
+    if !header.is_response() || !waits || earlier.iter().any(|earlier| earlier.takes(&answered)) {
         return Err(DropReason::DnsUnsolicitedAnswer.into());
     }
     // A cut answer may end anywhere: it goes on, so that the whole one is asked for over TCP, and teaches nothing.

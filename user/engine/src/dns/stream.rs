@@ -130,7 +130,7 @@ impl DnsInspector {
         let mut rest = after;
         let mut next = split_frame(&first).map(|(message, _)| message);
         while let Some(message) = next {
-            answered.push(answer(judge, message)?);
+            answered.push(answer(judge, message, &answered)?);
             next = split_frame(rest).map(|(message, after)| {
                 rest = after;
                 message
