@@ -1,7 +1,7 @@
 //! Hubble's services as clients from elsewhere see them: gRPC of another make, on the unix socket and over TCP with mutual
 //! TLS.
 
-use std::path::PathBuf;
+use std::path::Path;
 
 use serde_json::Value;
 use seventh::lab::Lab;
@@ -13,7 +13,7 @@ use crate::{
 };
 
 /// What `hubble_client.py` prints, asked from the friend.
-fn ask(lab: &Lab, python: &PathBuf, target: &str, tls: &[&str]) -> Result<Value, String> {
+fn ask(lab: &Lab, python: &Path, target: &str, tls: &[&str]) -> Result<Value, String> {
     let descriptors = lab.dir().join("descriptors.bin");
     std::fs::write(&descriptors, seventh_flows::descriptors().encode_to_vec()).unwrap();
     let mut command = lab.endpoint("friend").unwrap().command(python);

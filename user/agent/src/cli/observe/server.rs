@@ -1,6 +1,10 @@
 //! Which server of flow records is asked, and how it is reached.
 
-use std::{fs, path::PathBuf, time::Duration};
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use anyhow::{Context as _, Result, bail};
 use seventh_flows::timestamp;
@@ -106,7 +110,7 @@ impl ServerFlags {
     }
 }
 
-fn read(flag: &str, file: &PathBuf) -> Result<Vec<u8>> {
+fn read(flag: &str, file: &Path) -> Result<Vec<u8>> {
     fs::read(file).with_context(|| format!("{flag} {}", file.display()))
 }
 
