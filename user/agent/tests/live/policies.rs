@@ -8,7 +8,7 @@ use seventh::lab::Lab;
 use crate::{
     client::{Connection, IMPATIENCE, PATIENCE, fetch, is_silence},
     requests::{assert_refused, in_client},
-    stage::{PUBLIC, binary, drops, lab, policy, replace_policy, served, stage, status},
+    stage::{PUBLIC, binary, drops, lab, lab_with_world, policy, replace_policy, served, stage, status},
 };
 
 /// What the client itself may ask of the server: `rules` is the inside of `http:`.
@@ -114,17 +114,18 @@ fn enforcement_always_denies_what_no_policy_allows_and_never_denies_nothing() {
 
 #[test]
 fn prefixes_are_told_apart_when_a_new_policy_names_them() {
-    let Some(lab) = stage(PUBLIC, "") else { return };
-    // Outside of every endpoint: a second address of the friend, which the configuration does not know.
-    let friend = lab.endpoint("friend").unwrap();
-    friend.ip("addr add 192.0.2.7/32 dev lo").unwrap();
-    lab.node_ip(&format!("route add 192.0.2.7/32 via {}", friend.ipv4))
+    let Some(mut lab) = lab_with_world() else { return };
+    lab.start_nginx("server", None).unwrap();
+    lab.start_agent(binary(), &policy(PUBLIC), "").unwrap();
+    let world = lab.endpoint("world").unwrap();
+    world.ip("addr add 192.0.2.7/32 dev lo").unwrap();
+    lab.node_ip(&format!("route add 192.0.2.7/32 via {}", world.ipv4))
         .unwrap();
     let server = lab.endpoint("server").unwrap().ipv4;
-    friend
-        .ip(&format!("route add {server}/32 via 10.0.2.1 src 192.0.2.7"))
+    world
+        .ip(&format!("route add {server}/32 via 10.0.5.1 src 192.0.2.7"))
         .unwrap();
-    assert!(is_silence(&ask(&lab, "friend", "/denied", IMPATIENCE)));
+    assert!(is_silence(&ask(&lab, "world", "/denied", IMPATIENCE)));
     let with_prefix = |prefix: &str| {
         policy(PUBLIC)
             + &format!(
@@ -133,10 +134,10 @@ fn prefixes_are_told_apart_when_a_new_policy_names_them() {
             )
     };
     replace_policy(&lab, &with_prefix("192.0.2.0/24"));
-    assert_eq!(ask(&lab, "friend", "/from-outside", PATIENCE), Ok(200));
-    assert_eq!(ask(&lab, "friend", "/denied", PATIENCE), Ok(403));
+    assert_eq!(ask(&lab, "world", "/from-outside", PATIENCE), Ok(200));
+    assert_eq!(ask(&lab, "world", "/denied", PATIENCE), Ok(403));
     replace_policy(&lab, &with_prefix("192.0.2.8/32"));
-    assert!(is_silence(&ask(&lab, "friend", "/from-outside", IMPATIENCE)));
+    assert!(is_silence(&ask(&lab, "world", "/from-outside", IMPATIENCE)));
 }
 
 #[test]

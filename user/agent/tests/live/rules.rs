@@ -7,13 +7,13 @@ use seventh::lab::Lab;
 
 use crate::{
     probe::{ECHO, ECHO_V6, Knock, TIMESTAMP, answer, knock},
-    stage::{binary, drops, lab, replace_policy},
+    stage::{binary, drops, lab_with_world, replace_policy},
 };
 
 const TCP_PORTS: &[u16] = &[7999, 8000, 8050, 8099, 8100, 8443, 9000];
 const UDP_PORTS: &[u16] = &[9000, 9001];
 
-/// Addresses that are nobody's endpoint; they lie behind the friend.
+/// Addresses that are nobody's endpoint; they lie in the world outside.
 const OUTSIDE: &str = "192.0.2.7";
 const EXCEPTED: &str = "192.0.2.200";
 const BACK_IN: &str = "192.0.2.129";
@@ -54,21 +54,21 @@ spec:
   - fromEndpoints: [{matchLabels: {app: intruder}}]
 ";
 
-/// A lab whose server and node answer on all ports, with an outside behind the friend.
+/// A lab whose server and node answer on all ports, with the world outside.
 fn stage(policy: &str) -> Option<Lab> {
-    let mut lab = lab()?;
+    let mut lab = lab_with_world()?;
     let listen = || answer(TCP_PORTS, UDP_PORTS);
     lab.endpoint("server").unwrap().run(listen).unwrap().unwrap();
     lab.run_on_node(listen).unwrap().unwrap();
-    let friend = lab.endpoint("friend").unwrap();
-    friend.run(listen).unwrap().unwrap();
+    let world = lab.endpoint("world").unwrap();
+    world.run(listen).unwrap().unwrap();
     for address in [OUTSIDE, EXCEPTED, BACK_IN] {
-        friend.ip(&format!("addr add {address}/32 dev lo")).unwrap();
+        world.ip(&format!("addr add {address}/32 dev lo")).unwrap();
     }
     for address in [OUTSIDE_V6, EXCEPTED_V6] {
-        friend.ip(&format!("addr add {address}/128 dev lo nodad")).unwrap();
+        world.ip(&format!("addr add {address}/128 dev lo nodad")).unwrap();
     }
-    let (v4, v6) = (friend.ipv4, friend.ipv6);
+    let (v4, v6) = (world.ipv4, world.ipv6);
     lab.node_ip(&format!("route add 192.0.2.0/24 via {v4}")).unwrap();
     lab.node_ip(&format!("route add 2001:db8::/32 via {v6}")).unwrap();
     lab.start_agent(binary(), policy, "allowLocalhost: false").unwrap();
@@ -115,13 +115,13 @@ fn deny_allow_prefixes_icmp_types_and_ranges_hold_on_real_packets() {
         ("intruder", None, v6, Knock::Icmp(ECHO_V6), false),
         ("intruder", None, v4, tcp(8000), false),
         // Prefixes, what is cut out of them, and what another rule puts back in.
-        ("friend", Some(OUTSIDE), v4, tcp(8443), true),
-        ("friend", Some(OUTSIDE), v4, tcp(8000), false),
-        ("friend", Some(OUTSIDE), v4, Knock::Icmp(ECHO), false),
-        ("friend", Some(EXCEPTED), v4, tcp(8443), false),
-        ("friend", Some(BACK_IN), v4, tcp(8443), true),
-        ("friend", Some(OUTSIDE_V6), v6, tcp(8443), true),
-        ("friend", Some(EXCEPTED_V6), v6, tcp(8443), false),
+        ("world", Some(OUTSIDE), v4, tcp(8443), true),
+        ("world", Some(OUTSIDE), v4, tcp(8000), false),
+        ("world", Some(OUTSIDE), v4, Knock::Icmp(ECHO), false),
+        ("world", Some(EXCEPTED), v4, tcp(8443), false),
+        ("world", Some(BACK_IN), v4, tcp(8443), true),
+        ("world", Some(OUTSIDE_V6), v6, tcp(8443), true),
+        ("world", Some(EXCEPTED_V6), v6, tcp(8443), false),
     ];
     for &(from, source, target, what, expected) in cases {
         let deny_rule = from == "intruder" || what == tcp(8050);
@@ -197,7 +197,7 @@ fn the_node_and_the_world_are_told_apart_where_they_come_in() {
         [
             lab.run_on_node(knock_here).unwrap().unwrap(),
             passes(&lab, "client", None, server, Knock::Tcp(8000)),
-            passes(&lab, "friend", Some(OUTSIDE), server, Knock::Tcp(8000)),
+            passes(&lab, "world", Some(OUTSIDE), server, Knock::Tcp(8000)),
         ]
     };
     assert_eq!(seen(), [true, false, false]);

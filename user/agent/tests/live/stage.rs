@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::Value;
-use seventh::lab::Lab;
+use seventh::lab::{Lab, OUTSIDE};
 
 /// The program under test.
 pub(crate) fn binary() -> &'static Path {
@@ -44,8 +44,17 @@ pub(crate) fn lab() -> Option<Lab> {
     lab_with_mtu(MTU)
 }
 
+/// The usual cast, and beside it `world`, of which the agent does not know: it speaks from any address.
+pub(crate) fn lab_with_world() -> Option<Lab> {
+    lab_of(&[CAST, &[("world", OUTSIDE)]].concat(), MTU)
+}
+
 pub(crate) fn lab_with_mtu(mtu: u32) -> Option<Lab> {
-    match Lab::new(CAST, mtu) {
+    lab_of(CAST, mtu)
+}
+
+fn lab_of(cast: &[(&str, &str)], mtu: u32) -> Option<Lab> {
+    match Lab::new(cast, mtu) {
         Ok(lab) => Some(lab),
         Err(reason) => {
             skip(&format!("{reason:#}"));
