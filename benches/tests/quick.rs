@@ -7,7 +7,7 @@ use std::process::Command;
 fn every_way_is_built_enforces_and_carries_every_kind_of_load() {
     // The binary that other crates' tests have built may be older than its sources.
     let built = Command::new(env!("CARGO"))
-        .args(["build", "--locked", "-p", "seventh"])
+        .args(["build", "--locked", "--workspace", "--bin", "seventh"])
         .status()
         .unwrap();
     assert!(built.success());
