@@ -446,7 +446,7 @@ impl Attack {
             }
             Speech::Http2 => self.reply.extend([0; 100]),
             Speech::Tls => {
-                let retry = self.answered == 1 && self.rng.random_bool(0.4);
+                let retry = self.answered == 1 && acted.may_retry && self.rng.random_bool(0.4);
                 self.retries += usize::from(retry);
                 self.reply.extend(server_hello(retry));
             }

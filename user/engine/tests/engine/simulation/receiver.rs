@@ -129,6 +129,8 @@ pub(crate) struct Acted {
     /// Offset after the whole request, or after its head if the body is not complete.
     pub(crate) end: usize,
     pub(crate) body_complete: bool,
+    /// After a hello that offers TLS 1.3 a server may ask for a second one (RFC 8446 §4.1.4).
+    pub(crate) may_retry: bool,
 }
 
 /// Reads requests as leniently as servers were ever seen to: lines end with LF, with or without CR; blank lines are
@@ -171,6 +173,7 @@ pub(crate) fn serve(stream: &[u8]) -> Vec<Acted> {
             line,
             end: end.unwrap_or(at),
             body_complete: end.is_some(),
+            may_retry: false,
         });
         let Some(end) = end else { return acted };
         at = end;
@@ -234,12 +237,14 @@ pub(crate) fn serve_http2(stream: &[u8]) -> Vec<Acted> {
             line: format!("{} {} HTTP/2", field(b":method"), field(b":path")),
             end: stream.len() - rest.len(),
             body_complete: true,
+            may_retry: false,
         });
     }
     acted
 }
 
-/// Reads hellos of TLS clients: whatever stands in handshake records one behind the other, other records passed over.
+/// Reads hellos of TLS clients: whatever stands in handshake records one behind the other, other records and messages
+/// passed over.
 pub(crate) fn serve_tls(stream: &[u8]) -> Vec<Acted> {
     let (mut acted, mut message, mut at) = (Vec::new(), Vec::new(), 0);
     while let Some(&[kind, _, _, high, low]) = stream.get(at..).and_then(<[u8]>::first_chunk) {
@@ -251,19 +256,23 @@ pub(crate) fn serve_tls(stream: &[u8]) -> Vec<Acted> {
             continue;
         }
         message.extend_from_slice(content);
-        while let Some(&[_, a, b, c]) = message.first_chunk() {
+        while let Some(&[kind, a, b, c]) = message.first_chunk() {
             let len = 4 + u32::from_be_bytes([0, a, b, c]) as usize;
             let Some((whole, rest)) = message.split_at_checked(len) else {
                 break;
             };
-            let name = read_hello(whole)
-                .ok()
-                .and_then(|hello| hello.server_name.map(String::from));
-            acted.push(Acted {
-                line: name.unwrap_or_default(),
-                end: at,
-                body_complete: true,
-            });
+            // Others of the handshake (a key exchange) are no hellos, and name nothing.
+            if kind == 1 {
+                let hello = read_hello(whole).ok();
+                acted.push(Acted {
+                    may_retry: hello.as_ref().is_some_and(|hello| hello.offers_tls13),
+                    line: hello
+                        .and_then(|hello| hello.server_name.map(String::from))
+                        .unwrap_or_default(),
+                    end: at,
+                    body_complete: true,
+                });
+            }
             message = rest.to_vec();
         }
         if at > stream.len() {
