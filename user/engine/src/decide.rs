@@ -254,12 +254,10 @@ impl Engine {
                 if flow.closed.is_none() && flow.policy.epoch != endpoint.epoch {
                     self.judge_again(place, punted, policy_of(&self.desk.shared, &view, endpoint, punted))?;
                 }
-                let flow = self.flow(place)?;
-                if flow.closed.is_none() && flow.may_pass(&punted.meta) {
-                    let epoch = flow.policy.epoch;
-                    return Err(Decision::Forward(InjectAction::Forward { epoch }.into()));
-                }
-                return Ok(place);
+                return match self.passes(place, punted)? {
+                    Some(action) => Err(Decision::Forward(action.into())),
+                    None => Ok(place),
+                };
             }
             // Another first byte under the same addresses and ports: a new connection.
             self.forget(&punted.id);
@@ -280,6 +278,16 @@ impl Engine {
             return Err(Decision::Defer);
         }
         Ok(self.create(segment, policy, inspector, start))
+    }
+
+    /// What the kernel is told if it may carry the connection alone from now on, see [`Flow::may_pass`].
+    pub(crate) fn passes(&mut self, place: usize, punted: &Punted<'_>) -> Result<Option<InjectAction>, Decision> {
+        let flow = self.flow(place)?;
+        let held_before = flow.held();
+        let passes = flow.closed.is_none() && flow.may_pass(&punted.meta);
+        let (held_after, epoch) = (flow.held(), flow.policy.epoch);
+        self.held = (self.held + held_after).saturating_sub(held_before);
+        Ok(passes.then_some(InjectAction::Forward { epoch }))
     }
 
     /// The policy has changed: the connection goes on under it, or it ends, or it is the engine's no longer.
@@ -432,7 +440,6 @@ impl Engine {
                 }
                 let mut change = forward_change(flow, segment, grant);
                 if flow.may_pass(&segment.punted.meta) {
-                    flow.stream = Stream::new(flow.stream.next());
                     change.action = InjectAction::Forward {
                         epoch: flow.policy.epoch,
                     };

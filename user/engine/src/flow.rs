@@ -78,11 +78,15 @@ pub(crate) struct Flow {
 
 impl Flow {
     /// Whether the kernel may carry the connection alone: nothing more needs to be read, and what was read has been
-    /// received. Before, a byte that was read and then lost on its way could come again as another.
+    /// received. Before, a byte that was read and then lost on its way could come again as another. Once it may, nothing is
+    /// held any more to compare with.
     pub(crate) fn may_pass(&mut self, meta: &PuntMeta) -> bool {
         if !self.passes && self.inspector.is_settled() {
             let end = *self.settled_at.get_or_insert(self.stream.next());
             self.passes = meta.acked_seq.is_some_and(|acked| !before(acked, end));
+            if self.passes {
+                self.stream = Stream::new(self.stream.next());
+            }
         }
         self.passes
     }

@@ -9,7 +9,6 @@ use crate::inspector::{Change, Judge};
 use crate::judge::About;
 use crate::punted::Segment;
 use crate::seq::{before, between, plus};
-use crate::stream::Stream;
 use seventh_abi::{DropReason, InjectAction, PuntMeta, Replies};
 use seventh_parsers::packet::TcpFlags;
 
@@ -52,8 +51,9 @@ impl Engine {
             },
         );
         let passes = flow.may_pass(&segment.punted.meta);
-        if passes {
-            flow.stream = Stream::new(flow.stream.next());
+        if flow.inspector.pending() == 0 {
+            // The connection may be settled by this answer, whatever its opener has begun meanwhile.
+            flow.head_since_ns = None;
         }
         self.held = (self.held + flow.held()).saturating_sub(held_before);
         match reading.not_on {
@@ -93,16 +93,13 @@ impl Engine {
         if flow.closed.is_none() && flow.policy.epoch != endpoint.epoch {
             self.judge_again(place, punted, policy_of(&self.desk.shared, &view, endpoint, punted))?;
         }
-        let flow = self.flows.at(place).ok_or(Decision::Drop(DropReason::EngineFault))?;
-        if flow.closed.is_none() && flow.may_pass(&punted.meta) {
-            return Err(Decision::Forward(Change {
-                action: InjectAction::Forward {
-                    epoch: flow.policy.epoch,
-                },
+        match self.passes(place, punted)? {
+            Some(action) => Err(Decision::Forward(Change {
+                action,
                 replies: Replies::Pass,
-            }));
+            })),
+            None => Ok(place),
         }
-        Ok(place)
     }
 }
 

@@ -2,7 +2,7 @@
 
 use super::hello::{Hello, record, server_hello, server_hello_message};
 use super::{answer, connection, world};
-use crate::world::{Connection, World};
+use crate::world::{Connection, SECOND, World};
 use seventh_abi::{DropReason, InjectAction, Replies};
 use seventh_engine::EngineCounter;
 
@@ -40,7 +40,12 @@ fn when_the_server_accepts_the_kernel_carries_on_alone() {
         assert!(meta.reverse);
         // What was on its way meanwhile.
         assert!(is_forward(&connection.send(&mut world, sent, record(23, b"finished"))));
-        assert_eq!(world.count(EngineCounter::HeldBytes), 0);
+        world.tick();
+        assert_eq!(
+            world.count(EngineCounter::HeldBytes),
+            "a.example".len() as u64,
+            "the name"
+        );
     }
 }
 
@@ -56,7 +61,14 @@ fn after_a_retry_the_same_name_passes_and_another_does_not() {
         let second = [SKIPPED[0], &Hello::new(name).records()].concat();
         let outcome = connection.send(&mut world, sent, &second);
         if allowed {
-            assert!(is_forward(&outcome), "{outcome:?}");
+            // Until it is received it could come again with another name.
+            assert!(!is_forward(&outcome), "{outcome:?}");
+            let other = [SKIPPED[0], &Hello::new("b.shop.example").records()].concat();
+            connection.send(&mut world, sent, &other).nothing();
+            assert_eq!(world.reason(DropReason::RetransmissionDiffers), 1);
+            connection.answered(sent + second.len(), 90);
+            let finished = record(23, b"finished");
+            assert!(is_forward(&connection.send(&mut world, sent + second.len(), finished)));
             assert_eq!(world.count(EngineCounter::RequestAllowed), 2);
         } else {
             assert!(outcome.forwarded.is_none());
@@ -119,17 +131,33 @@ fn early_data_passes_while_the_server_has_not_answered() {
         early_data: true,
         ..Hello::new("a.example")
     };
-    let (connection, sent) = begun(&mut world, &hello);
+    let (mut connection, sent) = begun(&mut world, &hello);
     let early = record(23, &[0; 900]);
     connection.send(&mut world, sent, &early).forwarded();
     connection.send(&mut world, sent + early.len(), SKIPPED[0]).forwarded();
-    assert!(is_forward(&answer(
-        &mut world,
-        &connection,
-        0,
-        sent,
-        server_hello(false)
-    )));
+    let flight = sent + early.len() + SKIPPED[0].len();
+    let accepted = answer(&mut world, &connection, 0, sent, server_hello(false));
+    assert_eq!(accepted.forwarded().meta.replies, Replies::Pass);
+    // What was read of the early data is on its way: it must not become something else.
+    assert!(!is_forward(&accepted));
+    connection.answered(sent, 49);
+    let finished = record(23, b"finished");
+    assert!(!is_forward(&connection.send(&mut world, flight, &finished)));
+    connection.send(&mut world, sent, record(23, &[1; 900])).nothing();
+    connection.answered(flight, 0);
+    let more = record(23, b"data");
+    assert!(is_forward(&connection.send(&mut world, flight + finished.len(), more)));
+}
+
+#[test]
+fn the_end_of_a_hello_that_no_server_asked_for_is_not_waited_for() {
+    let mut world = world();
+    let (connection, sent) = begun(&mut world, &Hello::new("a.example"));
+    let second = Hello::new("a.example").records();
+    connection.send(&mut world, sent, &second[..50]).forwarded();
+    answer(&mut world, &connection, 0, sent, server_hello(false)).forwarded();
+    world.now_ns += 61 * SECOND;
+    assert!(world.tick().is_empty());
 }
 
 #[test]
