@@ -44,7 +44,11 @@ fn only_an_end_that_stands_where_one_may_counts() {
             from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, wrong, 5201, ACK | RST, 0));
             from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, wrong, 5201, ACK | FIN, 0));
         }
-        for wrong in [5201 + (1 << 24), 5201_u32.wrapping_sub(1 << 24), 0] {
+        for wrong in [
+            5201 + (1 << 24),
+            5201_u32.wrapping_sub(1 << 24),
+            5201_u32.wrapping_sub(1 << 31),
+        ] {
             to_endpoint(&segment(OTHER_SERVER, OWN_CLIENT, wrong, 1101, ACK | RST, 0));
         }
         thread::sleep(Duration::from_millis(60));

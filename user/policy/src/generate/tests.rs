@@ -233,7 +233,7 @@ fn what_was_seen_passes_and_nothing_else_does() {
             if expected { allowed += 1 } else { denied += 1 }
         }
     }
-    assert!(allowed > 1000 && denied > 5000, "{allowed} allowed, {denied} denied");
+    assert!(allowed > 500 && denied > 5000, "{allowed} allowed, {denied} denied");
 }
 
 /// Whether the other side was seen anywhere.
