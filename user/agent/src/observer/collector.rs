@@ -29,9 +29,11 @@ use super::{
     record::{Scribe, Uuids},
 };
 
-/// How often queues are looked at while there is something in them, and when there is not.
+/// How often queues are looked at while there is something in them, and when there is not: each look that finds nothing
+/// doubles the pause, for these looks are most of what an idle agent does.
 const BUSY: Duration = Duration::from_millis(5);
 const IDLE: Duration = Duration::from_millis(50);
+const IDLE_MAX: Duration = Duration::from_millis(200);
 /// Records of each queue that are taken before somebody else has a turn.
 const BATCH: usize = 2048;
 /// Answers that wait for the records of their requests at most; further ones wait in the kernel's ring, which counts what
@@ -100,16 +102,23 @@ impl Collector {
 
     /// Until somebody stops the task.
     pub(crate) async fn run(mut self) {
+        let mut idle = IDLE;
         loop {
             let taken = self.turn();
             if Instant::now() >= self.next_loss_look {
                 self.next_loss_look = Instant::now() + LOSS_LOOK;
                 self.look_for_losses();
             }
-            match taken {
-                0 => sleep(IDLE).await,
-                n if n >= BATCH => yield_now().await,
-                _ => sleep(BUSY).await,
+            if taken == 0 {
+                sleep(idle).await;
+                idle = IDLE_MAX.min(idle * 2);
+                continue;
+            }
+            idle = IDLE;
+            if taken < BATCH {
+                sleep(BUSY).await;
+            } else {
+                yield_now().await;
             }
         }
     }
