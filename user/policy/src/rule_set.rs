@@ -78,73 +78,74 @@ impl RuleSet {
     }
 }
 
-/// DNS rules: a query passes if one of them matches its name.
+/// Rules of which the first that matches decides, and behind them the rule without L7 part, if there is one.
 #[derive(Debug)]
-pub struct DnsRuleSet {
-    rules: Vec<Arc<DnsRule>>,
+struct Ordered<T> {
+    rules: Vec<Arc<T>>,
     allows_all: Option<Arc<RuleOrigin>>,
 }
+
+impl<T> Ordered<T> {
+    fn new(rules: &[ByAddress<T>], allows_all: Option<&Arc<RuleOrigin>>) -> Self {
+        Self {
+            rules: rules.iter().map(|rule| rule.0.clone()).collect(),
+            allows_all: allows_all.cloned(),
+        }
+    }
+
+    /// Index of the first rule that matches, or of the allow-all rule behind the last.
+    fn first(&self, matches: impl Fn(&T) -> bool) -> Option<u32> {
+        let first = self.rules.iter().position(|rule| matches(rule));
+        let index = first.or(self.allows_all.as_ref().map(|_| self.rules.len()))?;
+        u32::try_from(index).ok()
+    }
+
+    fn origin<'a>(&'a self, rule: u32, origin: impl Fn(&'a T) -> &'a Arc<RuleOrigin>) -> Option<&'a Arc<RuleOrigin>> {
+        let index = usize::try_from(rule).ok()?;
+        match self.rules.get(index) {
+            Some(rule) => Some(origin(rule)),
+            None => self.allows_all.as_ref().filter(|_| index == self.rules.len()),
+        }
+    }
+}
+
+/// DNS rules: a query passes if one of them matches its name.
+#[derive(Debug)]
+pub struct DnsRuleSet(Ordered<DnsRule>);
 
 impl DnsRuleSet {
     /// Index of the first rule that allows a query for this name, which must be in normal form
     /// ([`crate::name_pattern::normal_name`]).
     #[must_use]
     pub fn judge(&self, name: &str) -> Option<u32> {
-        let matches = |rule: &Arc<DnsRule>| rule.patterns.iter().any(|p| p.is_everything() || p.matches(name));
-        first_or_all(
-            self.rules.iter().position(matches),
-            self.rules.len(),
-            self.allows_all.as_ref(),
-        )
+        self.0
+            .first(|rule| rule.patterns.iter().any(|p| p.is_everything() || p.matches(name)))
     }
 
     /// Where the rule with this index was written.
     #[must_use]
     pub fn origin(&self, rule: u32) -> Option<&Arc<RuleOrigin>> {
-        let index = usize::try_from(rule).ok()?;
-        self.rules
-            .get(index)
-            .map_or(self.allows_all.as_ref().filter(|_| index == self.rules.len()), |r| {
-                Some(&r.origin)
-            })
+        self.0.origin(rule, |rule| &rule.origin)
     }
 }
 
 /// TLS rules: a connection passes if one of them matches its server name.
 #[derive(Debug)]
-pub struct TlsRuleSet {
-    rules: Vec<Arc<TlsRule>>,
-    allows_all: Option<Arc<RuleOrigin>>,
-}
+pub struct TlsRuleSet(Ordered<TlsRule>);
 
 impl TlsRuleSet {
     /// Index of the first rule that allows this server name; a ClientHello without one passes none.
     #[must_use]
     pub fn judge(&self, server_name: Option<&str>) -> Option<u32> {
-        let matches = |rule: &Arc<TlsRule>| server_name.is_some_and(|name| rule.pattern.matches(name));
-        first_or_all(
-            self.rules.iter().position(matches),
-            self.rules.len(),
-            self.allows_all.as_ref(),
-        )
+        self.0
+            .first(|rule| server_name.is_some_and(|name| rule.pattern.matches(name)))
     }
 
     /// Where the rule with this index was written.
     #[must_use]
     pub fn origin(&self, rule: u32) -> Option<&Arc<RuleOrigin>> {
-        let index = usize::try_from(rule).ok()?;
-        self.rules
-            .get(index)
-            .map_or(self.allows_all.as_ref().filter(|_| index == self.rules.len()), |r| {
-                Some(&r.origin)
-            })
+        self.0.origin(rule, |rule| &rule.origin)
     }
-}
-
-/// Index of the first rule that matches, or of the allow-all rule behind the last.
-fn first_or_all(first: Option<usize>, len: usize, allows_all: Option<&Arc<RuleOrigin>>) -> Option<u32> {
-    let index = first.or(allows_all.map(|_| len))?;
-    u32::try_from(index).ok()
 }
 
 /// What a rule set is made of; equal content has the same number.
@@ -200,14 +201,8 @@ impl RuleSetRegistry {
                 let rules: Vec<&HttpRule> = rules.iter().map(|r| &*r.0).collect();
                 RuleSetKind::Http(HttpRuleSet::new(&rules, content.allows_all.as_ref())?)
             }
-            RuleSetRules::Dns(rules) => RuleSetKind::Dns(DnsRuleSet {
-                rules: unwrap(rules),
-                allows_all: content.allows_all.clone(),
-            }),
-            RuleSetRules::Tls(rules) => RuleSetKind::Tls(TlsRuleSet {
-                rules: unwrap(rules),
-                allows_all: content.allows_all.clone(),
-            }),
+            RuleSetRules::Dns(rules) => RuleSetKind::Dns(DnsRuleSet(Ordered::new(rules, content.allows_all.as_ref()))),
+            RuleSetRules::Tls(rules) => RuleSetKind::Tls(TlsRuleSet(Ordered::new(rules, content.allows_all.as_ref()))),
         };
         let id = self
             .last_id
@@ -226,8 +221,4 @@ impl RuleSetRegistry {
         }
         Ok(set)
     }
-}
-
-fn unwrap<T>(rules: &[ByAddress<T>]) -> Vec<Arc<T>> {
-    rules.iter().map(|r| r.0.clone()).collect()
 }
