@@ -11,6 +11,7 @@ mod counter;
 mod event;
 mod flow;
 mod policy;
+mod protocol;
 mod punt;
 mod reason;
 
@@ -18,10 +19,11 @@ pub use counter::{COUNTERS_MAX, Counter, drop_counter};
 pub use event::{Event, EventKind};
 pub use flow::{ANSWER_HEAD_LEN, Answer, Direction, FlowFlags, FlowKey, FlowState, FragmentKey, Verdict};
 pub use policy::{
-    ConfigFlags, DatapathConfig, Endpoint, EndpointFlags, IDENTITY_ANY, IpcacheEntry, IpcacheKey, NameEntry, NameKey,
-    POLICY_PREFIX_ANY_PORT, POLICY_PREFIX_ANY_PROTO, POLICY_PREFIX_FULL, PolicyEntry, PolicyEntryFlags, PolicyKey,
-    PolicyVerdict, WORKERS_MAX,
+    ConfigFlags, DatapathConfig, Endpoint, EndpointFlags, IDENTITY_ANY, IdleLimits, IpcacheEntry, IpcacheKey,
+    NameEntry, NameKey, POLICY_PREFIX_ANY_PORT, POLICY_PREFIX_ANY_PROTO, POLICY_PREFIX_FULL, PolicyEntry,
+    PolicyEntryFlags, PolicyKey, PolicyVerdict, WORKERS_MAX,
 };
+pub use protocol::{PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP};
 pub use punt::{Hook, InjectAction, InjectMeta, PuntMeta, Replies};
 pub use reason::DropReason;
 

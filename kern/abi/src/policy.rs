@@ -1,6 +1,6 @@
 //! Configuration, endpoints, identities and the policy table.
 
-use crate::{Addr, Direction};
+use crate::{Addr, Direction, FlowFlags, FlowState, PROTOCOL_TCP};
 
 /// Workers (and punt pairs) at most.
 pub const WORKERS_MAX: usize = 16;
@@ -23,12 +23,36 @@ pub struct DatapathConfig {
     pub pad: u32,
     /// Near ends of the punt pairs, by worker.
     pub punt_ifindex: [u32; WORKERS_MAX],
-    /// Flows without a packet for so long are new again: TCP, established.
-    pub tcp_idle_ns: u64,
+    /// How long flows are remembered.
+    pub idle: IdleLimits,
+}
+
+/// Flows without a packet for so long are new again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct IdleLimits {
+    /// TCP, established.
+    pub tcp_ns: u64,
     /// TCP after FIN or RST, or before the first reply.
     pub tcp_closing_ns: u64,
     /// Everything else.
-    pub other_idle_ns: u64,
+    pub other_ns: u64,
+}
+
+impl IdleLimits {
+    /// Whether the entry of a flow of this IP protocol still counts at `now_ns` (`bpf_ktime_get_ns`).
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_live(&self, protocol: u8, flow: &FlowState, now_ns: u64) -> bool {
+        let limit_ns = if protocol != PROTOCOL_TCP {
+            self.other_ns
+        } else if flow.flags & FlowFlags::CLOSING != 0 || flow.flags & FlowFlags::REPLIED == 0 {
+            self.tcp_closing_ns
+        } else {
+            self.tcp_ns
+        };
+        now_ns <= flow.last_seen_ns || now_ns - flow.last_seen_ns <= limit_ns
+    }
 }
 
 /// Bits of [`DatapathConfig::flags`].

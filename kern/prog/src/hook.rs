@@ -9,7 +9,8 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use seventh_abi::{
-    Counter, DatapathConfig, Direction, DropReason, Endpoint, FlowFlags, FlowKey, FlowState, FragmentKey, Hook, Verdict,
+    Counter, DatapathConfig, Direction, DropReason, Endpoint, FlowFlags, FlowKey, FlowState, FragmentKey, Hook,
+    PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Verdict,
 };
 
 use crate::{
@@ -17,10 +18,7 @@ use crate::{
     counters::{PASS, count, drop_packet, pass, report_flow, shot},
     icmp, inspect,
     maps::{CONFIG, ENDPOINTS, FLOWS, FRAGMENTS, SCRATCH, Scratch},
-    packet::{
-        FRAGMENT_FIRST, FRAGMENT_LATER, Frame, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Packet, TCP_ACK, TCP_SYN,
-        parse,
-    },
+    packet::{FRAGMENT_FIRST, FRAGMENT_LATER, Frame, Packet, TCP_ACK, TCP_SYN, parse},
 };
 
 /// Everything a decision reads, gathered once.
@@ -135,24 +133,27 @@ fn classify_ip(scene: &mut Scene<'_>) -> i32 {
 /// Key of the flow as if this packet's sender had opened it.
 #[inline(always)]
 fn set_flow_key(scene: &mut Scene<'_>) {
-    let packet = &scene.scratch.packet;
-    let key = &mut scene.scratch.key;
-    match scene.hook {
-        Hook::FromEndpoint => {
-            key.local_addr = packet.source;
-            key.peer_addr = packet.destination;
-            key.local_port = packet.source_port;
-            key.peer_port = packet.destination_port;
-        }
-        Hook::ToEndpoint => {
-            key.local_addr = packet.destination;
-            key.peer_addr = packet.source;
-            key.local_port = packet.destination_port;
-            key.peer_port = packet.source_port;
-        }
+    let sent_here = matches!(scene.hook, Hook::FromEndpoint);
+    let Scratch { packet, key, .. } = &mut *scene.scratch;
+    fill_key(key, packet, sent_here, own_direction(scene.hook), scene.ifindex);
+}
+
+/// Key of a flow of this direction at an endpoint, which sent the packet (`sent_here`) or gets it.
+#[inline(always)]
+pub fn fill_key(key: &mut FlowKey, packet: &Packet, sent_here: bool, direction: u8, ifindex: u32) {
+    if sent_here {
+        key.local_addr = packet.source;
+        key.peer_addr = packet.destination;
+        key.local_port = packet.source_port;
+        key.peer_port = packet.destination_port;
+    } else {
+        key.local_addr = packet.destination;
+        key.peer_addr = packet.source;
+        key.local_port = packet.destination_port;
+        key.peer_port = packet.source_port;
     }
-    key.direction = own_direction(scene.hook);
-    key.ifindex = scene.ifindex;
+    key.direction = direction;
+    key.ifindex = ifindex;
     key.protocol = packet.protocol;
     key.pad = [0; 2];
 }
@@ -200,17 +201,11 @@ pub fn live_flow(config: &DatapathConfig, key: &FlowKey, now_ns: u64) -> Option<
     let flow = FLOWS.get_ptr_mut(key)?;
     // SAFETY: the map gave a pointer to its element; entries are plain data and stay allocated while the program runs.
     let flow = unsafe { &mut *flow };
-    let limit_ns = if key.protocol != PROTOCOL_TCP {
-        config.other_idle_ns
-    } else if flow.flags & FlowFlags::CLOSING != 0 || flow.flags & FlowFlags::REPLIED == 0 {
-        config.tcp_closing_ns
+    if config.idle.is_live(key.protocol, flow, now_ns) {
+        Some(flow)
     } else {
-        config.tcp_idle_ns
-    };
-    if now_ns > flow.last_seen_ns && now_ns - flow.last_seen_ns > limit_ns {
-        return None;
+        None
     }
-    Some(flow)
 }
 
 /// Tier 3: a packet of the side that opened the flow.

@@ -1,12 +1,12 @@
 //! ICMP and ICMPv6: echo has flows, errors belong to the flow they speak of, the rest is judged by its type.
 
-use seventh_abi::{Addr, Counter, Direction, DropReason, Hook, Verdict, mapped_v4};
+use seventh_abi::{Addr, Counter, Direction, DropReason, Hook, PROTOCOL_ICMP, PROTOCOL_ICMPV6, Verdict, mapped_v4};
 
 use crate::{
     counters::{drop_packet, pass},
-    hook::{Scene, classify_flow, drop_denied, live_flow, opposite, own_direction, owns_source},
+    hook::{Scene, classify_flow, drop_denied, fill_key, live_flow, opposite, own_direction, owns_source},
     maps::Scratch,
-    packet::{PROTOCOL_ICMP, PROTOCOL_ICMPV6, read},
+    packet::read,
 };
 
 /// Echo request and reply, and the errors, by version (RFC 792, RFC 4443).
@@ -55,24 +55,11 @@ fn is_neighbour_discovery(kind: u16, hop_limit: u8) -> bool {
 
 #[inline(always)]
 fn set_echo_key(scene: &mut Scene<'_>, direction: u8) {
-    let packet = &scene.scratch.packet;
-    let key = &mut scene.scratch.key;
-    match scene.hook {
-        Hook::FromEndpoint => {
-            key.local_addr = packet.source;
-            key.peer_addr = packet.destination;
-        }
-        Hook::ToEndpoint => {
-            key.local_addr = packet.destination;
-            key.peer_addr = packet.source;
-        }
-    }
+    let sent_here = matches!(scene.hook, Hook::FromEndpoint);
+    let Scratch { packet, key, .. } = &mut *scene.scratch;
+    fill_key(key, packet, sent_here, direction, scene.ifindex);
     key.local_port = packet.echo_id;
     key.peer_port = 0;
-    key.ifindex = scene.ifindex;
-    key.protocol = packet.protocol;
-    key.direction = direction;
-    key.pad = [0; 2];
 }
 
 #[inline(always)]

@@ -1,12 +1,12 @@
 //! Flows under an L7 rule: what may pass in the kernel because there is nothing in it left to read, and what goes to
 //! the engine.
 
-use seventh_abi::{Counter, DropReason, FlowFlags, FlowState, Verdict};
+use seventh_abi::{Counter, DropReason, FlowFlags, FlowState, PROTOCOL_TCP, Verdict};
 
 use crate::{
     counters::{drop_packet, pass},
     hook::Scene,
-    packet::{FRAGMENT_NONE, PROTOCOL_TCP, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG},
+    packet::{FRAGMENT_NONE, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG},
     punt,
 };
 

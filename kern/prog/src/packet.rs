@@ -5,13 +5,7 @@
 use core::ptr;
 
 use aya_ebpf::programs::TcContext;
-use seventh_abi::{Addr, DropReason};
-
-pub const PROTOCOL_ICMP: u8 = 1;
-pub const PROTOCOL_TCP: u8 = 6;
-pub const PROTOCOL_UDP: u8 = 17;
-pub const PROTOCOL_ICMPV6: u8 = 58;
-pub const PROTOCOL_SCTP: u8 = 132;
+use seventh_abi::{Addr, DropReason, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP};
 
 pub const TCP_FIN: u8 = 0x01;
 pub const TCP_SYN: u8 = 0x02;

@@ -3,13 +3,10 @@
 use aya_ebpf::maps::lpm_trie::Key;
 use seventh_abi::{
     Addr, Direction, DropReason, Endpoint, EndpointFlags, FlowFlags, FlowKey, IDENTITY_ANY, IpcacheKey, NameKey,
-    POLICY_PREFIX_FULL, PolicyEntryFlags, PolicyKey, PolicyVerdict, Verdict,
+    POLICY_PREFIX_FULL, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PolicyEntryFlags, PolicyKey, PolicyVerdict, Verdict,
 };
 
-use crate::{
-    maps::{IPCACHE, NAMES, POLICY},
-    packet::{PROTOCOL_ICMP, PROTOCOL_ICMPV6},
-};
+use crate::maps::{IPCACHE, NAMES, POLICY};
 
 /// One question to the policy and its answer.
 #[repr(C)]

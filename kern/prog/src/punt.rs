@@ -6,16 +6,16 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use seventh_abi::{
-    ConfigFlags, Counter, DropReason, FlowFlags, FlowKey, FlowState, Hook, InjectAction, InjectMeta, PuntMeta, Replies,
-    Verdict, WORKERS_MAX, drop_counter,
+    ConfigFlags, Counter, DropReason, FlowFlags, FlowKey, FlowState, Hook, InjectAction, InjectMeta, PROTOCOL_TCP,
+    PuntMeta, Replies, Verdict, WORKERS_MAX, drop_counter,
 };
 
 use crate::{
     counters::{count, drop_packet, pass, shot},
-    hook::{Scene, own_direction},
+    hook::{Scene, fill_key, own_direction},
     inspect,
     maps::{CONFIG, FLOWS, PUNT_WORKERS, SCRATCH, Scratch, XSKS},
-    packet::{Frame, PROTOCOL_TCP, Packet, parse, read},
+    packet::{Frame, Packet, parse, read},
 };
 
 /// Sends the frame to the worker of its flow; the MAC addresses of an opener's frame stay behind in the flow entry.
@@ -200,21 +200,8 @@ pub fn inject(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn set_injected_key(meta: &InjectMeta, scratch: &mut Scratch) {
     let Scratch { packet, key, .. } = scratch;
-    if matches!(meta.hook, Hook::FromEndpoint) != meta.reverse {
-        key.local_addr = packet.source;
-        key.peer_addr = packet.destination;
-        key.local_port = packet.source_port;
-        key.peer_port = packet.destination_port;
-    } else {
-        key.local_addr = packet.destination;
-        key.peer_addr = packet.source;
-        key.local_port = packet.destination_port;
-        key.peer_port = packet.source_port;
-    }
-    key.direction = own_direction(meta.hook);
-    key.ifindex = meta.ifindex;
-    key.protocol = packet.protocol;
-    key.pad = [0; 2];
+    let sent_here = matches!(meta.hook, Hook::FromEndpoint) != meta.reverse;
+    fill_key(key, packet, sent_here, own_direction(meta.hook), meta.ifindex);
 }
 
 #[inline(always)]

@@ -8,7 +8,8 @@ use std::{
 
 use aya::Ebpf;
 use seventh_abi::{
-    ABI_VERSION, ConfigFlags, DatapathConfig, Endpoint, FlowKey, FlowState, IpcacheEntry, PolicyKey, WORKERS_MAX, names,
+    ABI_VERSION, ConfigFlags, DatapathConfig, Endpoint, FlowKey, FlowState, IdleLimits, IpcacheEntry, PolicyKey,
+    WORKERS_MAX, names,
 };
 use tracing::info;
 
@@ -179,7 +180,6 @@ impl Datapath {
     }
 
     fn write_config(&mut self) -> Result<(), DatapathError> {
-        let seconds = |s: u64| s.saturating_mul(1_000_000_000);
         let mut punt_ifindex = [0; WORKERS_MAX];
         for (slot, pair) in punt_ifindex.iter_mut().zip(&self.pairs) {
             *slot = pair.near_ifindex;
@@ -196,9 +196,7 @@ impl Datapath {
             },
             pad: 0,
             punt_ifindex,
-            tcp_idle_ns: seconds(self.settings.tcp_idle_s),
-            tcp_closing_ns: seconds(self.settings.tcp_closing_s),
-            other_idle_ns: seconds(self.settings.other_idle_s),
+            idle: self.idle_limits(),
         };
         self.maps
             .config
@@ -344,6 +342,17 @@ impl Datapath {
     #[must_use]
     pub fn counter_reader(&self) -> CounterReader {
         self.maps.counters.clone()
+    }
+
+    /// How long the kernel remembers flows.
+    #[must_use]
+    pub fn idle_limits(&self) -> IdleLimits {
+        let nanoseconds = |s: u64| s.saturating_mul(1_000_000_000);
+        IdleLimits {
+            tcp_ns: nanoseconds(self.settings.tcp_idle_s),
+            tcp_closing_ns: nanoseconds(self.settings.tcp_closing_s),
+            other_ns: nanoseconds(self.settings.other_idle_s),
+        }
     }
 
     /// A snapshot of the flow table, of so many entries at most.

@@ -9,7 +9,7 @@ use std::{
 
 use anstream::{eprintln, println};
 use anyhow::{Context as _, Result};
-use seventh_abi::Direction;
+use seventh_abi::{Direction, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP};
 use seventh_flows::{
     json::{UnknownFields, from_json},
     pb::{
@@ -30,10 +30,6 @@ use super::{
     observe::input::{Line, next_line},
 };
 use crate::{api, config::API_SOCKET, hubble_api::observer::observer_client::ObserverClient};
-
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const SCTP: u8 = 132;
 
 /// Where flows come from, and what becomes of choices.
 #[derive(Debug, clap::Args)]
@@ -206,9 +202,9 @@ fn observed_l4(protocol: &Protocol) -> Option<ObservedL4> {
         Some(ObservedL4::Icmp { v6, kind })
     };
     match protocol {
-        Protocol::Tcp(tcp) => port(TCP, tcp.destination_port),
-        Protocol::Udp(udp) => port(UDP, udp.destination_port),
-        Protocol::Sctp(sctp) => port(SCTP, sctp.destination_port),
+        Protocol::Tcp(tcp) => port(PROTOCOL_TCP, tcp.destination_port),
+        Protocol::Udp(udp) => port(PROTOCOL_UDP, udp.destination_port),
+        Protocol::Sctp(sctp) => port(PROTOCOL_SCTP, sctp.destination_port),
         Protocol::IcmPv4(message) => icmp(false, message.r#type),
         Protocol::IcmPv6(message) => icmp(true, message.r#type),
         Protocol::Vrrp(_) | Protocol::Igmp(_) => None,

@@ -5,6 +5,7 @@ use std::{fmt::Write as _, path::PathBuf, str::FromStr};
 use anstream::{eprintln, println};
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::json;
+use seventh_abi::{PROTOCOL_TCP, PROTOCOL_UDP};
 use seventh_engine::{asks_for_upgrade, http_reason};
 use seventh_parsers::http1::{HeadError, Limits, parse_head};
 use seventh_policy::{
@@ -17,10 +18,6 @@ use seventh_policy::{
 
 use super::{Answer, Form, policy::check_paths};
 use crate::config::RawEnforcement;
-
-/// Port of DNS, whose queries go over UDP unless told otherwise.
-const UDP: u8 = 17;
-const TCP: u8 = 6;
 
 /// The question.
 #[derive(Debug, clap::Args)]
@@ -211,15 +208,20 @@ fn tracer(question: &Question) -> Result<Tracer> {
 
 /// The protocol, which must be able to carry what is asked.
 fn protocol(question: &Question) -> Result<u8> {
-    let usual = if question.dns.is_some() { UDP } else { TCP };
+    // Queries go over UDP unless told otherwise.
+    let usual = if question.dns.is_some() {
+        PROTOCOL_UDP
+    } else {
+        PROTOCOL_TCP
+    };
     let protocol = question.port.protocol.unwrap_or(usual);
     ensure!(
-        question.http.is_none() || protocol == TCP,
+        question.http.is_none() || protocol == PROTOCOL_TCP,
         "--http: HTTP is carried by TCP; write --port {}/TCP",
         question.port.port
     );
     ensure!(
-        (question.dns.is_none() && question.sni.is_none()) || [TCP, UDP].contains(&protocol),
+        (question.dns.is_none() && question.sni.is_none()) || [PROTOCOL_TCP, PROTOCOL_UDP].contains(&protocol),
         "--dns and --sni need TCP or UDP; write --port {}/TCP",
         question.port.port
     );

@@ -18,10 +18,9 @@ use std::{
 
 use anyhow::{Context as _, Result, ensure};
 use nix::time::{ClockId, clock_gettime};
-use seventh_abi::{Addr, Direction, FlowFlags, FlowKey, FlowState, NameEntry, NameKey};
-use seventh_datapath::{FlowTable, NameTable, Settings};
+use seventh_abi::{Addr, Direction, FlowKey, FlowState, NameEntry, NameKey};
+use seventh_datapath::{FlowTable, NameTable};
 use seventh_engine::{Decided, Lacking, NameChange, NameSink, Names, SCOPE_NODE};
-use seventh_parsers::packet::PROTOCOL_TCP;
 use tokio::{
     sync::Notify,
     time::{MissedTickBehavior, interval, sleep},
@@ -269,22 +268,24 @@ fn look_about(shared: &Shared, config: &Config, looks: u32) {
 
 /// Shuts lingering addresses to which no flow goes.
 fn collect(shared: &Shared) {
-    let (flows, endpoints) = {
+    let (flows, limits, endpoints) = {
         let state = shared.state();
         let Some(publisher) = &state.publisher else { return };
         let endpoints = publisher.endpoints().iter().filter_map(|e| Some((e.ifindex?, e.id)));
         (
             publisher.datapath().flows(usize::MAX),
+            publisher.datapath().idle_limits(),
             endpoints.collect::<std::collections::HashMap<u32, u32>>(),
         )
     };
     let now_ns = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| Duration::from(now).as_nanos());
+    let now_ns = u64::try_from(now_ns).unwrap_or(u64::MAX);
     // What was opened by the address alone has no need of a name, and no right to one.
     let by_name = |(key, flow): &&(FlowKey, FlowState)| key.direction == Direction::Egress as u8 && flow.by_name != 0;
     let outgoing = flows.iter().filter(by_name);
     let mut used: HashSet<(u32, Addr)> = HashSet::new();
     for (key, flow) in outgoing {
-        if is_live(key.protocol, flow, now_ns)
+        if limits.is_live(key.protocol, flow, now_ns)
             && let Some(&endpoint) = endpoints.get(&key.ifindex)
         {
             used.extend([(endpoint, key.peer_addr), (SCOPE_NODE, key.peer_addr)]);
@@ -293,19 +294,6 @@ fn collect(shared: &Shared) {
     // What the kernel does not take is tried again.
     let names = shared.engine.names();
     names.collect(|scope, addr| used.contains(&(scope, *addr)));
-}
-
-/// Whether the kernel still goes by the entry (`kern/prog/src/hook.rs::live_flow`).
-fn is_live(protocol: u8, flow: &FlowState, now_ns: u128) -> bool {
-    let limits = Settings::default();
-    let limit_s = if protocol != PROTOCOL_TCP {
-        limits.other_idle_s
-    } else if flow.flags & FlowFlags::CLOSING != 0 || flow.flags & FlowFlags::REPLIED == 0 {
-        limits.tcp_closing_s
-    } else {
-        limits.tcp_idle_s
-    };
-    now_ns.saturating_sub(u128::from(flow.last_seen_ns)) <= Duration::from_secs(limit_s).as_nanos()
 }
 
 /// Writes down what is known, for the next agent. One at a time: two would write into the same file.

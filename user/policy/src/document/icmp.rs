@@ -1,11 +1,13 @@
 //! ICMP types.
 
+use seventh_abi::{PROTOCOL_ICMP, PROTOCOL_ICMPV6};
+
 use crate::fields::{Field, Scalar};
 
 /// IP protocol number of ICMP for IPv4.
-pub const ICMP_V4: u8 = 1;
+pub const ICMP_V4: u8 = PROTOCOL_ICMP;
 /// IP protocol number of ICMP for IPv6.
-pub const ICMP_V6: u8 = 58;
+pub const ICMP_V6: u8 = PROTOCOL_ICMPV6;
 
 /// A family and a type; every code of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use serde::Serialize;
+use seventh_abi::PROTOCOL_SCTP;
 
 use crate::document::{
     Authentication, Body, CidrGroup, CiliumRule, Document, Entity, L7Text, LabelSelector, Place, Port, PortRule,
@@ -531,14 +532,12 @@ fn port_matches(port: &Port, over_udp: bool) -> impl Iterator<Item = PortMatch> 
         .protocol
         .numbers()
         .iter()
-        .filter(move |p| !(over_udp && **p == SCTP));
+        .filter(move |p| !(over_udp && **p == PROTOCOL_SCTP));
     protocols.map(move |protocol| PortMatch {
         protocol: *protocol,
         ports: ports.clone(),
     })
 }
-
-const SCTP: u8 = 132;
 
 /// Every prefix for which the ipcache needs an entry so that the rules can tell addresses apart: prefixes and their
 /// exceptions, and the two families of the world.
