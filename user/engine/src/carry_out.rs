@@ -239,15 +239,7 @@ impl<'a> Line<'a> {
 
     /// RFC 9293 §3.10.7.4 and RFC 5961 §3: a reset counts only with exactly the number that is expected next.
     fn reset_opener(&mut self, seq: u32, ack: u32) {
-        self.send(&Reply {
-            to_opener: true,
-            seq,
-            ack,
-            flags: TcpFlags::RST | TcpFlags::ACK,
-            timestamps: None,
-            payload: &[],
-            change: InjectAction::Close.into(),
-        });
+        self.reset(true, seq, ack);
     }
 
     /// A reset at each of the places where the other side may stand. At others it is ignored or asked back about, and
@@ -257,16 +249,20 @@ impl<'a> Line<'a> {
             if places.iter().take(index).any(|&earlier| earlier == seq) {
                 continue;
             }
-            self.send(&Reply {
-                to_opener: false,
-                seq,
-                ack,
-                flags: TcpFlags::RST | TcpFlags::ACK,
-                timestamps: None,
-                payload: &[],
-                change: InjectAction::Close.into(),
-            });
+            self.reset(false, seq, ack);
         }
+    }
+
+    fn reset(&mut self, to_opener: bool, seq: u32, ack: u32) {
+        self.send(&Reply {
+            to_opener,
+            seq,
+            ack,
+            flags: TcpFlags::RST | TcpFlags::ACK,
+            timestamps: None,
+            payload: &[],
+            change: InjectAction::Close.into(),
+        });
     }
 
     fn send(&mut self, reply: &Reply<'_>) {

@@ -19,10 +19,22 @@ use seventh_parsers::http2::PREFACE;
 
 /// A rest of a body (or chunk) is given free if it is at least so long: below, asking the engine costs less than what a
 /// change of the flow entry and a further run in the stream's history do.
-pub(crate) const GRANT_MIN: u64 = 4096;
+const GRANT_MIN: u64 = 4096;
 /// Bytes that are given free at once at most. With it and a window of 1 GiB the history spans less than half of the
 /// circle of sequence numbers.
-pub(crate) const GRANT_MAX: u64 = 256 << 20;
+const GRANT_MAX: u64 = 256 << 20;
+
+/// Gives the `left` bytes that are to come free, or as many of them as may be, if that pays: how many, and their range of
+/// sequence numbers.
+pub(crate) fn give_free(stream: &mut Stream, left: u64) -> Option<(u64, (u32, u32))> {
+    if left < GRANT_MIN {
+        return None;
+    }
+    let len = left.min(GRANT_MAX);
+    let start = stream.next();
+    let granted = stream.grant(u32::try_from(len).ok()?);
+    granted.then(|| (len, (start, stream.next())))
+}
 
 /// `PRI * HTTP/2`: so far a preface is told from a request.
 const PREFACE_LINE_LEN: usize = 12;
@@ -218,19 +230,12 @@ impl HttpInspector {
             Phase::Chunks(follower) => follower.data_left(),
             Phase::Http2(http2) => return http2.grant(stream),
         };
-        if left < GRANT_MIN {
-            return None;
-        }
-        let len = left.min(GRANT_MAX);
-        let start = stream.next();
-        if !stream.grant(u32::try_from(len).ok()?) {
-            return None;
-        }
+        let (len, range) = give_free(stream, left)?;
         match &mut self.phase {
             Phase::Chunks(follower) => follower.skip_data(len),
             _ => self.phase = self.after_body(left - len),
         }
-        Some((start, stream.next()))
+        Some(range)
     }
 
     const fn at_next_request(&self) -> bool {

@@ -12,7 +12,7 @@
 //! and without a `RST_STREAM` of its own, each time with the work of a request thrown away. So what can only be meant
 //! to provoke it is refused, and what perhaps does counts as a `RST_STREAM`.
 
-use crate::http::{GRANT_MAX, GRANT_MIN, HeadJudge, http_reason};
+use crate::http::{HeadJudge, give_free, http_reason};
 use crate::http2_answer::{ErrorCode, forbidden, go_away};
 use crate::inspector::{Inspection, Patience, Refusal};
 use crate::stream::Stream;
@@ -225,16 +225,9 @@ impl Http2Inspector {
     /// Gives the rest of the present data free, if that pays: the range of sequence numbers.
     pub(crate) fn grant(&mut self, stream: &mut Stream) -> Option<(u32, u32)> {
         let Phase::Data(left) = self.phase else { return None };
-        if left < GRANT_MIN {
-            return None;
-        }
-        let len = left.min(GRANT_MAX);
-        let start = stream.next();
-        if !stream.grant(u32::try_from(len).ok()?) {
-            return None;
-        }
+        let (len, range) = give_free(stream, left)?;
         self.phase = self.after_data(left - len);
-        Some((start, stream.next()))
+        Some(range)
     }
 
     /// A refusal is told when it disturbs nothing, but not for ever: see `docs/http.md`.

@@ -242,7 +242,6 @@ impl Desk {
     }
 }
 
-/// As requests and answers name it; HTTP/2 has no line that does, so this is how Hubble does.
 /// Asks the rules.
 fn ask(rules: &HttpRuleSet, head: &RequestHead<'_>) -> Result<HttpVerdict, DropReason> {
     let headers = headers_read(rules, head)?;

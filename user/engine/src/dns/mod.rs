@@ -72,6 +72,12 @@ struct Answered<'m> {
 }
 
 impl Answered<'_> {
+    /// What is dropped next is this.
+    fn note(&self, judge: &mut Judge<'_>) {
+        let told = telling::answer(&self.head, self.whole.as_ref());
+        judge.desk.note(Inside::Dns(Box::new(told)));
+    }
+
     /// Whether the other may be an answer to the same query.
     fn takes(&self, other: &Answered<'_>) -> bool {
         let same = self.questions == other.questions || self.questions.is_none() || other.questions.is_none();
@@ -88,7 +94,10 @@ impl Answered<'_> {
             Some(questions) => queries.answered(&self.slot, questions),
             None => queries.answered_any(&self.slot),
         };
-        let query = query.ok_or(DropReason::DnsUnsolicitedAnswer)?;
+        let Some(query) = query else {
+            self.note(judge);
+            return Err(DropReason::DnsUnsolicitedAnswer);
+        };
         let latency_ns = judge.about.time_ns.saturating_sub(query.asked_ns);
         for told in telling::answers(&self.head, self.whole.as_ref(), &query.questions, latency_ns) {
             tell(judge, told, query.rule.clone());
@@ -184,33 +193,39 @@ fn verdict(judge: &Judge<'_>, rules: &DnsRuleSet, name: &str) -> Option<u32> {
 fn answer<'m>(judge: &mut Judge<'_>, message: &'m [u8], earlier: &[Answered<'_>]) -> Result<Answered<'m>, NotOn> {
     judge.desk.forget_request();
     let head = Head::parse(message).map_err(|_| DropReason::DnsMalformedAnswer)?;
-    let whole = Message::parse(message).ok();
-    // What is dropped next is this.
-    judge
-        .desk
-        .note(Inside::Dns(Box::new(telling::answer(&head, whole.as_ref()))));
     let header = *head.header();
-    if whole.is_none() && !header.is_truncated() {
-        return Err(DropReason::DnsMalformedAnswer.into());
-    }
     // A server that cannot read a query may leave its question out.
     let bare_error = header.questions == 0 && header.rcode() != RCODE_NOERROR;
     let answered = Answered {
         slot: Slot::of(judge.about, header.id),
         questions: (!bare_error).then(|| questions(&head)),
         head,
-        whole,
+        whole: Message::parse(message).ok(),
     };
+    match take_in(judge, &answered, earlier) {
+        Ok(()) => Ok(answered),
+        Err(not_on) => {
+            answered.note(judge);
+            Err(not_on)
+        }
+    }
+}
+
+fn take_in(judge: &Judge<'_>, answered: &Answered<'_>, earlier: &[Answered<'_>]) -> Result<(), NotOn> {
+    let header = answered.head.header();
+    if answered.whole.is_none() && !header.is_truncated() {
+        return Err(DropReason::DnsMalformedAnswer.into());
+    }
     let queries = &judge.desk.dns.queries;
     let waits = queries.waits(&answered.slot, answered.questions.as_deref(), judge.about.time_ns);
-    if !header.is_response() || !waits || earlier.iter().any(|earlier| earlier.takes(&answered)) {
+    if !header.is_response() || !waits || earlier.iter().any(|earlier| earlier.takes(answered)) {
         return Err(DropReason::DnsUnsolicitedAnswer.into());
     }
     // A cut answer may end anywhere: it goes on, so that the whole one is asked for over TCP, and teaches nothing.
-    if let Some(message) = whole.as_ref().filter(|_| header.rcode() == RCODE_NOERROR) {
+    if let Some(message) = answered.whole.as_ref().filter(|_| header.rcode() == RCODE_NOERROR) {
         learn(judge, message)?;
     }
-    Ok(answered)
+    Ok(())
 }
 
 fn learn(judge: &Judge<'_>, message: &Message<'_>) -> Result<(), NotOn> {
