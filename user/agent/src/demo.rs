@@ -30,8 +30,8 @@ const MTU: u32 = 1500;
 /// A client that gets no answer gives up after so many seconds.
 pub(crate) const PATIENCE_S: &str = "1";
 
-pub(crate) const GOOD: Style = AnsiColor::Green.on_default();
-pub(crate) const BAD: Style = AnsiColor::Red.on_default().bold();
+const GOOD: Style = AnsiColor::Green.on_default();
+const BAD: Style = AnsiColor::Red.on_default().bold();
 pub(crate) const DIM: Style = AnsiColor::BrightBlack.on_default();
 
 /// Runs the demo; true if every verdict was as expected.
@@ -182,6 +182,36 @@ const SCENES: &[Scene] = &[
     },
 ];
 
+/// Lines about what was tried, what must come of it and what came of it.
+pub(crate) struct Rows {
+    /// Columns of what is expected and of what is seen.
+    pub(crate) width: usize,
+}
+
+impl Rows {
+    pub(crate) fn head(&self, what: &str) {
+        let width = self.width;
+        println!("{:<10} {what:<56} {:<width$} {:<width$}", "FROM", "EXPECTED", "SEEN");
+    }
+
+    /// Tries it; true if what is seen is what is expected. What is awaited stands there before it is tried.
+    pub(crate) fn row(
+        &self,
+        from: &str,
+        what: &str,
+        expected: &str,
+        try_it: impl FnOnce() -> Result<String>,
+    ) -> Result<bool> {
+        let width = self.width;
+        print!("{from:<10} {what:<56} {expected:<width$} ");
+        let seen = try_it()?;
+        let good = seen == expected;
+        let (style, mark) = if good { (GOOD, "✓") } else { (BAD, "✗ UNEXPECTED") };
+        println!("{style}{seen:<width$} {mark}{style:#}");
+        Ok(good)
+    }
+}
+
 fn play(interrupted: &AtomicBool) -> Result<bool> {
     let started = Instant::now();
     let binary = env::current_exe().context("cannot find this program")?;
@@ -197,20 +227,14 @@ fn play(interrupted: &AtomicBool) -> Result<bool> {
         "The policy in force (deploy/examples/http.yaml):\n\n{DIM}{}{DIM:#}\n",
         POLICY.trim_end()
     );
-    println!(
-        "{:<10} {:<56} {:<14} {:<14}",
-        "FROM", "REQUEST TO server:8080", "EXPECTED", "SEEN"
-    );
+    let rows = Rows { width: 14 };
+    rows.head("REQUEST TO server:8080");
     let mut wrong = 0;
     for scene in SCENES {
         if interrupted.load(Ordering::Relaxed) {
             return Ok(false);
         }
-        print!("{:<10} {:<56} {:<14} ", scene.from, scene.what, scene.expected);
-        let seen = act(&lab, scene)?;
-        let good = seen == scene.expected;
-        let (style, mark) = if good { (GOOD, "✓") } else { (BAD, "✗ UNEXPECTED") };
-        println!("{style}{seen:<14} {mark}{style:#}");
+        let good = rows.row(scene.from, scene.what, scene.expected, || act(&lab, scene))?;
         wrong += usize::from(!good);
     }
     wrong += demo_tls::play(&lab, &authority)?;

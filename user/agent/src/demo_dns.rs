@@ -2,11 +2,11 @@
 
 use std::process::Command;
 
-use anstream::{print, println};
+use anstream::println;
 use anyhow::{Context as _, Result};
 
 use crate::{
-    demo::{BAD, DIM, GOOD, PATIENCE_S},
+    demo::{DIM, PATIENCE_S, Rows},
     lab::{Lab, OUTSIDE},
 };
 
@@ -91,20 +91,14 @@ pub(crate) fn play(lab: &Lab) -> Result<usize> {
         "\nNames (deploy/examples/dns.yaml):\n\n{DIM}{}{DIM:#}\n",
         POLICY.trim_end()
     );
-    println!(
-        "{:<10} {:<56} {:<18} {:<18}",
-        "FROM", "QUESTION OR REQUEST", "EXPECTED", "SEEN"
-    );
+    let rows = Rows { width: 18 };
+    rows.head("QUESTION OR REQUEST");
     let mut wrong = 0;
     for scene in SCENES {
-        print!("{:<10} {:<56} {:<18} ", "shopper", scene.what, scene.expected);
-        let seen = match scene.act {
-            Act::Resolve(name, over_tcp) => resolve(lab, name, over_tcp)?,
-            Act::Get(url) => get(lab, url)?,
-        };
-        let good = seen == scene.expected;
-        let (style, mark) = if good { (GOOD, "✓") } else { (BAD, "✗ UNEXPECTED") };
-        println!("{style}{seen:<18} {mark}{style:#}");
+        let good = rows.row("shopper", scene.what, scene.expected, || match scene.act {
+            Act::Resolve(name, over_tcp) => resolve(lab, name, over_tcp),
+            Act::Get(url) => get(lab, url),
+        })?;
         wrong += usize::from(!good);
     }
     Ok(wrong)

@@ -2,11 +2,11 @@
 
 use std::{path::Path, process::Command};
 
-use anstream::{print, println};
+use anstream::println;
 use anyhow::{Context as _, Result};
 
 use crate::{
-    demo::{BAD, DIM, GOOD, PATIENCE_S},
+    demo::{DIM, PATIENCE_S, Rows},
     lab::Lab,
 };
 
@@ -55,17 +55,13 @@ pub(crate) fn play(lab: &Lab, authority: &Path) -> Result<usize> {
         "\nServer names (deploy/examples/tls.yaml):\n\n{DIM}{}{DIM:#}\n",
         POLICY.trim_end()
     );
-    println!(
-        "{:<10} {:<56} {:<18} {:<18}",
-        "FROM", "HANDSHAKE WITH server:443", "EXPECTED", "SEEN"
-    );
+    let rows = Rows { width: 18 };
+    rows.head("HANDSHAKE WITH server:443");
     let mut wrong = 0;
     for scene in SCENES {
-        print!("{:<10} {:<56} {:<18} ", "client", scene.what, scene.expected);
-        let seen = handshake(lab, authority, scene)?;
-        let good = seen == scene.expected;
-        let (style, mark) = if good { (GOOD, "✓") } else { (BAD, "✗ UNEXPECTED") };
-        println!("{style}{seen:<18} {mark}{style:#}");
+        let good = rows.row("client", scene.what, scene.expected, || {
+            handshake(lab, authority, scene)
+        })?;
         wrong += usize::from(!good);
     }
     Ok(wrong)

@@ -138,17 +138,20 @@ fn running(state: &State) -> Result<&Publisher> {
     state.publisher.as_ref().context("the agent is ending")
 }
 
+/// One of the kernel's counters, 0 if they could not be read.
+pub(crate) fn kernel_count(kernel: &[u64], index: u32) -> u64 {
+    usize::try_from(index)
+        .ok()
+        .and_then(|i| kernel.get(i))
+        .copied()
+        .unwrap_or(0)
+}
+
 impl Shared {
     /// Paths and drops that happened; drops are the kernel's and the engine's together.
     fn counts(&self, datapath: &Datapath) -> (Vec<v1::NamedCount>, Vec<v1::NamedCount>) {
         let kernel = datapath.counters().unwrap_or_default();
-        let at = |index: u32| {
-            usize::try_from(index)
-                .ok()
-                .and_then(|i| kernel.get(i))
-                .copied()
-                .unwrap_or(0)
-        };
+        let at = |index| kernel_count(&kernel, index);
         let engine = self.engine.counters();
         let paths = Counter::ALL
             .iter()

@@ -26,6 +26,7 @@ use crate::{
     agent::{Shared, State},
     export::ExporterStatus,
     publisher::Publisher,
+    status::kernel_count,
     worker::{Life, Workers},
 };
 
@@ -234,13 +235,7 @@ fn of_policy(snapshot: &mut Snapshot, state: &State) {
 }
 
 fn of_kernel(snapshot: &mut Snapshot, kernel: &[u64], engine: &EngineCounters, records_lost: u64) {
-    let at = |index: u32| {
-        usize::try_from(index)
-            .ok()
-            .and_then(|i| kernel.get(i))
-            .copied()
-            .unwrap_or(0)
-    };
+    let at = |index| kernel_count(kernel, index);
     for (counter, name) in Counter::ALL {
         let count = at(*counter as u32);
         match counter {

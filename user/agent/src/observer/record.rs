@@ -10,7 +10,10 @@ use std::{
     },
 };
 
-use seventh_abi::{Answer, Direction, DropReason, Event, EventKind, Hook, Verdict as KernelVerdict};
+use seventh_abi::{
+    Answer, Direction, DropReason, Event, EventKind, Hook, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP,
+    PROTOCOL_UDP, Verdict as KernelVerdict,
+};
 use seventh_engine::{DnsRecord, HttpRecord, Inside, L7Record, PolicyView, RecordVerdict, TlsRecord};
 use seventh_flows::{
     event_type, hubble_reason,
@@ -23,11 +26,6 @@ use seventh_policy::{Deciders, Matched, RowWidth, RuleOrigin, RuleSet, RuleSetKi
 
 use super::{answers::Status, clock::Moment, directory::Directory, ip, names::SeenNames};
 
-const TCP: u8 = 6;
-const UDP: u8 = 17;
-const ICMPV4: u8 = 1;
-const ICMPV6: u8 = 58;
-const SCTP: u8 = 132;
 /// `policy_match_type` where no row matched.
 const MATCH_NONE: u32 = 0;
 /// `observation_source` of DNS: the one that judges, in Hubble's word.
@@ -230,13 +228,7 @@ impl Scribe<'_> {
     fn name_deciders(&self, flow: &mut Flow, deciders: &Deciders, allowed: bool) {
         let policies = policies_of(deciders.iter(), self.directory.revision());
         let egress = flow.traffic_direction() == TrafficDirection::Egress;
-        let named = match (egress, allowed) {
-            (true, true) => &mut flow.egress_allowed_by,
-            (true, false) => &mut flow.egress_denied_by,
-            (false, true) => &mut flow.ingress_allowed_by,
-            (false, false) => &mut flow.ingress_denied_by,
-        };
-        named.extend(policies);
+        deciding_policies(flow, egress, allowed).extend(policies);
         for log in deciders.iter().filter_map(|rule| rule.log.as_deref()) {
             if flow.policy_log.len() < POLICIES_MAX && !flow.policy_log.iter().any(|known| known == log) {
                 flow.policy_log.push(log.to_owned());
@@ -295,12 +287,7 @@ impl Scribe<'_> {
         let revision = self.directory.revision();
         match &record.rule {
             Some(rule) => {
-                let allowed_by = if egress {
-                    &mut flow.egress_allowed_by
-                } else {
-                    &mut flow.ingress_allowed_by
-                };
-                allowed_by.push(policy(rule, revision));
+                deciding_policies(flow, egress, true).push(policy(rule, revision));
                 flow.policy_log.extend(rule.log.as_deref().map(str::to_owned));
                 let decision = flow.decision.get_or_insert_default();
                 decision.rule.clone_from(&rule.path);
@@ -314,14 +301,20 @@ impl Scribe<'_> {
             None => {
                 let endpoint = self.view.endpoints.get(&record.ifindex);
                 let rules = endpoint.and_then(|endpoint| endpoint.policy.rule_set(record.rule_set));
-                let denied_by = if egress {
-                    &mut flow.egress_denied_by
-                } else {
-                    &mut flow.ingress_denied_by
-                };
-                denied_by.extend(rules.iter().flat_map(|rules| policies_in(rules, revision)));
+                let policies = rules.iter().flat_map(|rules| policies_in(rules, revision));
+                deciding_policies(flow, egress, false).extend(policies);
             }
         }
+    }
+}
+
+/// The field for the policies that decided a flow.
+fn deciding_policies(flow: &mut Flow, egress: bool, allowed: bool) -> &mut Vec<Policy> {
+    match (egress, allowed) {
+        (true, true) => &mut flow.egress_allowed_by,
+        (true, false) => &mut flow.egress_denied_by,
+        (false, true) => &mut flow.ingress_allowed_by,
+        (false, false) => &mut flow.ingress_denied_by,
     }
 }
 
@@ -394,7 +387,7 @@ fn asked(happened: &Event) -> (Direction, u16) {
     } else {
         Direction::Ingress
     };
-    let is_icmp = matches!(happened.protocol, ICMPV4 | ICMPV6);
+    let is_icmp = matches!(happened.protocol, PROTOCOL_ICMP | PROTOCOL_ICMPV6);
     // Where ICMP has its type.
     let port = if is_icmp || is_reply(happened) {
         happened.source_port
@@ -419,25 +412,25 @@ const fn match_number(matched: Matched) -> u32 {
 fn layer4(protocol: u8, source_port: u16, destination_port: u16, tcp_flags: Option<u8>) -> Option<Layer4> {
     let (source_port, destination_port) = (u32::from(source_port), u32::from(destination_port));
     let protocol = match protocol {
-        TCP => layer4::Protocol::Tcp(Tcp {
+        PROTOCOL_TCP => layer4::Protocol::Tcp(Tcp {
             source_port,
             destination_port,
             flags: tcp_flags.map(flags),
         }),
-        UDP => layer4::Protocol::Udp(Udp {
+        PROTOCOL_UDP => layer4::Protocol::Udp(Udp {
             source_port,
             destination_port,
         }),
-        SCTP => layer4::Protocol::Sctp(Sctp {
+        PROTOCOL_SCTP => layer4::Protocol::Sctp(Sctp {
             source_port,
             destination_port,
         }),
         // The kernel's events have type and code in the place of ports.
-        ICMPV4 => layer4::Protocol::IcmPv4(IcmPv4 {
+        PROTOCOL_ICMP => layer4::Protocol::IcmPv4(IcmPv4 {
             r#type: source_port,
             code: destination_port,
         }),
-        ICMPV6 => layer4::Protocol::IcmPv6(IcmPv6 {
+        PROTOCOL_ICMPV6 => layer4::Protocol::IcmPv6(IcmPv6 {
             r#type: source_port,
             code: destination_port,
         }),

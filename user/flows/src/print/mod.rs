@@ -120,11 +120,7 @@ impl Printer {
         let node = printable(&response.node_name).into_owned();
         match self.options.output {
             Output::Compact => {
-                let node = if self.options.node_name {
-                    format!(" [{node}]")
-                } else {
-                    String::new()
-                };
+                let node = self.in_line(&node);
                 line(format!("{time}{node}: {kind} ({details})"))
             }
             _ => self.keyed(vec![
@@ -133,6 +129,15 @@ impl Printer {
                 ("TYPE", kind),
                 ("DETAILS", details),
             ]),
+        }
+    }
+
+    /// The node as a line names it, if it is to.
+    fn in_line(&self, node: &str) -> String {
+        if self.options.node_name {
+            format!(" [{node}]")
+        } else {
+            String::new()
         }
     }
 
@@ -147,11 +152,7 @@ impl Printer {
         let node = printable(&response.node_name).into_owned();
         match self.options.output {
             Output::Compact => {
-                let node = if self.options.node_name {
-                    format!(" [{node}]")
-                } else {
-                    String::new()
-                };
+                let node = self.in_line(&node);
                 line(format!(
                     "{time}{node}: {} {} MARK: {} CPU: {} ({})",
                     text.from, text.kind, text.mark, text.cpu, text.message
@@ -208,11 +209,7 @@ impl Printer {
         );
         if self.options.output == Output::Compact {
             self.records += 1;
-            let node = if self.options.node_name {
-                format!(" [{node}]")
-            } else {
-                String::new()
-            };
+            let node = self.in_line(&node);
             let (left, right) = (
                 format!("{source} {source_is}"),
                 format!("{destination} {destination_is}"),
