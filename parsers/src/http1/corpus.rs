@@ -1,6 +1,10 @@
 //! The collection of requests in `corpus/http1-smuggling.tsv`, each with what must become of it.
 
+#[path = "../../corpus/escapes.rs"]
+mod escapes;
+
 use super::{BodyLength, ChunkProgress, ChunkedFollower, HeadError, Limits, parse_head};
+use escapes::unescape;
 use std::collections::BTreeMap;
 
 const CORPUS: &str = include_str!("../../corpus/http1-smuggling.tsv");
@@ -27,28 +31,6 @@ fn cases() -> Vec<Case> {
             }
         })
         .collect()
-}
-
-fn unescape(text: &str) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let mut rest = text.bytes();
-    while let Some(byte) = rest.next() {
-        bytes.push(match byte {
-            b'\\' => match rest.next().unwrap() {
-                b'r' => b'\r',
-                b'n' => b'\n',
-                b't' => b'\t',
-                b'0' => 0,
-                b'x' => {
-                    let digits = [rest.next().unwrap(), rest.next().unwrap()];
-                    u8::from_str_radix(std::str::from_utf8(&digits).unwrap(), 16).unwrap()
-                }
-                other => other,
-            },
-            _ => byte,
-        });
-    }
-    bytes
 }
 
 /// What becomes of the bytes, in the corpus' words.

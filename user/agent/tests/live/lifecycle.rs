@@ -16,18 +16,9 @@ use seventh::lab::Lab;
 
 use crate::{
     client::{Connection, IMPATIENCE, PATIENCE, fetch, get, is_silence},
-    requests::{assert_refused, in_client},
+    requests::{ask, assert_refused, in_client},
     stage::{PUBLIC, binary, drops, stage, status, until},
 };
-
-/// How it goes for one who asks from this endpoint.
-fn ask(lab: &Lab, from: &str, path: &'static str, patience: Duration) -> Result<u16, io::ErrorKind> {
-    let server = lab.endpoint("server").unwrap().ipv4;
-    lab.endpoint(from)
-        .unwrap()
-        .run(move || fetch(server, path, patience))
-        .unwrap()
-}
 
 fn devices(lab: &Lab) -> String {
     let output = lab.node_command("ip").args(["-br", "link"]).output().unwrap();

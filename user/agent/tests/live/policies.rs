@@ -1,13 +1,13 @@
 //! Policies of other shapes than the usual one: egress, both ends, prefixes, the node itself, no rule at all; and what
 //! becomes of connections when one takes the place of another.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::net::SocketAddr;
 
 use seventh::lab::Lab;
 
 use crate::{
     client::{Connection, IMPATIENCE, PATIENCE, fetch, is_silence},
-    requests::{assert_refused, in_client},
+    requests::{ask, assert_refused, in_client},
     stage::{PUBLIC, binary, drops, lab, lab_with_world, policy, replace_policy, served, stage, status},
 };
 
@@ -25,14 +25,6 @@ fn with_policy(text: &str, more_config: &str) -> Option<Lab> {
     lab.start_nginx("server", None).unwrap();
     lab.start_agent(binary(), text, more_config).unwrap();
     Some(lab)
-}
-
-fn ask(lab: &Lab, from: &str, path: &'static str, patience: Duration) -> Result<u16, io::ErrorKind> {
-    let server = lab.endpoint("server").unwrap().ipv4;
-    lab.endpoint(from)
-        .unwrap()
-        .run(move || fetch(server, path, patience))
-        .unwrap()
 }
 
 fn ask_from_node(lab: &Lab, path: &str) -> Vec<u8> {

@@ -1,6 +1,10 @@
 //! Every case of the demo, seen from both ends, and refusals of what is not HTTP.
 
-use std::net::{Shutdown, SocketAddr};
+use std::{
+    io,
+    net::{Shutdown, SocketAddr},
+    time::Duration,
+};
 
 use seventh::lab::Lab;
 
@@ -15,6 +19,15 @@ fn server(lab: &Lab) -> SocketAddr {
 pub(crate) fn in_client<T: Send + 'static>(lab: &Lab, job: impl FnOnce(SocketAddr) -> T + Send + 'static) -> T {
     let address = server(lab);
     lab.endpoint("client").unwrap().run(move || job(address)).unwrap()
+}
+
+/// How it goes for one who asks the server from this endpoint.
+pub(crate) fn ask(lab: &Lab, from: &str, path: &'static str, patience: Duration) -> Result<u16, io::ErrorKind> {
+    let server = server(lab).ip();
+    lab.endpoint(from)
+        .unwrap()
+        .run(move || fetch(server, path, patience))
+        .unwrap()
 }
 
 /// The refusal that everybody gets.
