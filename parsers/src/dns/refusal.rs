@@ -1,6 +1,7 @@
 //! Answers to queries that may not be asked.
 
 use super::{Head, Header, Message, record_type};
+use bytes::BufMut as _;
 
 /// No error.
 pub const RCODE_NOERROR: u8 = 0;
@@ -33,18 +34,18 @@ pub fn write_refusal(query: &[u8], rcode: u8, answer: &mut Vec<u8>) -> bool {
     }
     let head = Head::parse(query).ok();
     let has_edns = Message::parse(query).is_ok_and(|message| message.edns().is_some());
-    answer.extend_from_slice(&header.id.to_be_bytes());
-    answer.push(RESPONSE_HIGH | high & ECHOED_HIGH);
-    answer.push(RECURSION_AVAILABLE_LOW | low & CHECKING_DISABLED_LOW | rcode & 0b1111);
+    answer.put_u16(header.id);
+    answer.put_u8(RESPONSE_HIGH | high & ECHOED_HIGH);
+    answer.put_u8(RECURSION_AVAILABLE_LOW | low & CHECKING_DISABLED_LOW | rcode & 0b1111);
     let questions = head.map_or(0, |head| head.header().questions);
     for count in [questions, 0, 0, u16::from(has_edns)] {
-        answer.extend_from_slice(&count.to_be_bytes());
+        answer.put_u16(count);
     }
-    answer.extend_from_slice(head.map(|head| head.question_bytes()).unwrap_or_default());
+    answer.put_slice(head.map(|head| head.question_bytes()).unwrap_or_default());
     if has_edns {
-        answer.push(0);
+        answer.put_u8(0);
         for word in [record_type::OPT, DATAGRAM_LEN, 0, 0, 0] {
-            answer.extend_from_slice(&word.to_be_bytes());
+            answer.put_u16(word);
         }
     }
     true

@@ -3,6 +3,7 @@
 use crate::inspector::Change;
 use crate::punted::{FlowId, LinkType, META_LEN, Punted, Segment};
 use crate::seq::plus;
+use bytes::BufMut as _;
 use seventh_abi::InjectMeta;
 use seventh_parsers::packet::{Checksum, PROTOCOL_TCP, PROTOCOL_UDP, TcpFlags};
 use std::ops::Range;
@@ -16,9 +17,9 @@ pub(crate) const FORBIDDEN: &[u8] = b"HTTP/1.1 403 Forbidden\r\n\
     Access denied\r\n";
 
 const TTL: u8 = 64;
-const DONT_FRAGMENT: [u8; 2] = [0x40, 0];
+const DONT_FRAGMENT: u16 = 0x4000;
 /// Window that our segments announce; nothing more is wanted from either side.
-const WINDOW: [u8; 2] = [0x04, 0];
+const WINDOW: u16 = 1024;
 const TCP_HEADER_LEN: u8 = 20;
 const V4_HEADER_LEN: u16 = 20;
 const TIMESTAMPS_LEN: u8 = 12;
@@ -44,8 +45,8 @@ pub(crate) struct Reply<'a> {
 
 /// Writes `reply` as a complete frame of the connection `id` into the empty `frame`.
 pub(crate) fn write(frame: &mut Vec<u8>, id: &FlowId, link: &LinkType, reply: &Reply<'_>) {
-    frame.extend_from_slice(&inject(id, reply.to_opener, reply.change).encode());
-    frame.extend_from_slice(link.as_bytes());
+    frame.put_slice(&inject(id, reply.to_opener, reply.change).encode());
+    frame.put_slice(link.as_bytes());
     let (source, destination) = if reply.to_opener {
         ((&id.destination, id.destination_port), (&id.source, id.source_port))
     } else {
@@ -55,19 +56,20 @@ pub(crate) fn write(frame: &mut Vec<u8>, id: &FlowId, link: &LinkType, reply: &R
     let segment_len = u16::from(header_len) + u16::try_from(reply.payload.len()).unwrap_or(0);
     write_ip(frame, id.ipv4, PROTOCOL_TCP, source.0, destination.0, segment_len);
     let start = frame.len();
-    frame.extend_from_slice(&source.1.to_be_bytes());
-    frame.extend_from_slice(&destination.1.to_be_bytes());
-    frame.extend_from_slice(&reply.seq.to_be_bytes());
-    frame.extend_from_slice(&reply.ack.to_be_bytes());
-    frame.extend_from_slice(&[header_len << 2, reply.flags]);
-    frame.extend_from_slice(&WINDOW);
-    frame.extend_from_slice(&[0; 4]);
+    frame.put_u16(source.1);
+    frame.put_u16(destination.1);
+    frame.put_u32(reply.seq);
+    frame.put_u32(reply.ack);
+    frame.put_u8(header_len << 2);
+    frame.put_u8(reply.flags);
+    frame.put_u16(WINDOW);
+    frame.put_bytes(0, 4);
     if let Some((value, echo)) = reply.timestamps {
-        frame.extend_from_slice(&[1, 1, 8, 10]);
-        frame.extend_from_slice(&value.to_be_bytes());
-        frame.extend_from_slice(&echo.to_be_bytes());
+        frame.put_slice(&[1, 1, 8, 10]);
+        frame.put_u32(value);
+        frame.put_u32(echo);
     }
-    frame.extend_from_slice(reply.payload);
+    frame.put_slice(reply.payload);
     set_checksum(frame, start, PROTOCOL_TCP, source.0, destination.0, id.ipv4);
 }
 
@@ -83,15 +85,15 @@ pub(crate) fn write_datagram(frame: &mut Vec<u8>, id: &FlowId, link: &LinkType, 
     if len.checked_add(V4_HEADER_LEN).is_none() {
         return false;
     }
-    frame.extend_from_slice(&inject(id, true, Change::default()).encode());
-    frame.extend_from_slice(link.as_bytes());
+    frame.put_slice(&inject(id, true, Change::default()).encode());
+    frame.put_slice(link.as_bytes());
     write_ip(frame, id.ipv4, PROTOCOL_UDP, &id.destination, &id.source, len);
     let start = frame.len();
-    frame.extend_from_slice(&id.destination_port.to_be_bytes());
-    frame.extend_from_slice(&id.source_port.to_be_bytes());
-    frame.extend_from_slice(&len.to_be_bytes());
-    frame.extend_from_slice(&[0, 0]);
-    frame.extend_from_slice(payload);
+    frame.put_u16(id.destination_port);
+    frame.put_u16(id.source_port);
+    frame.put_u16(len);
+    frame.put_u16(0);
+    frame.put_slice(payload);
     set_checksum(frame, start, PROTOCOL_UDP, &id.destination, &id.source, id.ipv4);
     true
 }
@@ -101,9 +103,9 @@ pub(crate) fn write_datagram(frame: &mut Vec<u8>, id: &FlowId, link: &LinkType, 
 pub(crate) fn write_part(frame: &mut Vec<u8>, segment: &Segment<'_>, payload: &Range<usize>, change: Change) {
     let original = &segment.punted.frame;
     let id = &segment.punted.id;
-    frame.extend_from_slice(&inject(id, false, change).encode());
-    frame.extend_from_slice(original.headers().get(META_LEN..).unwrap_or_default());
-    frame.extend_from_slice(segment.payload.get(payload.clone()).unwrap_or_default());
+    frame.put_slice(&inject(id, false, change).encode());
+    frame.put_slice(original.headers().get(META_LEN..).unwrap_or_default());
+    frame.put_slice(segment.payload.get(payload.clone()).unwrap_or_default());
     let ip = original.link_len();
     let transport = ip + original.network_header_len();
     let packet_len = u16::try_from(frame.len().saturating_sub(ip)).unwrap_or(u16::MAX);
@@ -150,21 +152,21 @@ fn write_ip(
 ) {
     let start = frame.len();
     if ipv4 {
-        frame.extend_from_slice(&[0x45, 0]);
-        frame.extend_from_slice(&(V4_HEADER_LEN + payload_len).to_be_bytes());
-        frame.extend_from_slice(&[0, 0]);
-        frame.extend_from_slice(&DONT_FRAGMENT);
-        frame.extend_from_slice(&[TTL, protocol, 0, 0]);
-        frame.extend_from_slice(source.split_at(12).1);
-        frame.extend_from_slice(destination.split_at(12).1);
+        frame.put_slice(&[0x45, 0]);
+        frame.put_u16(V4_HEADER_LEN + payload_len);
+        frame.put_u16(0);
+        frame.put_u16(DONT_FRAGMENT);
+        frame.put_slice(&[TTL, protocol, 0, 0]);
+        frame.put_slice(source.split_at(12).1);
+        frame.put_slice(destination.split_at(12).1);
         let end = frame.len();
         set_v4_checksum(frame, start, end);
     } else {
-        frame.extend_from_slice(&[0x60, 0, 0, 0]);
-        frame.extend_from_slice(&payload_len.to_be_bytes());
-        frame.extend_from_slice(&[protocol, TTL]);
-        frame.extend_from_slice(source);
-        frame.extend_from_slice(destination);
+        frame.put_slice(&[0x60, 0, 0, 0]);
+        frame.put_u16(payload_len);
+        frame.put_slice(&[protocol, TTL]);
+        frame.put_slice(source);
+        frame.put_slice(destination);
     }
 }
 

@@ -4,6 +4,8 @@
 //! that change nothing (RFC 9113 §3.4 wants them first), its header block starts with a table of size 0 (RFC 7541 §4.2
 //! may want that) and uses only what every decompressor knows.
 
+use bytes::BufMut as _;
+
 /// RFC 9113 §7.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum ErrorCode {
@@ -53,16 +55,19 @@ pub(crate) fn go_away(newest: u32, code: ErrorCode) -> Vec<u8> {
 }
 
 fn end(answer: &mut Vec<u8>, newest: u32, code: ErrorCode) {
-    let [n, e] = [newest, code as u32].map(u32::to_be_bytes);
-    frame(answer, GO_AWAY, 0, 0, &[n, e].concat());
+    let mut payload = [0; 8];
+    let mut rest = &mut payload[..];
+    rest.put_u32(newest);
+    rest.put_u32(code as u32);
+    frame(answer, GO_AWAY, 0, 0, &payload);
 }
 
 fn frame(answer: &mut Vec<u8>, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
-    let [_, len @ ..] = u32::try_from(payload.len()).unwrap_or(0).to_be_bytes();
-    answer.extend_from_slice(&len);
-    answer.extend_from_slice(&[kind, flags]);
-    answer.extend_from_slice(&stream.to_be_bytes());
-    answer.extend_from_slice(payload);
+    answer.put_uint(payload.len() as u64, 3);
+    answer.put_u8(kind);
+    answer.put_u8(flags);
+    answer.put_u32(stream);
+    answer.put_slice(payload);
 }
 
 #[cfg(test)]
