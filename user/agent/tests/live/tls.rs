@@ -15,7 +15,10 @@ use serde_json::Value;
 use seventh::lab::Lab;
 use seventh_parsers::quic::{ConnectionId, InitialKeys, Side, Version};
 
-use crate::stage::{binary, drops, lab, replace_policy, status, until};
+use crate::{
+    http2::{program, python},
+    stage::{binary, drops, lab, replace_policy, status, until},
+};
 
 /// After so long a worker has told what it did.
 const TOLD: Duration = Duration::from_millis(700);
@@ -347,6 +350,27 @@ fn large_hellos_and_early_data_pass() {
     replace_policy(&lab, &policy(&["other.test"]));
     let (_, text) = s_client(&lab, &resume);
     assert!(text.contains("alert number 112"), "{text}");
+}
+
+/// The hello has X25519MLKEM768's share, GREASE and an ECH of no meaning, and does not fit into one segment.
+#[test]
+fn a_browsers_post_quantum_hello_is_judged_by_its_name() {
+    let Some(python) = python() else { return };
+    let Some(lab) = tls_stage("") else { return };
+    let browse = |name: &str| {
+        let mut command = lab.endpoint("client").unwrap().command(&python);
+        command.arg(program("browser.py")).arg(name);
+        command.args([&server(&lab).ip().to_string(), "443"]);
+        said(&command.arg(lab.dir().join("ca.pem")).output().unwrap()).1
+    };
+    assert_eq!(browse("allowed.test"), "200 allowed.test\n", "{}", lab.agent_log());
+    let refusal = browse("denied.test");
+    assert!(refusal.contains("UNRECOGNIZED_NAME"), "{refusal}");
+    until("the refusal is told", || {
+        dropped(&lab)
+            .iter()
+            .any(|flow| flow["l7"]["tls"]["sni"] == "denied.test")
+    });
 }
 
 #[test]
