@@ -220,8 +220,8 @@ impl Collector {
         let count = flows.len();
         for flow in flows.drain(..) {
             let response = flow_response(flow, &self.redaction);
-            if tracing::enabled!(Level::DEBUG) {
-                tracing::debug!(record = to_json(&response), "flow");
+            if tracing::enabled!(Level::TRACE) {
+                tracing::trace!(record = to_json(&response), "flow");
             }
             self.writer.push(response);
         }
