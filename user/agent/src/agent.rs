@@ -117,7 +117,7 @@ pub async fn run(config: Config, keep: bool) -> Result<()> {
         tokio::spawn(collector.run()),
         tokio::spawn(follow_changes(Arc::clone(&shared), config.clone(), changes)),
         tokio::spawn(keep_watch(Arc::clone(&shared), config.clone())),
-        tokio::spawn(fqdn::tend(Arc::clone(&shared), config.clone())),
+        tokio::spawn(fqdn::tend(Arc::clone(&shared))),
     ];
     tasks.extend(hubble.map(|server| tokio::spawn(server.serve(Arc::clone(&shared.observer)))));
     if let Some((server, config)) = scraped {
@@ -136,7 +136,7 @@ pub async fn run(config: Config, keep: bool) -> Result<()> {
     let _ = stop_exporters.send(true);
     let _ = exporters.await;
     // Whoever loses the API has not asked for an open gate.
-    end(&shared, &config, tasks, keep || served.is_err()).await?;
+    end(&shared, tasks, keep || served.is_err()).await?;
     // Somebody may have removed it already; a dead socket is replaced by the next agent anyway.
     let _ = std::fs::remove_file(&config.api);
     info!(kept = keep, "stopped");
@@ -219,6 +219,7 @@ async fn start(config: &Config) -> Result<(Arc<Shared>, Collector)> {
         let scopes = datapath.endpoints().values().map(|old| old.name_scope).collect();
         names.open(table, datapath.flow_table()?, &scopes, config.endpoints.len())?;
     }
+    names.keep(config);
     let mut workers = Workers::new(channels, &engine, limits(config), started);
     let mut publisher = Publisher::new(datapath, Arc::clone(&engine), Arc::clone(&names), config, &identities);
     if let Err(e) = put_in_force(&mut publisher, &mut workers, &mut store, &loaded) {
@@ -336,7 +337,7 @@ fn settings(config: &Config) -> Settings {
     }
 }
 
-async fn end(shared: &Shared, config: &Config, tasks: Vec<JoinHandle<()>>, keep: bool) -> Result<()> {
+async fn end(shared: &Shared, tasks: Vec<JoinHandle<()>>, keep: bool) -> Result<()> {
     for task in tasks {
         task.abort();
     }
@@ -345,7 +346,9 @@ async fn end(shared: &Shared, config: &Config, tasks: Vec<JoinHandle<()>>, keep:
         state.workers.stop();
         state.publisher.take()
     };
-    fqdn::save(shared, config);
+    if let Err(e) = fqdn::save(shared) {
+        warn!(error = format!("{e:#}"), "{}", fqdn::NOT_WRITTEN);
+    }
     match publisher {
         Some(publisher) => publisher.stop(keep).await.context("cleaning up"),
         None => Ok(()),

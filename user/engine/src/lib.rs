@@ -69,7 +69,7 @@ pub use dns::DnsRefusal;
 pub use fuzz::fuzz_engine;
 pub use http::http_reason;
 pub use names::{
-    Decided, Lacking, LearnedName, NameChange, NameClass, NameLimits, NameRules, NameSink, Names, SCOPE_NODE,
+    Decided, Lacking, LearnedName, Learning, NameChange, NameClass, NameLimits, NameRules, NameSink, Names, SCOPE_NODE,
 };
 pub use outbox::{OUTBOX_FRAMES_MAX, Outbox};
 pub use quic::quic_reason;

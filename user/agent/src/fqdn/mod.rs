@@ -5,13 +5,14 @@
 //! takes the state: an answer that needs a new identity waits in its engine until [`tend`] has made it.
 
 mod config;
+mod journal;
 mod state;
 
 pub(crate) use config::{FqdnConfig, FqdnSettings, RawFqdn};
 
 use std::{
     collections::HashSet,
-    path::Path,
+    path::{Path, PathBuf},
     sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
     time::{Duration, Instant},
 };
@@ -20,13 +21,14 @@ use anyhow::{Context as _, Result, ensure};
 use nix::time::{ClockId, clock_gettime};
 use seventh_abi::{Addr, Direction, FlowKey, FlowState, NameEntry, NameKey};
 use seventh_datapath::{FlowTable, NameTable};
-use seventh_engine::{Decided, Lacking, NameChange, NameSink, Names, SCOPE_NODE};
+use seventh_engine::{Decided, Lacking, Learning, NameChange, NameSink, Names, SCOPE_NODE};
 use tokio::{
     sync::Notify,
     time::{MissedTickBehavior, interval, sleep},
 };
 use tracing::{error, warn};
 
+use self::journal::Journal;
 use crate::{
     agent::{Shared, State},
     api::v1,
@@ -42,14 +44,17 @@ const TEND: Duration = Duration::from_secs(1);
 /// How often, in looks, lingering addresses are compared with the flow table.
 const COLLECT_EVERY: u32 = 10;
 
-/// Writing names down takes one part in so many of the time.
+/// Writing all names down takes one part in so many of the time.
 const SAVE_SHARE: u32 = 20;
+/// How often it is done at most, as long as what is new can be noted beside them.
+const SAVE_PAUSE: Duration = Duration::from_secs(10);
 
 /// Where names meet the kernel.
 #[derive(Debug, Default)]
 pub(crate) struct KernelNames {
     target: OnceLock<Target>,
     saved: Mutex<Saved>,
+    kept: OnceLock<Kept>,
     /// An answer waits for an identity.
     wanted: Notify,
 }
@@ -59,8 +64,25 @@ pub(crate) struct KernelNames {
 struct Saved {
     /// [`Names::revision`].
     revision: Option<u64>,
-    /// Not again before this: writing takes a twentieth of the time at most.
+    /// Not again before this, unless it is urgent.
     next: Option<Instant>,
+}
+
+/// Where names are kept from one agent to the next.
+#[derive(Debug)]
+struct Kept {
+    state_file: PathBuf,
+    /// Names of the endpoints, whose numbers begin at 1.
+    endpoints: Vec<String>,
+    /// What was learned since all names were written down.
+    journal: Option<Mutex<Journal>>,
+}
+
+impl Kept {
+    fn journal(&self) -> Option<MutexGuard<'_, Journal>> {
+        let journal = self.journal.as_ref()?;
+        Some(journal.lock().unwrap_or_else(PoisonError::into_inner))
+    }
 }
 
 #[derive(Debug)]
@@ -113,6 +135,18 @@ impl NameSink for Sink {
         self.0.wanted.notify_one();
     }
 
+    fn note(&self, news: &[Learning], now_ns: u64) {
+        let Some(kept) = self.0.kept.get() else { return };
+        let Some(mut journal) = kept.journal() else { return };
+        // The answer goes on in any case: what is open is open, and a name can be learned anew.
+        if let Err(e) = journal.append(state::records(news, &kept.endpoints, now_ns)) {
+            warn!(
+                error = format!("{e:#}"),
+                "names cannot be noted: an agent that is killed would forget them"
+            );
+        }
+    }
+
     fn decided(&self, flow: &FlowKey) -> Decided {
         let Some(target) = self.0.target.get() else {
             return Decided::NoKernel;
@@ -152,6 +186,25 @@ impl KernelNames {
         // Only `start` calls this, once.
         let _ = self.target.set(Target { table, flows, base });
         Ok(())
+    }
+
+    /// From now on what is learned is noted for the next agent before its answer goes on. Call it when no other agent runs
+    /// and before workers do.
+    pub(crate) fn keep(&self, config: &Config) {
+        let state_file = config.fqdn.state_file.clone();
+        let journal = Journal::open(journal::path_beside(&state_file));
+        if let Err(e) = &journal {
+            warn!(
+                error = format!("{e:#}"),
+                "names are written down about once a second only: an agent that is killed forgets the last ones"
+            );
+        }
+        // Only `start` calls this, once.
+        let _ = self.kept.set(Kept {
+            state_file,
+            endpoints: config.endpoints.iter().map(|e| e.name.clone()).collect(),
+            journal: journal.ok().map(Mutex::new),
+        });
     }
 
     /// The kernel's number of an endpoint's scope; 0 before [`Self::open`].
@@ -217,7 +270,7 @@ fn define(state: &mut State, names: &Names, lacking: &[Lacking]) -> bool {
 
 /// Looks after names: lets go those whose time is over, makes identities that answers wait for, shuts addresses that
 /// linger without a flow, and writes down what is known.
-pub(crate) async fn tend(shared: Arc<Shared>, config: Config) {
+pub(crate) async fn tend(shared: Arc<Shared>) {
     let mut ticks = interval(TEND);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut looks: u32 = 0;
@@ -227,11 +280,11 @@ pub(crate) async fn tend(shared: Arc<Shared>, config: Config) {
             () = shared.names.wanted.notified() => true,
         };
         looks = looks.wrapping_add(u32::from(!wanted));
-        let (looking, config) = (Arc::clone(&shared), config.clone());
+        let looking = Arc::clone(&shared);
         let look = move || {
             let made = look_after(&looking);
             if !wanted {
-                look_about(&looking, &config, looks);
+                look_about(&looking, looks);
             }
             made
         };
@@ -251,18 +304,20 @@ fn look_after(shared: &Shared) -> bool {
     lacking.is_empty() || define(&mut shared.state(), names, &lacking)
 }
 
-fn look_about(shared: &Shared, config: &Config, looks: u32) {
+fn look_about(shared: &Shared, looks: u32) {
     let names = shared.engine.names();
     if looks.is_multiple_of(COLLECT_EVERY) && names.lingering() > 0 {
         collect(shared);
     }
     let is_due = {
+        let journal = shared.names.kept.get().and_then(Kept::journal);
+        let is_urgent = journal.is_some_and(|journal| journal.is_long());
         let saved = shared.names.saved();
         let now = Instant::now();
-        saved.revision != Some(names.revision()) && saved.next.is_none_or(|next| next <= now)
+        saved.revision != Some(names.revision()) && (is_urgent || saved.next.is_none_or(|next| next <= now))
     };
-    if is_due {
-        save(shared, config);
+    if is_due && let Err(e) = save(shared) {
+        warn!(error = format!("{e:#}"), "{NOT_WRITTEN}");
     }
 }
 
@@ -296,36 +351,46 @@ fn collect(shared: &Shared) {
     names.collect(|scope, addr| used.contains(&(scope, *addr)));
 }
 
+/// What it means that [`save`] fails.
+pub(crate) const NOT_WRITTEN: &str = "names are not written down: a restart would forget them";
+
 /// Writes down what is known, for the next agent. One at a time: two would write into the same file.
-pub(crate) fn save(shared: &Shared, config: &Config) {
+///
+/// # Errors
+/// It cannot be written. What is noted beside it stays.
+pub(crate) fn save(shared: &Shared) -> Result<()> {
+    let Some(kept) = shared.names.kept.get() else {
+        return Ok(());
+    };
     let mut saved = shared.names.saved();
     let begin = Instant::now();
     let names = shared.engine.names();
+    // First the journal, then the list: what is learned in between stands in both.
+    let turned = kept.journal().map_or(Ok(()), |mut journal| journal.turn());
     let revision = names.revision();
-    let learned = names.list();
-    if let Err(e) = state::save(&config.fqdn.state_file, &learned, &config.endpoints, shared.now_ns()) {
-        warn!(
-            error = format!("{e:#}"),
-            "names are not written down: a restart would forget them"
-        );
-    }
+    let written = state::save(&kept.state_file, &names.list(), &kept.endpoints, shared.now_ns());
+    let pause = kept.journal.as_ref().map_or(Duration::ZERO, |_| SAVE_PAUSE);
     *saved = Saved {
-        revision: Some(revision),
-        next: Some(Instant::now() + SAVE_SHARE * begin.elapsed()),
+        revision: written.is_ok().then_some(revision),
+        next: Some(Instant::now() + pause.max(SAVE_SHARE * begin.elapsed())),
     };
+    written?;
+    turned?;
+    kept.journal().map_or(Ok(()), |journal| journal.settle())
 }
 
-/// Takes up what an earlier agent has written down, and the file of names that are known beforehand.
+/// Takes up what an earlier agent has written down and noted, and the file of names that are known beforehand.
 ///
 /// # Errors
 /// The latter cannot be used. The former is no reason not to start.
 pub(crate) fn restore(names: &Names, config: &Config, now_ns: u64) -> Result<()> {
-    match state::load(&config.fqdn.state_file, config, now_ns) {
-        Ok(learned) => names.restore(learned, now_ns),
-        Err(e) => warn!(
+    let (learned, faults) = state::load(&config.fqdn.state_file, config, now_ns);
+    names.restore(learned, now_ns);
+    for e in faults {
+        warn!(
             error = format!("{e:#}"),
             "names of the last agent are lost; they are learned anew"
-        ),
+        );
     }
     if let Some(file) = &config.fqdn.pre_cache {
         names.restore(state::pre_cache(file, config, now_ns)?, now_ns);
@@ -355,10 +420,10 @@ pub(crate) fn list(shared: &Shared) -> Vec<v1::LearnedName> {
         .collect()
 }
 
-/// Forgets names that match the pattern, all without one; says how many.
+/// Forgets names that match the pattern, all without one; says how many. Then the next agent does not know them either.
 ///
 /// # Errors
-/// The pattern is none, or the kernel refuses.
+/// The pattern is none, the kernel refuses, or the names that are left cannot be written down.
 pub(crate) fn clean(shared: &Shared, pattern: &str) -> Result<usize> {
     let pattern = if pattern.is_empty() { "*" } else { pattern };
     let pattern = seventh_policy::name_pattern::NamePattern::pattern(pattern)
@@ -369,11 +434,12 @@ pub(crate) fn clean(shared: &Shared, pattern: &str) -> Result<usize> {
         written,
         "{forgotten} names are forgotten, but the kernel's table of names could not be written; it is tried again"
     );
+    save(shared).with_context(|| format!("{forgotten} names are forgotten until the agent is started again"))?;
     Ok(forgotten)
 }
 
 /// Where names are written down unless the configuration says otherwise: beside the socket, on a file system that lives
 /// as long as the kernel's tables do.
-fn default_state_file(api: &Path) -> std::path::PathBuf {
+fn default_state_file(api: &Path) -> PathBuf {
     api.with_file_name("names.json")
 }

@@ -1,7 +1,7 @@
 //! Names on disk: what one agent leaves the next, and what is known beforehand.
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     fs,
     io::ErrorKind,
     net::IpAddr,
@@ -13,13 +13,11 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use seventh_abi::{Addr, mapped_v4};
-use seventh_engine::{LearnedName, SCOPE_NODE};
+use seventh_engine::{LearnedName, Learning, SCOPE_NODE};
 use seventh_policy::name_pattern::NamePattern;
 
-use crate::{
-    config::{Config, EndpointConfig},
-    observer::ip,
-};
+use super::journal;
+use crate::{config::Config, observer::ip};
 
 /// Bytes of either file at most: the most that this writes.
 const FILE_BYTES_MAX: u64 = 128 << 20;
@@ -46,20 +44,19 @@ struct Entry {
 }
 
 /// Replaces the file.
-pub(super) fn save(path: &Path, learned: &[LearnedName], endpoints: &[EndpointConfig], now_ns: u64) -> Result<()> {
+pub(super) fn save(path: &Path, learned: &[LearnedName], endpoints: &[String], now_ns: u64) -> Result<()> {
     let now = wall_clock();
-    let ids: HashMap<u32, &EndpointConfig> = (1..).zip(endpoints).collect();
+    let ids: HashMap<u32, &String> = (1..).zip(endpoints).collect();
     let names = learned.iter().filter_map(|learned| {
         let endpoint = match learned.scope {
             SCOPE_NODE => None,
-            id => Some(ids.get(&id)?.name.clone()),
+            id => Some((*ids.get(&id)?).clone()),
         };
-        let left = Duration::from_nanos(learned.expires_ns.saturating_sub(now_ns));
         Some(Entry {
             endpoint,
             name: learned.name.clone(),
             ip: ip(learned.addr),
-            expires_ms: u64::try_from((now + left).as_millis()).unwrap_or(u64::MAX),
+            expires_ms: expires_ms(now, learned.expires_ns, now_ns),
             lingers: learned.lingers,
         })
     });
@@ -78,9 +75,45 @@ pub(super) fn save(path: &Path, learned: &[LearnedName], endpoints: &[EndpointCo
     fs::rename(&temporary, path).with_context(|| path.display().to_string())
 }
 
-/// Reads what [`save`] wrote; nothing if there is no file. Names of endpoints that are gone, and of another scope than
-/// the configured one, are left out.
-pub(super) fn load(path: &Path, config: &Config, now_ns: u64) -> Result<Vec<LearnedName>> {
+/// Reads what [`save`] wrote, and what was noted since; nothing if there is no file. Names of endpoints that are gone, and
+/// of another scope than the configured one, are left out. Of each file that cannot be used, or only in part, the second
+/// list says why.
+pub(super) fn load(path: &Path, config: &Config, now_ns: u64) -> (Vec<LearnedName>, Vec<anyhow::Error>) {
+    let reader = Reader {
+        ids: config.endpoints.iter().map(|e| e.name.as_str()).zip(1..).collect(),
+        node_wide: config.fqdn.node_wide,
+        now: wall_clock(),
+        now_ns,
+    };
+    let mut faults = Vec::new();
+    let entries = written(path).unwrap_or_else(|e| {
+        faults.push(e);
+        Vec::new()
+    });
+    let mut all: Vec<LearnedName> = entries.into_iter().filter_map(|entry| reader.learned(entry)).collect();
+    let noted = journal::path_beside(path);
+    for file in [journal::path_before(&noted), noted] {
+        match journal::read(&file) {
+            Ok(content) => {
+                let fault = content.fault;
+                faults.extend(fault.map(|fault| anyhow::anyhow!("{}: {fault}; what is before counts", file.display())));
+                let records = content.records.into_iter().flat_map(entries_of);
+                all.extend(records.filter_map(|entry| reader.learned(entry)));
+            }
+            Err(e) => faults.push(e),
+        }
+    }
+    // What was noted may stand in several files: the latest time counts.
+    all.sort_by(|a, b| {
+        let key = |l: &LearnedName| (l.scope, l.lingers, l.addr, std::cmp::Reverse(l.expires_ns));
+        key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name))
+    });
+    let mut seen = HashSet::new();
+    all.retain(|l| seen.insert((l.scope, l.lingers, l.addr, l.name.clone())));
+    (all, faults)
+}
+
+fn written(path: &Path) -> Result<Vec<Entry>> {
     let Some(text) = read(path)? else { return Ok(Vec::new()) };
     let file: File = serde_json::from_slice(&text).with_context(|| path.display().to_string())?;
     ensure!(
@@ -89,25 +122,73 @@ pub(super) fn load(path: &Path, config: &Config, now_ns: u64) -> Result<Vec<Lear
         path.display(),
         file.version
     );
-    let ids: HashMap<&str, u32> = config.endpoints.iter().map(|e| e.name.as_str()).zip(1..).collect();
-    let now = wall_clock();
-    let learned = file.names.into_iter().filter_map(|entry| {
-        let scope = match (&entry.endpoint, config.fqdn.node_wide) {
+    Ok(file.names)
+}
+
+fn entries_of(record: journal::Record<'static>) -> impl Iterator<Item = Entry> {
+    let journal::Record { endpoint, name, ips } = record;
+    ips.into_iter().map(move |(ip, expires_ms)| Entry {
+        endpoint: endpoint.as_deref().map(str::to_owned),
+        name: name.clone().into_owned(),
+        ip,
+        expires_ms,
+        lingers: false,
+    })
+}
+
+/// Turns what files say into what this agent knows.
+struct Reader<'a> {
+    ids: HashMap<&'a str, u32>,
+    node_wide: bool,
+    now: Duration,
+    now_ns: u64,
+}
+
+impl Reader<'_> {
+    fn learned(&self, entry: Entry) -> Option<LearnedName> {
+        let scope = match (&entry.endpoint, self.node_wide) {
             (None, true) => SCOPE_NODE,
-            (Some(name), false) => *ids.get(name.as_str())?,
+            (Some(name), false) => *self.ids.get(name.as_str())?,
             _ => return None,
         };
-        let left = Duration::from_millis(entry.expires_ms).saturating_sub(now);
+        let left = Duration::from_millis(entry.expires_ms).saturating_sub(self.now);
         Some(LearnedName {
             scope,
             name: entry.name,
             addr: mapped(entry.ip),
-            expires_ns: after(now_ns, left),
+            expires_ns: after(self.now_ns, left),
             lingers: entry.lingers,
             identity: 0,
         })
-    });
-    Ok(learned.collect())
+    }
+}
+
+/// What is to be noted of news, in the order of `endpoints`, whose numbers begin at 1.
+pub(super) fn records<'a>(
+    news: &'a [Learning],
+    endpoints: &'a [String],
+    now_ns: u64,
+) -> impl Iterator<Item = journal::Record<'a>> {
+    let now = wall_clock();
+    news.iter().filter_map(move |learning| {
+        let endpoint = match usize::try_from(learning.scope).ok()?.checked_sub(1) {
+            None => None,
+            Some(place) => Some(endpoints.get(place)?.as_str().into()),
+        };
+        let ips = learning.addresses.iter();
+        Some(journal::Record {
+            endpoint,
+            name: (&*learning.name).into(),
+            ips: ips
+                .map(|(addr, at)| (ip(*addr), expires_ms(now, *at, now_ns)))
+                .collect(),
+        })
+    })
+}
+
+fn expires_ms(now: Duration, expires_ns: u64, now_ns: u64) -> u64 {
+    let left = Duration::from_nanos(expires_ns.saturating_sub(now_ns));
+    u64::try_from((now + left).as_millis()).unwrap_or(u64::MAX)
 }
 
 /// One name of the file of names that are known beforehand.
@@ -189,7 +270,7 @@ fn mapped(ip: IpAddr) -> Addr {
 
 #[cfg(test)]
 mod tests {
-    use super::{LearnedName, SCOPE_NODE, load, mapped, pre_cache, save};
+    use super::{LearnedName, Learning, SCOPE_NODE, journal, load, mapped, pre_cache, records, save};
     use crate::config::Config;
     use std::{fs, path::Path};
 
@@ -201,6 +282,10 @@ mod tests {
              interface: v1, ips: [10.0.0.2]}}\n"
         );
         Config::parse(Path::new("/etc/c.yaml"), &text).unwrap()
+    }
+
+    fn endpoints(config: &Config) -> Vec<String> {
+        config.endpoints.iter().map(|e| e.name.clone()).collect()
     }
 
     fn learned(scope: u32, ttl_s: u64, lingers: bool) -> LearnedName {
@@ -219,16 +304,59 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let file = dir.path().join("names.json");
         let config = config("endpoint", "");
-        assert!(load(&file, &config, 0).unwrap().is_empty(), "no file yet");
+        assert!(read_again(&file, &config, 0).is_empty(), "no file yet");
         let all = [learned(1, 60, false), learned(2, 60, true), learned(3, 60, false)];
-        save(&file, &all, &config.endpoints, 5 * SECOND_NS).unwrap();
-        let read = load(&file, &config, 100 * SECOND_NS).unwrap();
+        save(&file, &all, &endpoints(&config), 5 * SECOND_NS).unwrap();
+        let read = read_again(&file, &config, 100 * SECOND_NS);
         assert_eq!(
             read.iter().map(|l| (l.scope, l.lingers)).collect::<Vec<_>>(),
             [(1, false), (2, true)]
         );
         let left_ns = read[0].expires_ns - 100 * SECOND_NS;
         assert!((55 * SECOND_NS..=60 * SECOND_NS).contains(&left_ns), "{left_ns}");
+    }
+
+    #[track_caller]
+    fn read_again(file: &Path, config: &Config, now_ns: u64) -> Vec<LearnedName> {
+        let (learned, faults) = load(file, config, now_ns);
+        assert!(faults.is_empty(), "{faults:?}");
+        learned
+    }
+
+    fn learning(scope: u32, ttl_s: u64) -> Learning {
+        let learned = learned(scope, ttl_s, false);
+        Learning {
+            scope,
+            name: learned.name.into(),
+            addresses: vec![(learned.addr, learned.expires_ns)],
+        }
+    }
+
+    #[test]
+    fn what_was_noted_since_counts_and_the_latest_time_of_several() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("names.json");
+        let config = config("endpoint", "");
+        let endpoints = endpoints(&config);
+        save(&file, &[learned(1, 60, false)], &endpoints, 5 * SECOND_NS).unwrap();
+        let beside = journal::path_beside(&file);
+        let mut noted = journal::Journal::open(beside.clone()).unwrap();
+        let news = [learning(1, 600), learning(2, 30), learning(3, 30)];
+        noted.append(records(&news, &endpoints, 5 * SECOND_NS)).unwrap();
+        noted.turn().unwrap();
+        noted
+            .append(records(&[learning(1, 90)], &endpoints, 5 * SECOND_NS))
+            .unwrap();
+        let read = read_again(&file, &config, 0);
+        let left_s = |l: &LearnedName| (l.scope, l.expires_ns.div_ceil(SECOND_NS));
+        assert_eq!(read.iter().map(left_s).collect::<Vec<_>>(), [(1, 600), (2, 30)]);
+        // Half a record at the end of one, another form in the place of the other.
+        let bytes = fs::read(&beside).unwrap();
+        fs::write(&beside, &bytes[..bytes.len() - 1]).unwrap();
+        fs::write(&file, "{").unwrap();
+        let (read, faults) = load(&file, &config, 0);
+        assert_eq!((read.len(), faults.len()), (2, 2));
+        assert!(format!("{:#}", faults[1]).contains("names.json.journal: a record that is not whole"));
     }
 
     #[test]
@@ -239,12 +367,12 @@ mod tests {
         save(
             &file,
             &[learned(SCOPE_NODE, 60, false), learned(1, 60, false)],
-            &endpoint.endpoints,
+            &endpoints(&endpoint),
             0,
         )
         .unwrap();
-        assert_eq!(load(&file, &endpoint, 0).unwrap().len(), 1);
-        assert_eq!(load(&file, &node, 0).unwrap()[0].scope, SCOPE_NODE);
+        assert_eq!(read_again(&file, &endpoint, 0).len(), 1);
+        assert_eq!(read_again(&file, &node, 0)[0].scope, SCOPE_NODE);
     }
 
     #[test]
@@ -253,8 +381,9 @@ mod tests {
         let file = dir.path().join("names.json");
         for broken in ["{", r#"{"version":2,"names":[]}"#] {
             fs::write(&file, broken).unwrap();
-            let error = format!("{:#}", load(&file, &config("node", ""), 0).unwrap_err());
-            assert!(error.contains("names.json"), "{error}");
+            let (learned, faults) = load(&file, &config("node", ""), 0);
+            let error = format!("{:#}", faults[0]);
+            assert!(learned.is_empty() && error.contains("names.json"), "{error}");
         }
     }
 

@@ -119,7 +119,14 @@ pub(crate) fn datagram(judge: &mut Judge<'_>, payload: &[u8], reply: bool, limit
         let answered = answer(judge, payload, &[]).and_then(|answered| Ok(answered.done(judge)?));
         return match answered {
             Ok(()) => Decision::Forward(Change::default()),
-            Err(NotOn::Never(reason)) => Decision::Drop(reason),
+            Err(NotOn::Never(reason)) => {
+                if reason == DropReason::DnsUnsolicitedAnswer
+                    && let Ok(header) = Header::parse(payload)
+                {
+                    judge.desk.dns.queries.guessed(&Slot::of(judge.about, header.id));
+                }
+                Decision::Drop(reason)
+            }
             Err(NotOn::Later(reason)) => Decision::Park(reason),
         };
     }
@@ -231,13 +238,17 @@ fn take_in(judge: &Judge<'_>, answered: &Answered<'_>, earlier: &[Answered<'_>])
 fn learn(judge: &Judge<'_>, message: &Message<'_>) -> Result<(), NotOn> {
     let answers = Answers::of(message);
     let names = &judge.desk.shared.names;
+    let rules = judge.policy.rules.dns().ok_or(DropReason::InspectorMissing)?;
     let mut learned = 0;
     for question in message.head().questions() {
-        let lesson = answers.lesson(&question);
+        let mut lesson = answers.lesson(&question);
         learned += lesson.names.len();
         if learned > LESSON_NAMES_MAX {
             return Err(DropReason::DnsNotLearned.into());
         }
+        // A server that may not be asked for a name has no say in it: else a chain that begins in its own names could
+        // end in somebody else's.
+        lesson.names.retain(|(name, _)| verdict(judge, rules, name).is_some());
         names
             .learn(judge.policy.endpoint_id, &lesson, judge.about.time_ns)
             .map_err(|not| match not {

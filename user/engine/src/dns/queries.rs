@@ -13,6 +13,10 @@ const ENDPOINT_QUERIES_MAX: usize = 8192;
 /// Queries that are awaited at most by one engine; the oldest of the endpoint that asks gives way, else that of the one
 /// that has most.
 const QUERIES_MAX: usize = 65_536;
+/// Answers over UDP that fit no query while one is awaited between the same addresses and ports, one after the other, until
+/// somebody is taken to be guessing: then nothing is awaited there any more. A guesser has the chance of this many in
+/// 65 536 for each query that is asked, and no flood helps him (RFC 5452 §9.2 for the idea).
+const GUESSES_MAX: u32 = 8;
 /// Different questions under the same addresses, ports and id at most; the oldest gives way.
 const SLOT_QUERIES_MAX: usize = 4;
 
@@ -32,6 +36,10 @@ impl Slot {
             id,
         }
     }
+
+    fn between(&self) -> Between {
+        (self.flow, self.protocol)
+    }
 }
 
 /// Bounded table of queries, by endpoint so that one cannot push out another's.
@@ -41,9 +49,21 @@ pub(super) struct Queries {
     len: usize,
 }
 
+/// Addresses, ports and protocol between which queries are awaited.
+type Between = (FlowId, u8);
+
+#[derive(Debug, Default)]
+struct Watch {
+    /// Queries; never none.
+    waiting: usize,
+    /// Answers that fitted none of them since the last one that did.
+    guesses: u32,
+}
+
 #[derive(Debug, Default)]
 struct Asked {
     slots: HashMap<Slot, Vec<Query>>,
+    watched: HashMap<Between, Watch>,
     /// Slots in the order in which they were asked; those that were answered since are passed over.
     order: VecDeque<(Slot, u64)>,
     len: usize,
@@ -108,6 +128,24 @@ impl Queries {
         self.take(slot, |_| true)
     }
 
+    /// An answer has come between these addresses and ports that fits no query.
+    pub(super) fn guessed(&mut self, slot: &Slot) {
+        let Some(asked) = self.endpoints.get_mut(&slot.flow.ifindex) else {
+            return;
+        };
+        let Some(watch) = asked.watched.get_mut(&slot.between()) else {
+            return;
+        };
+        watch.guesses += 1;
+        if watch.guesses > GUESSES_MAX {
+            let waiting = watch.waiting;
+            asked.watched.remove(&slot.between());
+            asked.slots.retain(|other, _| other.between() != slot.between());
+            asked.len -= waiting;
+            self.len = self.len.saturating_sub(waiting);
+        }
+    }
+
     /// Forgets queries that have waited too long.
     pub(super) fn expire(&mut self, now_ns: u64) {
         self.endpoints.retain(|_, asked| {
@@ -125,7 +163,10 @@ impl Queries {
         if queries.is_empty() {
             asked.slots.remove(slot);
         }
-        asked.len -= 1;
+        if let Some(watch) = asked.watched.get_mut(&slot.between()) {
+            watch.guesses = 0;
+        }
+        asked.gone(slot, 1);
         self.len = self.len.saturating_sub(1);
         Some(query)
     }
@@ -136,15 +177,15 @@ impl Asked {
         let asked_ns = query.asked_ns;
         let queries = self.slots.entry(slot).or_default();
         // Asked again: it is awaited once, from now on.
-        if let Some(place) = queries.iter().position(|known| known.questions == query.questions) {
+        let again = queries.iter().position(|known| known.questions == query.questions);
+        let gives_way = again.or((queries.len() >= SLOT_QUERIES_MAX).then_some(0));
+        if let Some(place) = gives_way {
             queries.remove(place);
-            self.len -= 1;
-        } else if queries.len() >= SLOT_QUERIES_MAX {
-            queries.remove(0);
-            self.len -= 1;
+        } else {
+            self.len += 1;
+            self.watched.entry(slot.between()).or_default().waiting += 1;
         }
         queries.push(query);
-        self.len += 1;
         self.order.push_back((slot, asked_ns));
         // What was answered leaves its place behind: not more of those than of others.
         if self.order.len() > 2 * ENDPOINT_QUERIES_MAX {
@@ -168,6 +209,7 @@ impl Asked {
     fn drop_oldest(&mut self) {
         let Some((slot, at)) = self.order.pop_front() else {
             self.slots.clear();
+            self.watched.clear();
             self.len = 0;
             return;
         };
@@ -176,16 +218,30 @@ impl Asked {
         };
         let before = queries.len();
         queries.retain(|query| query.asked_ns != at);
-        self.len -= before - queries.len();
+        let gone = before - queries.len();
         if queries.is_empty() {
             self.slots.remove(&slot);
+        }
+        self.gone(&slot, gone);
+    }
+
+    /// So many queries are not awaited any more.
+    fn gone(&mut self, slot: &Slot, count: usize) {
+        self.len -= count;
+        if let Some(watch) = self.watched.get_mut(&slot.between()) {
+            watch.waiting -= count;
+            if watch.waiting == 0 {
+                self.watched.remove(&slot.between());
+            }
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{ENDPOINT_QUERIES_MAX, FlowId, QUERIES_MAX, Queries, Query, SLOT_QUERIES_MAX, Slot, WAIT_NS};
+    use super::{
+        ENDPOINT_QUERIES_MAX, FlowId, GUESSES_MAX, QUERIES_MAX, Queries, Query, SLOT_QUERIES_MAX, Slot, WAIT_NS,
+    };
     use seventh_abi::Hook;
 
     fn slot(ifindex: u32, port: u16, id: u16) -> Slot {
@@ -247,8 +303,48 @@ mod tests {
             ask(&mut queries, slot(2, (n >> 16) as u16, n as u16), b"x", n as u64);
         }
         assert_eq!(queries.len, ENDPOINT_QUERIES_MAX + 1);
+        assert_watched(&queries);
         assert!(queries.endpoints[&2].order.len() <= 2 * ENDPOINT_QUERIES_MAX + 1);
         assert!(answered(&mut queries, &slot(1, 1, 1), b"a", 1));
+    }
+
+    /// Whatever happens, what is watched is what waits.
+    fn assert_watched(queries: &Queries) {
+        for asked in queries.endpoints.values() {
+            let waiting: usize = asked.watched.values().map(|watch| watch.waiting).sum();
+            let slots: usize = asked.slots.values().map(Vec::len).sum();
+            assert_eq!((waiting, slots), (asked.len, asked.len));
+            assert!(asked.watched.values().all(|watch| watch.waiting > 0));
+        }
+    }
+
+    #[test]
+    fn who_guesses_between_the_ports_of_a_query_ends_the_waiting_there_and_nowhere_else() {
+        let mut queries = Queries::default();
+        for id in [7, 8] {
+            ask(&mut queries, slot(1, 1000, id), b"a", 0);
+        }
+        ask(&mut queries, slot(1, 1001, 7), b"a", 0);
+        for _ in 0..GUESSES_MAX {
+            queries.guessed(&slot(1, 1000, 9));
+        }
+        assert!(answered(&mut queries, &slot(1, 1000, 7), b"a", 0), "not too many yet");
+        for _ in 0..GUESSES_MAX {
+            queries.guessed(&slot(1, 1000, 9));
+        }
+        assert!(
+            queries.waits(&slot(1, 1000, 8), Some(b"a"), 0),
+            "an answer that fits begins anew"
+        );
+        queries.guessed(&slot(1, 1000, 9));
+        assert!(!queries.waits(&slot(1, 1000, 8), Some(b"a"), 0));
+        assert!(queries.waits(&slot(1, 1001, 7), Some(b"a"), 0), "between other ports");
+        assert_eq!(queries.len, 1);
+        assert_watched(&queries);
+        ask(&mut queries, slot(1, 1000, 8), b"a", 0);
+        assert!(answered(&mut queries, &slot(1, 1000, 8), b"a", 0), "asked again");
+        queries.guessed(&slot(1, 1000, 8));
+        assert!(!queries.endpoints[&1].watched.contains_key(&slot(1, 1000, 8).between()));
     }
 
     #[test]
@@ -260,6 +356,7 @@ mod tests {
             }
         }
         assert_eq!(queries.len, QUERIES_MAX);
+        assert_watched(&queries);
         queries.expire(5 + WAIT_NS);
         assert!(queries.len == 0 && queries.endpoints.is_empty());
     }

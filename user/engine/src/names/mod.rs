@@ -21,7 +21,7 @@ pub(crate) use lesson::{Answers, LESSON_NAMES_MAX, Lesson};
 
 pub use class::NameClass;
 pub use rules::NameRules;
-pub use table::{LearnedName, NameLimits};
+pub use table::{LearnedName, Learning, NameLimits};
 
 use crate::shared::EndpointView;
 use seventh_abi::{Addr, FlowKey, NameEntry};
@@ -102,6 +102,10 @@ pub trait NameSink: Send + Sync + Debug {
     /// [`Names::define`], now or soon. Does not wait for it.
     fn define(&self, names: &Names, lacking: &[Lacking]);
 
+    /// Notes what an answer has taught, before that answer goes on, so that it outlives the process. Times that end less
+    /// than a second later than what was noted before are not told again.
+    fn note(&self, _news: &[Learning], _now_ns: u64) {}
+
     /// What the kernel knows of a flow.
     fn decided(&self, flow: &FlowKey) -> Decided;
 }
@@ -159,12 +163,15 @@ impl Names {
         if lesson.is_empty() {
             return Ok(());
         }
-        let lacking = {
+        let (news, lacking) = {
             let mut table = self.lock();
-            table.learn(endpoint_id, lesson, now_ns);
+            let news = table.learn(endpoint_id, lesson, now_ns);
             self.flush(&mut table);
-            table.stand(endpoint_id, lesson)
+            (news, table.stand(endpoint_id, lesson))
         };
+        if !news.is_empty() {
+            self.sink.note(&news, now_ns);
+        }
         let lacking = match lacking {
             Stand::Open => return Ok(()),
             Stand::Refused => return Err(NotLearned::Refused),

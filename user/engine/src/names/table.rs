@@ -9,6 +9,9 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 
 const SECOND_NS: u64 = 1_000_000_000;
+/// Longest time for which one answer opens an address, as resolvers cap it (RFC 8767 §4): whoever could forge one answer is
+/// not served for 68 years.
+const TTL_MAX_NS: u64 = 86_400 * SECOND_NS;
 /// Addresses that stay for flows under names whose time is over, at most. Beyond, an address goes at once; its flows
 /// then last as long as the policy does not change.
 const LINGERING_MAX: usize = 10_000;
@@ -50,7 +53,10 @@ impl NameLimits {
     }
 
     fn held_ns(&self, ttl_ns: u64) -> u64 {
-        ttl_ns.max(self.ttl_min_ns).saturating_add(self.grace_ns)
+        ttl_ns
+            .min(TTL_MAX_NS)
+            .max(self.ttl_min_ns)
+            .saturating_add(self.grace_ns)
     }
 }
 
@@ -69,6 +75,17 @@ pub struct LearnedName {
     pub lingers: bool,
     /// Identity that new flows to it get by name, 0 if none.
     pub identity: IdentityId,
+}
+
+/// What an answer has added under one name: new addresses, and those whose time has become longer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Learning {
+    /// [`SCOPE_NODE`] or an endpoint's number.
+    pub scope: u32,
+    /// The name in normal form.
+    pub name: Arc<str>,
+    /// Addresses (IPv4 mapped), each with the time at which it ends.
+    pub addresses: Vec<(Addr, u64)>,
 }
 
 /// What [`Table::due`] has found.
@@ -175,16 +192,19 @@ impl Table {
         self.revision
     }
 
-    pub(super) fn learn(&mut self, endpoint_id: u32, lesson: &Lesson, now_ns: u64) {
+    /// Returns what was not known before.
+    pub(super) fn learn(&mut self, endpoint_id: u32, lesson: &Lesson, now_ns: u64) -> Vec<Learning> {
         let scope = self.scope(endpoint_id);
+        let mut news = Vec::new();
         for (name, name_s) in &lesson.names {
             let credits = lesson.addresses.iter().map(|(addr, addr_s)| {
                 let ttl_ns = u64::from(*name_s.min(addr_s)) * SECOND_NS;
                 (*addr, now_ns.saturating_add(self.limits.held_ns(ttl_ns)))
             });
-            self.credit(scope, name, &credits.collect::<Vec<_>>());
+            news.extend(self.credit(scope, name, &credits.collect::<Vec<_>>()));
         }
         self.keep_bounds(scope);
+        news
     }
 
     fn scope(&self, endpoint_id: u32) -> u32 {
@@ -471,8 +491,9 @@ impl Table {
         }
     }
 
-    /// Credits addresses, each with the time at which it ends and in ascending order, to a name.
-    fn credit(&mut self, number: u32, name: &str, addresses: &[(Addr, u64)]) {
+    /// Credits addresses, each with the time at which it ends and in ascending order, to a name. Returns what was not
+    /// known before.
+    fn credit(&mut self, number: u32, name: &str, addresses: &[(Addr, u64)]) -> Option<Learning> {
         self.lesson += 1;
         self.revision += 1;
         let scope = self.scopes.entry(number).or_default();
@@ -510,7 +531,13 @@ impl Table {
         scope
             .order
             .insert((!state.selectors.is_empty(), state.lesson, name.clone()));
+        let news = (!merged.news.is_empty()).then(|| Learning {
+            scope: number,
+            name: name.clone(),
+            addresses: merged.news,
+        });
         scope.names.insert(name, state);
+        news
     }
 
     /// Ends the addresses under a name for which `over` (address, time at which it ends) is true; the name goes with its
@@ -605,12 +632,14 @@ impl NameState {
             };
             let known = if order.is_le() { old.next() } else { None };
             let learned = if order.is_ge() { new.next() } else { None };
+            let ends_ns = known.into_iter().chain(learned).map(|(_, at)| *at).max().unwrap_or(0);
             all.extend(known.or(learned).map(|&(addr, _)| Kept {
                 addr,
                 // A shorter time never takes away what an earlier answer gave.
-                ends_ns: known.into_iter().chain(learned).map(|(_, at)| *at).max().unwrap_or(0),
+                ends_ns,
                 known: known.is_some(),
                 learned: learned.is_some(),
+                is_news: known.is_none_or(|(_, at)| at / SECOND_NS < ends_ns / SECOND_NS),
             }));
         }
         let mut merged = Merged::default();
@@ -619,6 +648,7 @@ impl NameState {
             merged.gone = all.drain(max..).filter(|kept| kept.known).map(|k| k.addr).collect();
             all.sort_unstable_by_key(|kept| kept.addr);
         }
+        merged.news = all.iter().filter(|k| k.is_news).map(|k| (k.addr, k.ends_ns)).collect();
         merged.new = all.iter().filter(|kept| !kept.known).map(|kept| kept.addr).collect();
         self.addresses = all.into_iter().map(|kept| (kept.addr, kept.ends_ns)).collect();
         merged
@@ -632,11 +662,14 @@ struct Kept {
     ends_ns: u64,
     known: bool,
     learned: bool,
+    /// It was not known, or ends in a later second than was known.
+    is_news: bool,
 }
 
 /// What [`NameState::merge`] has changed.
 #[derive(Debug, Default)]
 struct Merged {
+    news: Vec<(Addr, u64)>,
     new: Vec<Addr>,
     gone: Vec<Addr>,
 }
@@ -705,51 +738,4 @@ fn release(scope: &mut Scope, number: u32, addr: Addr, selectors: &[u32], rules:
 }
 
 #[cfg(test)]
-mod tests {
-    use super::{Lesson, NameLimits, Table};
-    use crate::names::NameRules;
-    use seventh_abi::mapped_v4;
-    use seventh_policy::Ipcache;
-    use seventh_policy::name_pattern::NamePattern;
-    use std::sync::Arc;
-
-    /// Half of the names are asked for by a rule. Twenty endpoints, so that the bound over all of them counts, too.
-    #[test]
-    fn a_million_random_names_stay_within_bounds() {
-        let limits = NameLimits::default();
-        let mut table = Table::new(limits);
-        let selector = NamePattern::pattern("*.example").unwrap();
-        table.set_rules(NameRules::new(vec![selector], Arc::new(Ipcache::new()), []));
-        for n in 0..1_000_000_u32 {
-            let [_, b, c, d] = n.to_be_bytes();
-            let domain = if n % 2 == 0 { "example" } else { "test" };
-            let addresses = (0..2).map(|k| (mapped_v4([10 + k, b, c, d]), 3600)).collect();
-            let lesson = Lesson {
-                names: vec![(format!("{:x}.{domain}.", n.wrapping_mul(0x9e37_79b1)), 3600)],
-                addresses,
-            };
-            table.learn(1 + n % 20, &lesson, 0);
-            if n % 512 == 0 {
-                let due = table.due();
-                table.written(&due.changes);
-            }
-        }
-        let due = table.due();
-        table.written(&due.changes);
-        let pairs: usize = table.scopes.values().map(|scope| scope.pairs).sum();
-        assert_eq!(pairs, table.pairs);
-        assert!(pairs <= limits.addresses_max);
-        assert!(table.scopes.values().all(|scope| scope.names.len() <= limits.names_max));
-        let names: usize = table.scopes.values().map(|scope| scope.names.len()).sum();
-        let listed: usize = table.scopes.values().map(|scope| scope.order.len()).sum();
-        assert_eq!((listed, table.ends.len()), (names, names));
-        let open: usize = table.scopes.values().map(|scope| scope.addresses.len()).sum();
-        assert!(open <= pairs + super::LINGERING_MAX && table.waiting.len() <= open);
-        table.expire(u64::MAX);
-        table.collect(|_, _| false);
-        let due = table.due();
-        table.written(&due.changes);
-        assert!(table.list().is_empty() && table.pairs == 0 && table.ends.is_empty());
-        assert!(table.scopes.values().all(|scope| scope.addresses.is_empty()));
-    }
-}
+mod tests;

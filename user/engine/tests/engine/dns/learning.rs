@@ -1,6 +1,6 @@
 //! What answers teach: which names get which addresses, for whom, and in which order.
 
-use super::message::{A, HTTPS, a, answer, cname, name, query, record};
+use super::message::{A, HTTPS, a, answer, cname, header, name, query, question, record};
 use super::node::{Became, Node, OTHER, POD, POLICY, SECOND, SHOP, address, resolver, v4_of};
 use seventh_abi::{Addr, DropReason};
 use seventh_engine::{Decided, EngineLimits, NameLimits, SCOPE_NODE};
@@ -72,6 +72,94 @@ fn every_name_of_a_complete_chain_is_credited() {
     let names: HashSet<String> = node.shared.names().list().into_iter().map(|n| n.name).collect();
     let expected = ["a.wide.example.", "b.wide.example.", "allowed.example."].map(String::from);
     assert_eq!(names, expected.into());
+}
+
+/// The resolver may be asked for some names only. Whoever answers for one of them says that it leads to a name of somebody
+/// else, which rules do open, and where that is.
+#[test]
+fn a_chain_credits_no_name_for_which_this_server_may_not_be_asked() {
+    let foreign = POLICY.replace(
+        "  - toFQDNs:\n    - matchName: allowed.example\n",
+        "  - toFQDNs:\n    - matchName: bank.test\n    - matchName: allowed.example\n",
+    );
+    let mut node = Node::new();
+    node.set_policy(&foreign, false);
+    let chain = |end: &str| {
+        [
+            cname("evil.wide.example", "bank.test", 60),
+            cname("bank.test", end, 60),
+            a(end, address(1), 60),
+        ]
+    };
+    node.resolve(SHOP, "evil.wide.example", &chain("b.wide.example"));
+    assert!(!node.open(address(1)), "bank.test");
+    let names: Vec<String> = node.shared.names().list().into_iter().map(|n| n.name).collect();
+    assert_eq!(names, ["b.wide.example.", "evil.wide.example."]);
+    node.resolve(SHOP, "evil.wide.example", &chain("allowed.example"));
+    assert!(node.open(address(1)), "but a name for which it may be asked");
+}
+
+/// Everything that an answer can hold beside what was asked for, each with an address of its own.
+#[test]
+fn records_of_other_names_and_sections_teach_nothing() {
+    let mut node = Node::new();
+    let hint = |last| [&[0, 1, 0][..], &[0, 4, 0, 4, 192, 0, 2, last]].concat();
+    let other_class = {
+        let mut record = a("allowed.example", address(8), 60);
+        let class_at = name("allowed.example").len() + 2;
+        record[class_at + 1] = 3;
+        record
+    };
+    let answers = [
+        a("allowed.example", address(1), 60),
+        a("a.shop.example", address(2), 60),
+        record("b.shop.example", HTTPS, 60, &hint(3)),
+        cname("c.shop.example", "allowed.example", 60),
+        // An address inside of a label, and one of a name that only looks the same.
+        record("allowed.example", 16, 60, &[4, 192, 0, 2, 4]),
+        a("allowed.example.shop.example", address(5), 60),
+        other_class,
+    ];
+    let elsewhere = [
+        a("allowed.example", address(6), 60),
+        a("d.shop.example", address(7), 60),
+    ];
+    let counts = [1, answers.len() as u16, 1, 1];
+    let message = [
+        header(1, 0x8180, counts),
+        question("allowed.example", A),
+        answers.concat(),
+        elsewhere.concat(),
+    ]
+    .concat();
+    node.ask(SHOP, 1000, &query(1, "allowed.example", A));
+    assert_eq!(node.reply(SHOP, 1000, &message), Became::Passed);
+    let known: Vec<(String, Addr)> = node
+        .shared
+        .names()
+        .list()
+        .into_iter()
+        .map(|n| (n.name, n.addr))
+        .collect();
+    assert_eq!(known, [("allowed.example.".to_owned(), address(1))]);
+    assert_eq!(node.kernel().names.len(), 1);
+}
+
+/// What a rule forbids by address, no name opens.
+#[test]
+fn a_denied_prefix_stays_denied_whatever_name_leads_there() {
+    let denied = format!("{POLICY}  egressDeny:\n  - toCIDR: [192.0.2.0/28]\n");
+    let mut node = Node::new();
+    node.set_policy(&denied, false);
+    node.resolve(
+        SHOP,
+        "allowed.example",
+        &[
+            a("allowed.example", address(1), 60),
+            a("allowed.example", address(100), 60),
+        ],
+    );
+    assert!(!node.open(address(1)) && node.open(address(100)));
 }
 
 #[test]

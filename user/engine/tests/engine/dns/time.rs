@@ -26,6 +26,20 @@ fn an_address_is_open_for_its_time_and_at_least_for_the_shortest() {
 }
 
 #[test]
+fn no_answer_opens_an_address_for_more_than_a_day() {
+    let mut node = Node::new();
+    resolve(&mut node, "allowed.example", 1, i32::MAX.unsigned_abs());
+    // The highest bit stands for no time at all.
+    resolve(&mut node, "allowed.example", 2, u32::MAX);
+    node.pass_time(60);
+    assert!(node.open(address(1)) && !node.open(address(2)));
+    node.pass_time(86_400 - 61);
+    assert!(node.open(address(1)));
+    node.pass_time(1);
+    assert!(!node.open(address(1)));
+}
+
+#[test]
 fn a_shorter_time_takes_nothing_away_and_a_new_answer_prolongs() {
     let mut node = Node::new();
     resolve(&mut node, "allowed.example", 1, 200);

@@ -1,0 +1,60 @@
+use super::{Lesson, NameLimits, Table};
+use crate::names::NameRules;
+use seventh_abi::mapped_v4;
+use seventh_policy::Ipcache;
+use seventh_policy::name_pattern::NamePattern;
+use std::sync::Arc;
+
+/// Memory of this process, in bytes.
+fn resident() -> usize {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();
+    let kib: usize = line.split_ascii_whitespace().nth(1).unwrap().parse().unwrap();
+    kib << 10
+}
+
+/// Half of the names are asked for by a rule. Thirty endpoints, so that the bound over all of them counts, too.
+#[test]
+fn a_million_random_names_stay_within_bounds() {
+    /// What the table takes at most, filled to its bounds by names of ordinary length; other tests' part included.
+    const MEMORY_MAX: usize = 256 << 20;
+    let before = resident();
+    let limits = NameLimits::default();
+    let mut table = Table::new(limits);
+    let selector = NamePattern::pattern("*.example").unwrap();
+    table.set_rules(NameRules::new(vec![selector], Arc::new(Ipcache::new()), []));
+    for n in 0..1_000_000_u32 {
+        let [_, b, c, d] = n.to_be_bytes();
+        let domain = if n % 2 == 0 { "example" } else { "test" };
+        let addresses = vec![(mapped_v4([10, b, c, d]), 3600)];
+        let lesson = Lesson {
+            names: vec![(format!("{:x}.{domain}.", n.wrapping_mul(0x9e37_79b1)), 3600)],
+            addresses,
+        };
+        table.learn(1 + n % 30, &lesson, 0);
+        if n % 512 == 0 {
+            let due = table.due();
+            table.written(&due.changes);
+        }
+    }
+    let due = table.due();
+    table.written(&due.changes);
+    let grown = resident().saturating_sub(before);
+    assert!(grown < MEMORY_MAX, "{} MiB", grown >> 20);
+    println!("{} MiB", grown >> 20);
+    let pairs: usize = table.scopes.values().map(|scope| scope.pairs).sum();
+    assert_eq!(pairs, table.pairs);
+    assert!(pairs <= limits.addresses_max && pairs > limits.addresses_max / 2);
+    assert!(table.scopes.values().all(|scope| scope.names.len() <= limits.names_max));
+    let names: usize = table.scopes.values().map(|scope| scope.names.len()).sum();
+    let listed: usize = table.scopes.values().map(|scope| scope.order.len()).sum();
+    assert_eq!((listed, table.ends.len()), (names, names));
+    let open: usize = table.scopes.values().map(|scope| scope.addresses.len()).sum();
+    assert!(open <= pairs + super::LINGERING_MAX && table.waiting.len() <= open);
+    table.expire(u64::MAX);
+    table.collect(|_, _| false);
+    let due = table.due();
+    table.written(&due.changes);
+    assert!(table.list().is_empty() && table.pairs == 0 && table.ends.is_empty());
+    assert!(table.scopes.values().all(|scope| scope.addresses.is_empty()));
+}
