@@ -30,9 +30,10 @@ pub enum Counter {
     FlowRedecided = 264,
     /// Events that found the ring buffer full.
     EventLost = 265,
-    /// Beginnings of answers that were copied.
+    /// Beginnings of answers, and pieces of their header blocks, that were copied.
     AnswerCopied = 266,
-    /// Those that found their ring buffer full.
+    /// Those that found their ring buffer full; and connections of HTTP/2 on which it is not known any more where a frame
+    /// begins.
     AnswerLost = 267,
     /// A packet that had to be inspected and passed, because no agent runs and the configuration wants it so.
     PassedUnread = 268,

@@ -119,6 +119,17 @@ pub struct FlowState {
     pub sent_next_seq: u32,
     /// `bpf_ktime_get_ns` when the last request went on.
     pub request_ns: u64,
+    /// Where the frame of HTTP/2 ends in which the bytes of the side that was opened to stand, and its next one begins;
+    /// a sequence number. Valid unless `frames` is [`Frames::None`].
+    pub frame_end: u32,
+    /// A [`Frames`].
+    pub frames: u8,
+    /// Zero.
+    pub pad: u8,
+    /// Pieces of answers' header blocks that were copied or lost so far.
+    pub pieces: u16,
+    /// The first bytes of a frame's header of which the others are still to come.
+    pub frame_header: [u8; 8],
 }
 
 impl FlowState {
@@ -157,6 +168,50 @@ pub struct Answer {
     pub head: [u8; ANSWER_HEAD_LEN],
 }
 
+/// What is known of the frames of HTTP/2 that the side sends that was opened to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub enum Frames {
+    /// There are none, or it is not known where they begin.
+    None = 0,
+    /// It has sent nothing yet. If it speaks HTTP/2, SETTINGS come first (RFC 9113 section 3.4).
+    First = 1,
+    /// The present frame is not copied.
+    Skipped = 2,
+    /// The rest of the present frame is copied.
+    Copied = 3,
+}
+
+/// Bytes of a frame that one record holds at most.
+pub const PIECE_LEN_MAX: usize = 1024;
+
+/// A part of a header block of HTTP/2 that the side sends that was opened to: a record of the ring buffer of pieces,
+/// followed by `len` bytes. Frame headers are not among them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct AnswerPiece {
+    /// `bpf_ktime_get_ns`.
+    pub time_ns: u64,
+    /// Whose.
+    pub key: FlowKey,
+    /// Stream of a frame that begins here.
+    pub stream: u32,
+    /// Bytes of that frame's payload in all.
+    pub frame_len: u32,
+    /// [`FlowState::base_seq`]: tells the connections apart that have the same key.
+    pub base_seq: u32,
+    /// Counts the pieces of a connection from 0 on, and wraps: a number that is missing was lost.
+    pub number: u16,
+    /// Bytes in this record.
+    pub len: u16,
+    /// Type of the frame that begins here (RFC 9113 section 6), 0 if it goes on from the piece before.
+    pub kind: u8,
+    /// Flags of that frame.
+    pub frame_flags: u8,
+    /// Zero.
+    pub pad: [u8; 2],
+}
+
 /// Key of the table of fragmented datagrams whose first fragment was allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
@@ -178,6 +233,7 @@ pub struct FragmentKey {
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 44);
-const _: () = assert!(size_of::<FlowState>() == 72);
+const _: () = assert!(size_of::<FlowState>() == 88);
 const _: () = assert!(size_of::<FragmentKey>() == 44);
+const _: () = assert!(size_of::<AnswerPiece>() == 72);
 const _: () = assert!(size_of::<Answer>() == 64 + ANSWER_HEAD_LEN);

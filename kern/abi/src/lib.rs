@@ -17,7 +17,10 @@ mod reason;
 
 pub use counter::{COUNTERS_MAX, Counter, drop_counter};
 pub use event::{Event, EventKind};
-pub use flow::{ANSWER_HEAD_LEN, Answer, Direction, FlowFlags, FlowKey, FlowState, FragmentKey, Verdict};
+pub use flow::{
+    ANSWER_HEAD_LEN, Answer, AnswerPiece, Direction, FlowFlags, FlowKey, FlowState, FragmentKey, Frames, PIECE_LEN_MAX,
+    Verdict,
+};
 pub use policy::{
     ConfigFlags, DatapathConfig, Endpoint, EndpointFlags, IDENTITY_ANY, IdleLimits, IpcacheEntry, IpcacheKey,
     NameEntry, NameKey, POLICY_PREFIX_ANY_PORT, POLICY_PREFIX_ANY_PROTO, POLICY_PREFIX_FULL, PolicyEntry,
@@ -28,7 +31,7 @@ pub use punt::{Hook, InjectAction, InjectMeta, PuntMeta, Replies};
 pub use reason::DropReason;
 
 /// Version of every layout and number in this crate; stored in the configuration map.
-pub const ABI_VERSION: u32 = 6;
+pub const ABI_VERSION: u32 = 7;
 
 /// An address as the maps hold it: 16 bytes in network order, IPv4 mapped into `::ffff:0:0/96`.
 pub type Addr = [u8; 16];
@@ -45,6 +48,8 @@ pub mod names {
     pub const TC_FROM_ENDPOINT: &str = "tc_from_endpoint";
     /// Program on the host side of an endpoint's veth, egress: packets to the endpoint.
     pub const TC_TO_ENDPOINT: &str = "tc_to_endpoint";
+    /// Program that the two above go on to with answers of HTTP/2.
+    pub const TC_ANSWERS: &str = "tc_answers";
     /// Program on the near end of a punt pair: frames that the engine gives back.
     pub const TC_FROM_PUNT: &str = "tc_from_punt";
     /// Program on the far end of a punt pair: hands frames to the worker's AF_XDP socket.
@@ -73,6 +78,10 @@ pub mod names {
     pub const EVENTS: &str = "EVENTS";
     /// Ring buffer of [`crate::Answer`].
     pub const ANSWERS: &str = "ANSWERS";
+    /// Programs that others go on to: the first is [`TC_ANSWERS`].
+    pub const TAILS: &str = "TAILS";
+    /// Ring buffer of [`crate::AnswerPiece`].
+    pub const ANSWER_PIECES: &str = "ANSWER_PIECES";
 }
 
 #[cfg(feature = "user")]

@@ -217,6 +217,10 @@ reasons! {
     Http2TooManyStreams = 154, "http2_too_many_streams", hubble 0;
     /// DATA or trailers on a stream that the client has ended.
     Http2StreamClosed = 155, "http2_stream_closed", hubble 0;
+    /// Too many SETTINGS on an HTTP/2 connection.
+    Http2SettingsFlood = 156, "http2_settings_flood", hubble 0;
+    /// Too many DATA frames with next to nothing in them.
+    Http2TinyDataFlood = 157, "http2_tiny_data_flood", hubble 0;
 
     /// No serverNames rule allows the server name.
     TlsPolicyDenied = 176, "tls_policy_denied", hubble 133;

@@ -9,12 +9,12 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use seventh_abi::{
-    Counter, DatapathConfig, Direction, DropReason, Endpoint, FlowFlags, FlowKey, FlowState, FragmentKey, Hook,
+    Counter, DatapathConfig, Direction, DropReason, Endpoint, FlowFlags, FlowKey, FlowState, FragmentKey, Frames, Hook,
     PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Verdict,
 };
 
 use crate::{
-    answer,
+    answer, answer_frames,
     counters::{PASS, count, drop_packet, pass, report_flow, shot},
     icmp, inspect,
     maps::{CONFIG, ENDPOINTS, FLOWS, FRAGMENTS, SCRATCH, Scratch},
@@ -69,6 +69,7 @@ pub fn classify(ctx: &TcContext, hook: Hook) -> i32 {
         ifindex,
         now_ns,
     };
+    scene.scratch.follows = 0;
     let frame = parse(ctx, &mut scene.scratch.packet);
     if endpoint.flags == 0 {
         return unmanaged(&mut scene);
@@ -267,6 +268,7 @@ fn reply_packet(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
         if flow.flags & FlowFlags::EXPECT_ANSWER != 0 {
             answer::copy(scene, flow);
         }
+        answer_frames::ask(scene.scratch, flow);
         inspect::track_reply(&scene.scratch.packet, flow);
         if flow.verdict == Verdict::Closed as u8 {
             return drop_packet(scene, flow.peer_identity, DropReason::DeniedConnection as u8);
@@ -402,6 +404,11 @@ fn fill_new_flow(scene: &mut Scene<'_>) {
     new_flow.pending_base_seq = packet.sequence.wrapping_add(1);
     new_flow.sent_next_seq = 0;
     new_flow.request_ns = 0;
+    new_flow.frame_end = 0;
+    new_flow.frames = Frames::None as u8;
+    new_flow.pad = 0;
+    new_flow.pieces = 0;
+    new_flow.frame_header = [0; 8];
 }
 
 /// An endpoint may only speak for addresses that the ipcache knows as its own.

@@ -1,7 +1,7 @@
 //! Flows under an L7 rule: what may pass in the kernel because there is nothing in it left to read, and what goes to
 //! the engine.
 
-use seventh_abi::{Counter, DropReason, FlowFlags, FlowState, PROTOCOL_TCP, Verdict};
+use seventh_abi::{Counter, DropReason, FlowFlags, FlowState, Frames, PROTOCOL_TCP, Verdict};
 
 use crate::{
     counters::{drop_packet, pass},
@@ -247,6 +247,9 @@ fn accept_connection(packet: &Packet, flow: &mut FlowState, next: u32) {
     flow.acked_seq = base;
     flow.sent_next_seq = base;
     flow.reply_next_seq = next;
+    flow.frame_end = next;
+    flow.frames = Frames::First as u8;
+    flow.pieces = 0;
     flow.flags =
         FlowFlags::BASE_VALID | FlowFlags::REPLY_VALID | FlowFlags::REPLIED | flow.flags & FlowFlags::PUNT_REPLIES;
     if flow.verdict == Verdict::Closed as u8 {

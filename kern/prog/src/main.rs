@@ -1,7 +1,7 @@
 //! The kernel half of Seventh: decides L3/L4, lets inspected bytes pass, and sends what must be read to the engine.
 //!
-//! Four programs. `tc_from_endpoint` and `tc_to_endpoint` sit on the host side of every endpoint's veth and share one
-//! decision, [`hook::classify`]. `xdp_punt` hands punted frames to a worker's AF_XDP socket; `tc_from_punt` takes back
+//! Five programs. `tc_from_endpoint` and `tc_to_endpoint` sit on the host side of every endpoint's veth and share one
+//! decision, [`hook::classify`]; `tc_answers` goes on where they let an answer of HTTP/2 pass. `xdp_punt` hands punted frames to a worker's AF_XDP socket; `tc_from_punt` takes back
 //! what the engine returns.
 //!
 //! On any other target than BPF this is an empty program, so that the ordinary stable clippy can read it.
@@ -12,6 +12,7 @@
 )]
 
 mod answer;
+mod answer_frames;
 mod counters;
 mod hook;
 mod icmp;
@@ -30,13 +31,19 @@ use seventh_abi::Hook;
 /// Ingress of an endpoint's host-side device: egress policy of the endpoint.
 #[classifier]
 pub fn tc_from_endpoint(ctx: TcContext) -> i32 {
-    hook::classify(&ctx, Hook::FromEndpoint)
+    answer_frames::go_on(&ctx, hook::classify(&ctx, Hook::FromEndpoint))
 }
 
 /// Egress of an endpoint's host-side device: ingress policy of the endpoint.
 #[classifier]
 pub fn tc_to_endpoint(ctx: TcContext) -> i32 {
-    hook::classify(&ctx, Hook::ToEndpoint)
+    answer_frames::go_on(&ctx, hook::classify(&ctx, Hook::ToEndpoint))
+}
+
+/// Where the two above go on to with answers of HTTP/2.
+#[classifier]
+pub fn tc_answers(ctx: TcContext) -> i32 {
+    answer_frames::run(&ctx)
 }
 
 /// Ingress of a punt pair's near end: frames from the engine.

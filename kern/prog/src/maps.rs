@@ -3,11 +3,11 @@
 use aya_ebpf::{
     bindings::BPF_F_NO_PREALLOC,
     macros::map,
-    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, XskMap},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, XskMap},
 };
 use seventh_abi::{
-    COUNTERS_MAX, DatapathConfig, Endpoint, FlowKey, FlowState, FragmentKey, IpcacheEntry, IpcacheKey, NameEntry,
-    NameKey, PolicyEntry, PolicyKey, WORKERS_MAX,
+    AnswerPiece, COUNTERS_MAX, DatapathConfig, Endpoint, FlowKey, FlowState, FragmentKey, IpcacheEntry, IpcacheKey,
+    NameEntry, NameKey, PIECE_LEN_MAX, PolicyEntry, PolicyKey, WORKERS_MAX,
 };
 
 use crate::{packet::Packet, policy::Question};
@@ -44,6 +44,14 @@ pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 #[map]
 pub static ANSWERS: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
 
+/// Programs that one of them goes on to.
+#[map]
+pub static TAILS: ProgramArray = ProgramArray::with_max_entries(1, 0);
+
+/// Pieces of answers of HTTP/2.
+#[map]
+pub static ANSWER_PIECES: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
 /// See [`SCRATCH`].
 #[repr(C)]
 pub struct Scratch {
@@ -54,4 +62,20 @@ pub struct Scratch {
     pub other_key: FlowKey,
     pub question: Question,
     pub new_flow: FlowState,
+    pub piece: Piece,
+    /// Header of a frame.
+    pub frame_header: [u8; 9],
+    /// How far into the payload frames were followed. Not on the stack: what comes from here is any number to the verifier,
+    /// so that it walks each turn of a loop once and not once for each way to it.
+    pub at: u32,
+    /// 1 if the packet is to be followed, from this sequence number on.
+    pub follows: u32,
+    pub follow_from: u32,
+}
+
+/// A record of [`ANSWER_PIECES`].
+#[repr(C)]
+pub struct Piece {
+    pub head: AnswerPiece,
+    pub bytes: [u8; PIECE_LEN_MAX],
 }

@@ -1,6 +1,6 @@
 //! Fuzz entries of the HTTP/2 parsers. Each asserts what the parser promises about any input.
 
-use super::{Decoder, Fields, FrameScanner, Http2Fault, Unit, check_trailers, join_block, read_request};
+use super::{AnswerReader, Decoder, Fields, FrameScanner, Http2Fault, Unit, check_trailers, join_block, read_request};
 use crate::http1::Limits;
 
 const LIMITS: Limits = Limits {
@@ -80,6 +80,17 @@ pub fn fuzz_hpack(input: &[u8]) {
     if decode(&mut decoder, first) {
         decode(&mut decoder, second);
     }
+    read_answers(first, second);
+}
+
+/// What is told with the table and without it is the same, as far as it is told.
+fn read_answers(first: &[u8], second: &[u8]) {
+    let (mut whole, mut partial) = (AnswerReader::new(), AnswerReader::new());
+    whole.read(first);
+    partial.miss();
+    let (all, some) = (whole.read(second), partial.read(second));
+    assert!(all.is_partial || some.is_partial || all == some, "{all:?} {some:?}");
+    assert_eq!(partial.held(), 0);
 }
 
 /// Decodes a block twice, undone in between. False if it is refused.

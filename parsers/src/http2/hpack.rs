@@ -118,9 +118,9 @@ impl Decoder {
 }
 
 /// What is left of a block, and of the bytes that its fields may have.
-struct Reader<'a> {
-    rest: &'a [u8],
-    room: usize,
+pub(super) struct Reader<'a> {
+    pub(super) rest: &'a [u8],
+    pub(super) room: usize,
 }
 
 impl Reader<'_> {
@@ -136,7 +136,7 @@ impl Reader<'_> {
     }
 
     /// RFC 7541 §5.1; the prefix has `bits` bits.
-    fn integer(&mut self, bits: u32) -> Result<usize, Http2Fault> {
+    pub(super) fn integer(&mut self, bits: u32) -> Result<usize, Http2Fault> {
         let full = (1 << bits) - 1;
         let mut value = usize::from(self.byte()?) & full;
         if value < full {
@@ -153,7 +153,7 @@ impl Reader<'_> {
     }
 
     /// RFC 7541 §5.2.
-    fn string(&mut self, out: &mut Vec<u8>) -> Result<(), Http2Fault> {
+    pub(super) fn string(&mut self, out: &mut Vec<u8>) -> Result<(), Http2Fault> {
         let is_huffman = self.rest.first().is_some_and(|first| first & 0x80 != 0);
         let len = self.integer(7)?;
         let (coded, rest) = self.rest.split_at_checked(len).ok_or(Http2Fault::BadCompression)?;

@@ -7,7 +7,8 @@
 //! - [`Decoder`] decompresses the block. What it did can be undone ([`Decoder::rollback`]): a block that is refused may
 //!   come again with other bytes;
 //! - [`read_request`] judges the fields of a request: pseudo-headers, names, values, host, path. [`check_trailers`]
-//!   does so for trailers.
+//!   does so for trailers;
+//! - [`AnswerReader`] reads the status out of answers, which are watched and not judged.
 //!
 //! Our own decoder, because no published one can be stepped back, bounds what it writes before it writes it, and tells
 //! "malformed" from "too large" all at once.
@@ -16,6 +17,7 @@
 //! limit, in SETTINGS that we do not read. We need not: the table of any reader is the newest part of the same sequence of
 //! insertions, so the number of a field means the same field to everybody who still has it. Who has it not, refuses.
 
+mod answer;
 mod fault;
 mod fields;
 mod frame;
@@ -28,6 +30,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub use answer::{AnswerHead, AnswerReader};
 pub use fault::Http2Fault;
 pub use fields::Fields;
 pub use frame::{

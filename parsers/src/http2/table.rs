@@ -69,6 +69,11 @@ impl Table {
         self.size + self.entries.capacity() * size_of::<Entry>()
     }
 
+    /// Name and value of the field that everybody knows by this index.
+    pub(super) fn fixed(index: usize) -> Option<(&'static str, &'static str)> {
+        STATIC.get(index.checked_sub(1)?).copied()
+    }
+
     /// Name and value of the field with this index.
     pub(super) fn get(&self, index: usize) -> Option<(&[u8], &[u8])> {
         let index = index.checked_sub(1)?;

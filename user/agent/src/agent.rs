@@ -213,7 +213,7 @@ async fn start(config: &Config) -> Result<(Arc<Shared>, Collector)> {
     check_loaded(&loaded)?;
     check_interfaces(config)?;
     let (mut datapath, channels) = Datapath::start(settings(config)).await?;
-    let (events, answers) = (datapath.take_events(), datapath.take_answers());
+    let (events, answers, pieces) = (datapath.take_events(), datapath.take_answers(), datapath.take_pieces());
     let kernel_lost = kernel_lost(datapath.counter_reader());
     if let Some(table) = datapath.take_names() {
         let scopes = datapath.endpoints().values().map(|old| old.name_scope).collect();
@@ -263,6 +263,7 @@ async fn start(config: &Config) -> Result<(Arc<Shared>, Collector)> {
         workers_began: started,
         events,
         answers,
+        pieces,
         kernel_lost,
     };
     let collector = Collector::new(observer, writer, sources, config.hubble.redaction.clone());

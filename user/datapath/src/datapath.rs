@@ -15,7 +15,7 @@ use tracing::info;
 
 use crate::{
     AnswerReader, AttachMode, CounterReader, DatapathError, EventReader, FillReader, FlowTable, IpcachePrefix,
-    NameTable, PolicyRow, PuntChannel,
+    NameTable, PieceReader, PolicyRow, PuntChannel,
     attach::{self, Attachment},
     maps::{self, Maps},
     object,
@@ -100,6 +100,7 @@ pub struct Datapath {
     sockets: Vec<OwnedFd>,
     events: Option<EventReader>,
     answers: Option<AnswerReader>,
+    pieces: Option<PieceReader>,
     names: Option<NameTable>,
 }
 
@@ -121,6 +122,7 @@ impl Datapath {
             events: Some(EventReader::new(maps::take_events(&mut object)?)),
             names: Some(NameTable::take(&mut object)?),
             answers: Some(AnswerReader::new(maps::take_answers(&mut object)?)),
+            pieces: Some(PieceReader::new(maps::take_pieces(&mut object)?)),
             punt_mtu: largest_mtu(PUNT_MTU_MIN, PUNT_MTU_MAX).await?,
             settings,
             object,
@@ -390,6 +392,11 @@ impl Datapath {
     /// The reader of beginnings of answers; the first caller gets it.
     pub fn take_answers(&mut self) -> Option<AnswerReader> {
         self.answers.take()
+    }
+
+    /// The reader of pieces of answers; the first caller gets it.
+    pub fn take_pieces(&mut self) -> Option<PieceReader> {
+        self.pieces.take()
     }
 
     /// Punt devices that somebody has taken away: what would be inspected through them is dropped.

@@ -27,7 +27,7 @@ pub use channel::{ChannelStats, Decide, Disposition, Outgoing, PuntChannel};
 pub use counters::CounterReader;
 pub use datapath::{Datapath, Settings};
 pub use error::DatapathError;
-pub use events::{AnswerReader, EventReader, RingReader, RingRecord};
+pub use events::{AnswerReader, EventReader, PieceReader, RingReader, RingRecord};
 pub use fill::{FillReader, MapFill};
 pub use maps::{IpcachePrefix, PolicyRow};
 pub use names::{FlowTable, NameTable};

@@ -168,6 +168,11 @@ pub(crate) fn take_answers(object: &mut Ebpf) -> Result<RingBuf<MapData>, Datapa
     take(object, names::ANSWERS)
 }
 
+/// The ring of pieces of answers, for [`crate::PieceReader`].
+pub(crate) fn take_pieces(object: &mut Ebpf) -> Result<RingBuf<MapData>, DatapathError> {
+    take(object, names::ANSWER_PIECES)
+}
+
 /// Sets one element of a hash map.
 pub(crate) fn set<K: Pod, V: Pod>(
     map: &mut HashMap<MapData, K, V>,

@@ -1,6 +1,7 @@
 //! The kernel object: loading, sizes, pins of its maps.
 
 use std::{
+    error::Error,
     fs, io,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
@@ -8,6 +9,7 @@ use std::{
 
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
+    maps::ProgramArray,
     programs::{Program, SchedClassifier, Xdp},
 };
 use seventh_abi::{ABI_VERSION, names};
@@ -29,6 +31,8 @@ const MAPS: &[&str] = &[
     names::COUNTERS,
     names::EVENTS,
     names::ANSWERS,
+    names::ANSWER_PIECES,
+    names::TAILS,
 ];
 pub(crate) const TC_PROGRAMS: &[&str] = &[names::TC_FROM_ENDPOINT, names::TC_TO_ENDPOINT, names::TC_FROM_PUNT];
 
@@ -56,10 +60,25 @@ pub(crate) fn load(settings: &Settings) -> Result<Ebpf, DatapathError> {
             .load()
             .map_err(|e| DatapathError::Load(format!("{name}: {}", chain(&e))))?;
     }
+    load_tail(&mut object)?;
     xdp(&mut object)?
         .load()
         .map_err(|e| DatapathError::Load(format!("{}: {}", names::XDP_PUNT, chain(&e))))?;
     Ok(object)
+}
+
+/// Loads the program that others go on to. Its place is pinned as all maps are, and keeps it when the agent is gone.
+fn load_tail(object: &mut Ebpf) -> Result<(), DatapathError> {
+    let failed = |e: &dyn Error| DatapathError::Load(format!("{}: {}", names::TC_ANSWERS, chain(e)));
+    let tail = classifier(object, names::TC_ANSWERS)?;
+    tail.load().map_err(|e| failed(&e))?;
+    let tail = tail.fd().map_err(|e| failed(&e))?;
+    let tail = tail.try_clone().map_err(|e| failed(&e))?;
+    let map = object
+        .map_mut(names::TAILS)
+        .ok_or(DatapathError::Missing(names::TAILS))?;
+    let mut tails = ProgramArray::try_from(map).map_err(DatapathError::map(names::TAILS))?;
+    tails.set(0, &tail, 0).map_err(DatapathError::map(names::TAILS))
 }
 
 /// Where this version pins its maps.

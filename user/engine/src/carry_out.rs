@@ -117,6 +117,7 @@ impl Engine {
             id,
             protocol: PROTOCOL_TCP,
             reply_idle: false,
+            base_seq: Some(flow.base),
             policy: Some(&flow.policy),
         };
         self.desk.forget_request();

@@ -11,6 +11,7 @@
 use crate::answer::FORBIDDEN;
 use crate::http2::Http2Inspector;
 use crate::inspector::{Inspection, Patience, Refusal, ReplyReading};
+use crate::record::Http2Stream;
 use crate::stream::Stream;
 use crate::upgrade::{Agreed, Asked, Protocol, UPGRADE_HEAD_MAX};
 use seventh_abi::{DropReason, Replies};
@@ -44,8 +45,8 @@ pub(crate) trait HeadJudge {
     /// Judges one complete HTTP/1 head. `may_switch`: it may ask for another protocol.
     fn head(&mut self, head: &[u8], may_switch: bool) -> Result<Judged, DropReason>;
 
-    /// Judges a request that was read already.
-    fn request(&mut self, head: &RequestHead<'_>) -> Result<(), DropReason>;
+    /// Judges a request on a stream of HTTP/2, which was read already.
+    fn request(&mut self, head: &RequestHead<'_>, stream: Http2Stream) -> Result<(), DropReason>;
 
     /// Judges a head that was allowed before, under the rules of this moment. Nothing is recorded.
     fn again(&mut self, head: &[u8]) -> Result<(), DropReason>;
@@ -177,7 +178,7 @@ impl HttpInspector {
                 }
                 Phase::Body(left) => {
                     let left = *left;
-                    Ok(self.body(left, stream, rest))
+                    self.body(left, stream, rest)
                 }
                 Phase::Chunks(follower) => {
                     let follower = *follower;
@@ -226,6 +227,7 @@ impl HttpInspector {
     pub(crate) fn grant(&mut self, stream: &mut Stream) -> Option<(u32, u32)> {
         let left = match &mut self.phase {
             Phase::Head(_) => 0,
+            Phase::Body(_) if self.asked.as_ref().is_some_and(|asked| asked.reads_body()) => 0,
             Phase::Body(left) => *left,
             Phase::Chunks(follower) => follower.data_left(),
             Phase::Http2(http2) => return http2.grant(stream),
@@ -308,11 +310,15 @@ impl HttpInspector {
         Ok(end)
     }
 
-    fn body(&mut self, left: u64, stream: &mut Stream, rest: &[u8]) -> usize {
+    fn body(&mut self, left: u64, stream: &mut Stream, rest: &[u8]) -> Result<usize, DropReason> {
         let take = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
-        stream.append(rest.get(..take).unwrap_or_default());
+        let here = rest.get(..take).unwrap_or_default();
+        if self.asked.as_mut().is_some_and(|asked| !asked.may_be_body(here)) {
+            return Err(DropReason::HttpUpgradeUnsupported);
+        }
+        stream.append(here);
         self.phase = self.after_body(left.saturating_sub(take as u64));
-        take
+        Ok(take)
     }
 
     fn chunks(&mut self, mut follower: ChunkedFollower, stream: &mut Stream, rest: &[u8]) -> Result<usize, DropReason> {
@@ -396,6 +402,7 @@ pub const fn http_reason(fault: HttpFault) -> DropReason {
 mod tests {
     use super::{GRANT_MAX, HeadJudge, HttpInspector, Inspection, Judged, Refusal};
     use crate::answer::FORBIDDEN;
+    use crate::record::Http2Stream;
     use crate::stream::Stream;
     use crate::upgrade::Protocol;
     use seventh_abi::DropReason;
@@ -408,23 +415,29 @@ mod tests {
 
     struct Paths<'a>(&'a mut Vec<String>);
 
-    impl HeadJudge for Paths<'_> {
-        fn head(&mut self, head: &[u8], _may_switch: bool) -> Result<Judged, DropReason> {
-            let head = read_head(head).map_err(super::http_reason)?;
-            self.request(&head)?;
-            Ok(Judged {
-                body: head.body,
-                protocol: Protocol::asked_for(&head).unwrap(),
-            })
-        }
-
-        fn request(&mut self, head: &RequestHead<'_>) -> Result<(), DropReason> {
+    impl Paths<'_> {
+        fn judge(&mut self, head: &RequestHead<'_>) -> Result<(), DropReason> {
             self.0.push(head.path.to_string());
             if head.path.starts_with("/no") {
                 Err(DropReason::HttpPolicyDenied)
             } else {
                 Ok(())
             }
+        }
+    }
+
+    impl HeadJudge for Paths<'_> {
+        fn head(&mut self, head: &[u8], _may_switch: bool) -> Result<Judged, DropReason> {
+            let head = read_head(head).map_err(super::http_reason)?;
+            self.judge(&head)?;
+            Ok(Judged {
+                body: head.body,
+                protocol: Protocol::asked_for(&head).unwrap(),
+            })
+        }
+
+        fn request(&mut self, head: &RequestHead<'_>, _stream: Http2Stream) -> Result<(), DropReason> {
+            self.judge(head)
         }
 
         fn again(&mut self, head: &[u8]) -> Result<(), DropReason> {

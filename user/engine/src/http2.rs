@@ -15,6 +15,7 @@
 use crate::http::{HeadJudge, give_free, http_reason};
 use crate::http2_answer::{ErrorCode, forbidden, go_away};
 use crate::inspector::{Inspection, Patience, Refusal};
+use crate::record::Http2Stream;
 use crate::stream::Stream;
 use seventh_abi::DropReason;
 use seventh_parsers::http1::Limits;
@@ -174,10 +175,12 @@ impl Http2Inspector {
         }
     }
 
-    /// After an upgrade: the request that asked for it was stream 1 (RFC 7540 §3.2).
+    /// After an upgrade: the request that asked for it was stream 1 (RFC 7540 §3.2). The settings that it brought
+    /// (`HTTP2-Settings`) were not read: until others come, windows may begin with anything.
     pub(crate) fn upgraded(limits: Limits) -> Self {
         Self {
             newest: 1,
+            initial_window: u32::MAX,
             ..Self::new(limits, 0)
         }
     }
@@ -381,7 +384,13 @@ impl Http2Inspector {
             return Err(on_stream(DropReason::Http2TooManyStreams, request.is_grpc));
         }
         judge
-            .request(&request.head)
+            .request(
+                &request.head,
+                Http2Stream {
+                    number: id,
+                    is_grpc: request.is_grpc,
+                },
+            )
             .map_err(|reason| on_stream(reason, request.is_grpc))?;
         self.newest = id;
         if !end_stream {
@@ -417,14 +426,16 @@ impl Http2Inspector {
             return Err(self.fault(Http2Fault::BadFrame));
         }
         let content = len - padding;
-        let is_within = match content {
-            _ if end_stream => true,
-            0 => self.control.take(CONTROL, now_ns),
-            1..TINY_DATA_LEN => self.tiny.take(TINY, now_ns),
-            _ => true,
+        let (is_within, reason) = match content {
+            _ if end_stream => (true, DropReason::Http2ControlFlood),
+            0 => (self.control.take(CONTROL, now_ns), DropReason::Http2ControlFlood),
+            _ => (
+                content >= TINY_DATA_LEN || self.tiny.take(TINY, now_ns),
+                DropReason::Http2TinyDataFlood,
+            ),
         };
         if !is_within {
-            return Err(self.flood(DropReason::Http2ControlFlood));
+            return Err(self.flood(reason));
         }
         self.keep_promise(id, content, end_stream)
     }
@@ -473,7 +484,7 @@ impl Http2Inspector {
         let (is_within, reason) = match frame.kind {
             FrameKind::Settings if !frame.is_ack() => {
                 self.read_settings(payload);
-                (self.settings.take(SETTINGS, now_ns), DropReason::Http2ControlFlood)
+                (self.settings.take(SETTINGS, now_ns), DropReason::Http2SettingsFlood)
             }
             FrameKind::ResetStream => (self.resets.take(RESETS, now_ns), DropReason::Http2ResetFlood),
             FrameKind::WindowUpdate => {

@@ -6,7 +6,7 @@ use crate::flow::FlowPolicy;
 use crate::http::{HeadJudge, Judged, http_reason};
 use crate::inspector::Judge;
 use crate::punted::{FlowId, Punted};
-use crate::record::{Content, Inside, L7Record, LoggedHeader, RecordVerdict};
+use crate::record::{Content, Http2Stream, Inside, L7Record, LoggedHeader, RecordVerdict};
 use crate::shared::{EngineLimits, EngineShared};
 use crate::upgrade::Protocol;
 use seventh_abi::DropReason;
@@ -40,6 +40,8 @@ pub(crate) struct About<'a> {
     pub(crate) protocol: u8,
     /// See [`seventh_abi::PuntMeta::reply_idle`].
     pub(crate) reply_idle: bool,
+    /// See [`L7Record::base_seq`].
+    pub(crate) base_seq: Option<u32>,
     /// None if no policy was found.
     pub(crate) policy: Option<&'a FlowPolicy>,
 }
@@ -51,6 +53,7 @@ impl<'a> About<'a> {
             id: &punted.id,
             protocol: punted.frame.transport().protocol(),
             reply_idle: punted.meta.reply_idle,
+            base_seq: punted.meta.base_seq,
             policy,
         }
     }
@@ -63,7 +66,7 @@ impl HeadJudge for Judge<'_> {
         // While bytes of the server are under way it is not known where its answer begins. The refusal is not told
         // then; the request comes again.
         let may_switch = may_switch && self.about.reply_idle;
-        let protocol = self.desk.judge(&head, self.policy, self.about, |head| {
+        let protocol = self.desk.judge(&head, None, self.policy, self.about, |head| {
             let protocol = Protocol::asked_for(head).map_err(|()| DropReason::HttpUpgradeUnsupported)?;
             // Whether CONNECT has a body, readers do not agree (RFC 9110 §9.3.6).
             let has_odd_body = head.method == "CONNECT" && head.body != BodyLength::None;
@@ -78,8 +81,8 @@ impl HeadJudge for Judge<'_> {
         })
     }
 
-    fn request(&mut self, head: &RequestHead<'_>) -> Result<(), DropReason> {
-        self.desk.judge(head, self.policy, self.about, |_| Ok(()))
+    fn request(&mut self, head: &RequestHead<'_>, stream: Http2Stream) -> Result<(), DropReason> {
+        self.desk.judge(head, Some(stream), self.policy, self.about, |_| Ok(()))
     }
 
     fn again(&mut self, head: &[u8]) -> Result<(), DropReason> {
@@ -109,6 +112,7 @@ impl Desk {
     fn judge<T>(
         &mut self,
         head: &RequestHead<'_>,
+        stream: Option<Http2Stream>,
         policy: &FlowPolicy,
         about: &About<'_>,
         further: impl FnOnce(&RequestHead<'_>) -> Result<T, DropReason>,
@@ -116,6 +120,9 @@ impl Desk {
         let host = head.host.unwrap_or_default();
         self.content
             .set_http(head.version.name(), head.method, host, &head.path);
+        if let Some(stream) = stream {
+            self.content.set_stream(stream);
+        }
         let rules = policy.rules.http().ok_or(DropReason::InspectorMissing)?;
         let rule = self.verdict(rules, policy.rules.id(), head)?;
         let known = further(head)?;
@@ -234,6 +241,7 @@ impl Desk {
             source_port: about.id.source_port,
             destination_port: about.id.destination_port,
             protocol: about.protocol,
+            base_seq: about.base_seq,
             rule_set: about.policy.map_or(0, |policy| policy.rules.id()),
             rule,
             content: std::mem::take(&mut self.content),

@@ -74,7 +74,8 @@ pub use names::{
 pub use outbox::{OUTBOX_FRAMES_MAX, Outbox};
 pub use quic::quic_reason;
 pub use record::{
-    DnsAnswer, DnsRecord, HttpRecord, Inside, L7Record, LoggedHeader, RECORD_PATH_MAX, RecordVerdict, TlsRecord,
+    DnsAnswer, DnsRecord, Http2Stream, HttpRecord, Inside, L7Record, LoggedHeader, RECORD_PATH_MAX, RecordVerdict,
+    TlsRecord,
 };
 pub use shared::{EndpointView, EngineLimits, EngineShared, PolicyView};
 #[cfg(any(test, fuzzing))]

@@ -48,6 +48,8 @@ pub struct L7Record {
     pub destination_port: u16,
     /// IP protocol number.
     pub protocol: u8,
+    /// Number of the opener's first byte, if it is known: tells the connections apart that use the same ports.
+    pub base_seq: Option<u32>,
     /// The rule set that was asked, 0 if none.
     pub rule_set: u32,
     /// The rule that allowed it; of an answer: the one that allowed the question.
@@ -148,6 +150,8 @@ pub enum Inside {
 pub struct HttpRecord {
     /// Version as requests and answers name it, such as `HTTP/1.1`.
     pub version: &'static str,
+    /// Where on its connection it was asked; `None` for HTTP/1.
+    pub stream: Option<Http2Stream>,
     /// Method, host and path in one buffer that is used again.
     text: String,
     method_len: usize,
@@ -178,6 +182,15 @@ impl HttpRecord {
     fn part(&self, start: usize, len: usize) -> &str {
         self.text.get(start..start + len).unwrap_or_default()
     }
+}
+
+/// A stream of HTTP/2.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Http2Stream {
+    /// Its number.
+    pub number: u32,
+    /// It speaks gRPC, whose status comes in trailers.
+    pub is_grpc: bool,
 }
 
 /// A header that a rule wants and does not insist on.
@@ -264,11 +277,18 @@ impl Content {
         text.push_str(path.get(..path.floor_char_boundary(RECORD_PATH_MAX)).unwrap_or(path));
         self.inside = Inside::Http(HttpRecord {
             version,
+            stream: None,
             text,
             method_len: method.len(),
             host_len: host.len(),
             logged: Vec::new(),
         });
+    }
+
+    pub(crate) fn set_stream(&mut self, stream: Http2Stream) {
+        if let Inside::Http(http) = &mut self.inside {
+            http.stream = Some(stream);
+        }
     }
 
     pub(crate) fn set_logged(&mut self, headers: impl Iterator<Item = LoggedHeader>) {

@@ -9,6 +9,7 @@
 
 use seventh_abi::DropReason;
 use seventh_parsers::http1::RequestHead;
+use seventh_parsers::http2::PREFACE;
 
 /// Bytes of a request that asks for another protocol at most: its head is kept, to be judged again under other rules.
 pub(crate) const UPGRADE_HEAD_MAX: usize = 8 * 1024;
@@ -63,6 +64,8 @@ pub(crate) struct Asked {
     /// The request's head.
     pub(crate) head: Box<[u8]>,
     is_connect: bool,
+    /// How many bytes of HTTP/2's preface the request's body has begun with so far; none once it differs.
+    preface: Option<usize>,
     /// The answers so far, from the head that is not complete on.
     answer: Vec<u8>,
     read: usize,
@@ -86,6 +89,7 @@ impl Asked {
             protocol,
             head: head.into(),
             is_connect: head.starts_with(b"CONNECT "),
+            preface: (protocol == Protocol::Http2).then_some(0),
             answer: Vec::new(),
             read: 0,
         }
@@ -94,6 +98,27 @@ impl Asked {
     /// Memory held, in bytes.
     pub(crate) fn held(&self) -> usize {
         size_of::<Self>() + self.head.len() + self.answer.capacity()
+    }
+
+    /// Takes new bytes of the request's body; false if it begins with the preface. HTTP/2 begins behind the body (RFC 7540
+    /// §3.2). A server that agrees at once, and takes what comes next for HTTP/2, would read frames where there are none.
+    pub(crate) fn may_be_body(&mut self, new: &[u8]) -> bool {
+        let mut preface = self.preface;
+        for byte in new {
+            let Some(there) = preface else { break };
+            preface = (PREFACE.get(there) == Some(byte)).then_some(there + 1);
+            if preface == Some(PREFACE.len()) {
+                // It stays as it was: the refused bytes come again.
+                return false;
+            }
+        }
+        self.preface = preface;
+        true
+    }
+
+    /// Whether the body's beginning is still looked at.
+    pub(crate) const fn reads_body(&self) -> bool {
+        self.preface.is_some()
     }
 
     /// Takes new bytes of the server, in order.

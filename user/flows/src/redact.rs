@@ -7,6 +7,9 @@ use crate::pb::flow::{Flow, Http, layer7::Record};
 /// Stands in the place of what was taken out.
 pub const REDACTED: &str = "HUBBLE_REDACTED";
 
+/// A number that is a secret for nobody: it stays unless it is listed by name.
+const GRPC_STATUS: &str = "grpc-status";
+
 /// What is taken out of records. On unless somebody turns it off.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Redaction {
@@ -77,7 +80,7 @@ impl HeaderRedaction {
         let listed = |names: &BTreeSet<String>| names.iter().any(|listed| listed.eq_ignore_ascii_case(name));
         match self {
             Self::Nothing => false,
-            Self::AllBut(names) => !listed(names),
+            Self::AllBut(names) => !listed(names) && !name.eq_ignore_ascii_case(GRPC_STATUS),
             Self::Only(names) => listed(names),
         }
     }

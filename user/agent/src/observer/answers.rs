@@ -125,10 +125,14 @@ pub(super) struct Status<'a> {
 }
 
 impl Status<'_> {
-    /// Another answer follows; 101 is the last one of HTTP.
     fn is_interim(self) -> bool {
-        (100..200).contains(&self.code) && self.code != 101
+        is_interim(self.code)
     }
+}
+
+/// Whether another answer follows one with this status; 101 is the last one of HTTP/1.
+pub(super) const fn is_interim(code: u16) -> bool {
+    code >= 100 && code < 200 && code != 101
 }
 
 /// Version and code; `None` if the bytes are not an answer of HTTP/1 (RFC 9112 section 4: `HTTP/1.1 200 `).

@@ -4,6 +4,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use nix::time::{ClockId, clock_gettime};
 
+/// How far apart two clocks may be read, and how often that is tried.
+const APART_MAX_NS: u64 = 2000;
+const READS_MAX: usize = 4;
+
 /// What all clocks show at one moment.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Moment {
@@ -17,11 +21,20 @@ pub(super) struct Moment {
 impl Moment {
     /// Now.
     pub(super) fn now(workers_began: Instant) -> Self {
-        let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+        let engine = || nanoseconds(workers_began.elapsed());
+        let read = || {
+            let before = engine();
+            let monotonic = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
+            (before, nanoseconds(monotonic), engine())
+        };
+        // Somebody else may get the CPU in between, and times of both clocks are compared.
+        let mut reads = std::iter::repeat_with(read).take(READS_MAX);
+        let is_close = |(before, _, after): &(u64, u64, u64)| after.saturating_sub(*before) <= APART_MAX_NS;
+        let (before, monotonic_ns, after) = reads.find(is_close).unwrap_or_else(read);
         Self {
             wall: SystemTime::now(),
-            monotonic_ns: nanoseconds(monotonic),
-            engine_ns: nanoseconds(workers_began.elapsed()),
+            monotonic_ns,
+            engine_ns: before.midpoint(after),
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
 };
 
 use seventh_abi::Answer;
-use seventh_datapath::{AnswerReader, EventReader};
+use seventh_datapath::{AnswerReader, EventReader, PieceReader};
 use seventh_engine::{EngineShared, L7Record, NameLimits, RecordVerdict};
 use seventh_flows::{
     Redaction, RingWriter,
@@ -26,7 +26,8 @@ use super::{
     clock::Moment,
     flow_response, lost_response,
     names::SeenNames,
-    record::{Scribe, Uuids},
+    record::{Answered, Scribe, Uuids},
+    streams::{Said, Streams, Told},
 };
 
 /// How often queues are looked at while there is something in them, and when there is not: each look that finds nothing
@@ -51,6 +52,7 @@ pub(crate) struct Sources {
     pub(crate) workers_began: Instant,
     pub(crate) events: Option<EventReader>,
     pub(crate) answers: Option<AnswerReader>,
+    pub(crate) pieces: Option<PieceReader>,
     /// How many records the kernel had no room for so far.
     pub(crate) kernel_lost: Box<dyn Fn() -> u64 + Send>,
 }
@@ -62,6 +64,7 @@ pub(crate) struct Collector {
     sources: Sources,
     redaction: Redaction,
     requests: Requests<L7Record>,
+    streams: Streams<L7Record>,
     uuids: Arc<Uuids>,
     names: SeenNames,
     engine_lost: u64,
@@ -71,6 +74,8 @@ pub(crate) struct Collector {
     next_loss_look: Instant,
     /// Answers whose requests may still be in the queue of records.
     answers: Vec<Answer>,
+    /// The same over HTTP/2.
+    told: Vec<Told>,
     /// Used again.
     flows: Vec<Flow>,
 }
@@ -91,11 +96,13 @@ impl Collector {
             sources,
             redaction,
             requests: Requests::default(),
+            streams: Streams::default(),
             uuids: Arc::new(Uuids::new()),
             engine_lost: 0,
             answers_lost: 0,
             next_loss_look: Instant::now(),
             answers: Vec::new(),
+            told: Vec::new(),
             flows: Vec::new(),
         }
     }
@@ -127,6 +134,7 @@ impl Collector {
     fn turn(&mut self) -> usize {
         // Answers first and last: the record of a request is in its queue before its answer can be in its own.
         self.read_answers();
+        self.read_pieces();
         let (directory, view) = (self.observer.directory.load_full(), self.sources.engine.policy());
         let moment = Moment::now(self.sources.workers_began);
         let node = self.observer.node.clone();
@@ -143,6 +151,7 @@ impl Collector {
         self.take_events(&scribe);
         let behind = self.take_records(&scribe);
         self.take_answers(behind, &scribe);
+        self.take_told(behind, &scribe);
         self.names = names.into_inner();
         self.write_all()
     }
@@ -154,6 +163,21 @@ impl Collector {
         };
         let read = std::iter::from_fn(|| reader.next_record());
         self.answers.extend(read.take(room.min(BATCH)));
+    }
+
+    fn read_pieces(&mut self) {
+        let Some(reader) = &mut self.sources.pieces else {
+            return;
+        };
+        for _ in 0..BATCH {
+            if self.told.len() >= ANSWERS_MAX {
+                return;
+            }
+            match reader.next_piece(|piece, bytes| self.streams.piece(piece, bytes)) {
+                Some(told) => self.told.extend(told),
+                None => return,
+            }
+        }
     }
 
     fn take_events(&mut self, scribe: &Scribe<'_>) {
@@ -180,15 +204,20 @@ impl Collector {
 
     /// Only requests that went on are answered by somebody else; those of HTTP where the kernel sees it.
     fn remember(&mut self, record: L7Record, moment: Moment) {
-        if record.verdict == RecordVerdict::Forwarded && record.http().is_some() {
-            let request = Request {
-                time_ns: moment.monotonic(record.time_ns),
-                bytes: record.bytes(),
-                what: record,
-            };
-            self.requests.remember(connection(&request.what), request);
-        } else {
-            self.sources.engine.recycle_record(record);
+        let stream = match record.http() {
+            Some(http) if record.verdict == RecordVerdict::Forwarded => http.stream,
+            _ => return self.sources.engine.recycle_record(record),
+        };
+        let (key, base_seq) = (connection(&record), record.base_seq);
+        let request = Request {
+            time_ns: moment.monotonic(record.time_ns),
+            bytes: record.bytes(),
+            what: record,
+        };
+        match (stream, base_seq) {
+            (Some(stream), Some(base_seq)) => self.streams.remember((key, base_seq), stream, request),
+            (Some(_), None) => self.sources.engine.recycle_record(request.what),
+            (None, _) => self.requests.remember(key, request),
         }
     }
 
@@ -201,14 +230,45 @@ impl Collector {
             }
             match self.requests.answered(&answer) {
                 Asked::Request(asked) => {
-                    let status = status(&answer.head);
+                    let answered = status(&answer.head).map(|status| Answered {
+                        time_ns: answer.time_ns,
+                        latency_ns: answer.latency_ns,
+                        protocol: status.protocol,
+                        code: status.code,
+                        grpc_status: None,
+                    });
                     self.flows
-                        .extend(status.map(|status| scribe.of_answer(&answer, status, &asked)));
+                        .extend(answered.map(|answered| scribe.of_answer(&answered, &asked)));
                     self.sources.engine.recycle_record(asked);
                 }
                 Asked::Interim | Asked::Several => {}
                 Asked::Nothing if behind.is_some() => self.answers.push(answer),
                 Asked::Nothing => self.answers_lost += 1,
+            }
+        }
+    }
+
+    /// The same over HTTP/2.
+    fn take_told(&mut self, behind: Option<u64>, scribe: &Scribe<'_>) {
+        for told in std::mem::take(&mut self.told) {
+            if behind.is_some_and(|last_ns| told.time_ns > last_ns) {
+                self.told.push(told);
+                continue;
+            }
+            match self.streams.said(&told) {
+                Said::Answer(answer) => {
+                    let answered = Answered {
+                        time_ns: answer.time_ns,
+                        latency_ns: answer.time_ns.saturating_sub(answer.asked_ns),
+                        protocol: answer.asked.http().map_or("", |http| http.version),
+                        code: answer.status,
+                        grpc_status: answer.grpc_status,
+                    };
+                    self.flows.push(scribe.of_answer(&answered, &answer.asked));
+                    self.sources.engine.recycle_record(answer.asked);
+                }
+                Said::Nothing => {}
+                Said::Lost => self.answers_lost += 1,
             }
         }
     }

@@ -15,6 +15,7 @@ mod names;
 mod record;
 mod selection;
 mod service;
+mod streams;
 
 use std::{
     net::{IpAddr, Ipv6Addr},

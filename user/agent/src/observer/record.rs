@@ -11,20 +11,20 @@ use std::{
 };
 
 use seventh_abi::{
-    Answer, Direction, DropReason, Event, EventKind, Hook, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP,
+    Direction, DropReason, Event, EventKind, Hook, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP,
     PROTOCOL_UDP, Verdict as KernelVerdict,
 };
 use seventh_engine::{DnsRecord, HttpRecord, Inside, L7Record, PolicyView, RecordVerdict, TlsRecord};
 use seventh_flows::{
     event_type, hubble_reason,
     pb::flow::{
-        CiliumEventType, Decision, Dns, Emitter, Flow, FlowType, Http, IcmPv4, IcmPv6, Ip, IpVersion, L7FlowType,
-        Layer4, Layer7, Policy, Sctp, Tcp, TcpFlags, Tls, TrafficDirection, Udp, Verdict, layer4, layer7,
+        CiliumEventType, Decision, Dns, Emitter, Flow, FlowType, Http, HttpHeader, IcmPv4, IcmPv6, Ip, IpVersion,
+        L7FlowType, Layer4, Layer7, Policy, Sctp, Tcp, TcpFlags, Tls, TrafficDirection, Udp, Verdict, layer4, layer7,
     },
 };
 use seventh_policy::{Deciders, Matched, RowWidth, RuleOrigin, RuleSet, RuleSetKind};
 
-use super::{answers::Status, clock::Moment, directory::Directory, ip, names::SeenNames};
+use super::{clock::Moment, directory::Directory, ip, names::SeenNames};
 
 /// `policy_match_type` where no row matched.
 const MATCH_NONE: u32 = 0;
@@ -118,7 +118,7 @@ impl Scribe<'_> {
     }
 
     /// The answer to a request of HTTP that went on.
-    pub(super) fn of_answer(&self, answer: &Answer, status: Status<'_>, asked: &L7Record) -> Flow {
+    pub(super) fn of_answer(&self, answer: &Answered<'_>, asked: &L7Record) -> Flow {
         let mut flow = self.of_engine(asked);
         flow.time = Some(self.moment.wall(answer.time_ns));
         turn_round(&mut flow);
@@ -126,8 +126,12 @@ impl Scribe<'_> {
             l7.r#type = L7FlowType::Response.into();
             l7.latency_ns = answer.latency_ns;
             if let Some(layer7::Record::Http(http)) = &mut l7.record {
-                http.code = u32::from(status.code);
-                status.protocol.clone_into(&mut http.protocol);
+                http.code = u32::from(answer.code);
+                answer.protocol.clone_into(&mut http.protocol);
+                http.headers.extend(answer.grpc_status.map(|status| HttpHeader {
+                    key: "grpc-status".to_owned(),
+                    value: status.to_string(),
+                }));
             }
         }
         flow
@@ -316,6 +320,18 @@ fn deciding_policies(flow: &mut Flow, egress: bool, allowed: bool) -> &mut Vec<P
         (false, true) => &mut flow.ingress_allowed_by,
         (false, false) => &mut flow.ingress_denied_by,
     }
+}
+
+/// What is told of the answer to a request of HTTP.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Answered<'a> {
+    /// When it came, on the kernel's clock.
+    pub(super) time_ns: u64,
+    /// From the request to the answer's first byte.
+    pub(super) latency_ns: u64,
+    pub(super) protocol: &'a str,
+    pub(super) code: u16,
+    pub(super) grpc_status: Option<u32>,
 }
 
 /// What all records have.

@@ -21,7 +21,7 @@ fn observe(lab: &Lab, flags: &[&str]) -> Vec<Value> {
 
 /// Flows that these flags select, when there are at least so many.
 #[track_caller]
-fn flows(lab: &Lab, at_least: usize, flags: &[&str]) -> Vec<Value> {
+pub(crate) fn flows(lab: &Lab, at_least: usize, flags: &[&str]) -> Vec<Value> {
     let mut records = Vec::new();
     until(&format!("{at_least} records of {flags:?}"), || {
         records = observe(lab, flags);

@@ -9,6 +9,7 @@ use std::{
 
 use seventh::lab::Lab;
 
+use crate::flows::flows;
 use crate::stage::{PUBLIC, binary, drops, lab, policy, skip, status, until};
 
 const PORT: u16 = 8081;
@@ -95,16 +96,28 @@ fn h2load(lab: &Lab, path: &str, args: &[&str]) -> String {
     ask(lab, command).join("\n")
 }
 
+/// Body, then status and version.
+fn curl(lab: &Lab, path: &str) -> Vec<String> {
+    let mut command = lab.endpoint("client").unwrap().command("curl");
+    command.args(["-sS", "--http2-prior-knowledge", "--max-time", "20"]);
+    command.args(["-w", "%{http_code} %{http_version}"]);
+    command.arg(format!("http://{}{path}", target(lab)));
+    ask(lab, command)
+}
+
 #[test]
 fn http_2_requests_are_judged_on_every_stream() {
     let Some(mut lab) = stage(PUBLIC) else { return };
-    let server = "listen 8081 http2; location / { return 200 \"hello\\n\"; }";
+    let server = "listen 8081 http2; location / { return 200 \"hello\\n\"; } location /public/no { return 404; }\n\
+                  location /public/teapot { return 418; }";
     lab.start_nginx("server", Some(server)).unwrap();
     let said = h2load(&lab, "/public", &["-n", "3000", "-c", "4", "-m", "10"]);
     assert!(said.contains("status codes: 3000 2xx, 0 3xx, 0 4xx, 0 5xx"), "{said}");
     let said = h2load(&lab, "/denied", &["-n", "1", "-c", "1"]);
     assert!(said.contains("status codes: 0 2xx, 0 3xx, 1 4xx, 0 5xx"), "{said}");
-    assert_eq!(drops(&lab, "http_policy_denied"), 1);
+    assert_eq!(curl(&lab, "/public"), ["hello", "200 2"]);
+    assert_eq!(curl(&lab, "/denied"), ["Access denied", "403 2"]);
+    assert_eq!(drops(&lab, "http_policy_denied"), 2);
     let log = lab.nginx_log("server");
     let count = |path: &str| {
         log.lines()
@@ -113,9 +126,31 @@ fn http_2_requests_are_judged_on_every_stream() {
     };
     assert_eq!(
         (count("GET /public "), count("/denied")),
-        (3000, 0),
+        (3001, 0),
         "what the server saw"
     );
+    assert_answers_are_told(&lab);
+}
+
+/// Each answer of a crowd of streams with its own status, also one that needs the compression's table.
+fn assert_answers_are_told(lab: &Lab) {
+    for (path, code) in [("/public/no", "404"), ("/public/teapot", "418")] {
+        h2load(lab, path, &["-n", "300", "-c", "3", "-m", "20"]);
+        let told = flows(lab, 300, &["--all", "--protocol", "http", "--http-status", code]);
+        assert_eq!(told.len(), 300);
+        for answer in &told {
+            let l7 = &answer["l7"];
+            assert_eq!(
+                (&l7["type"], &l7["http"]["method"]),
+                (&"RESPONSE".into(), &"GET".into())
+            );
+            assert_eq!(l7["http"]["protocol"], "HTTP/2");
+            assert!(l7["http"]["url"].as_str().unwrap().ends_with(path), "{answer}");
+            let latency: u64 = l7["latency_ns"].as_str().unwrap().parse().unwrap();
+            assert!((1..5_000_000_000).contains(&latency), "{latency}");
+            assert_eq!(answer["source"]["pod_name"], "server");
+        }
+    }
 }
 
 #[test]
@@ -179,6 +214,16 @@ fn grpc_methods_are_judged_by_their_path() {
     assert_eq!(logged.len(), 9);
     assert!(logged.iter().all(|method| !method.contains("Delete")), "{logged:?}");
     assert_eq!(drops(&lab, "http_policy_denied"), 2);
+    let told = flows(&lab, 9, &["--all", "--protocol", "http", "--http-status", "200"]);
+    assert_eq!(told.len(), 9);
+    for answer in told {
+        let status = &answer["l7"]["http"]["headers"][0];
+        assert_eq!(
+            (&status["key"], &status["value"]),
+            (&"grpc-status".into(), &"0".into()),
+            "{answer}"
+        );
+    }
 }
 
 #[test]

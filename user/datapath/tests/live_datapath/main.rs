@@ -2,6 +2,7 @@
 //! and a stand-in for the engine that gives every frame back.
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test fails by panicking")]
 
+mod answers;
 mod frames;
 mod headers;
 mod inspected;

@@ -471,18 +471,18 @@ fn floods_end_the_connection() {
         (
             frame(SETTINGS, 0, 0, &[0, 3, 0, 0, 0, 9]),
             101,
-            DropReason::Http2ControlFlood,
+            DropReason::Http2SettingsFlood,
         ),
         (frame(PING, 0, 0, &[0; 8]), 10_001, DropReason::Http2ControlFlood),
         (frame(PRIORITY, 0, 1, &[0; 5]), 10_001, DropReason::Http2ControlFlood),
         (frame(DATA, 0, 1, &[]), 10_001, DropReason::Http2ControlFlood),
         (frame(DATA, 8, 1, &[2, 0, 0]), 10_001, DropReason::Http2ControlFlood),
         (frame(0xaa, 0, 0, &[]), 10_001, DropReason::Http2ControlFlood),
-        (frame(DATA, 0, 1, b"1"), 20_001, DropReason::Http2ControlFlood),
+        (frame(DATA, 0, 1, b"1"), 20_001, DropReason::Http2TinyDataFlood),
         (
             frame(DATA, 8, 1, &[[20].as_slice(), b"little", &[0; 20]].concat()),
             20_001,
-            DropReason::Http2ControlFlood,
+            DropReason::Http2TinyDataFlood,
         ),
         (
             frame(WINDOW_UPDATE, 0, 1, &[1, 0, 0, 0]),

@@ -13,14 +13,14 @@
 //!    range.
 //!
 //! The opener lets its segments die on their way (TTL), or be dropped as old (timestamps, RFC 7323), lies about what it has
-//! received, and speaks HTTP/1 with upgrades that the server grants or not, HTTP/2, or TLS with and without a
-//! HelloRetryRequest.
+//! received, and speaks HTTP/1 with upgrades (websockets, CONNECT, h2c with and without a body) that the server grants or
+//! not, HTTP/2, or TLS with and without a HelloRetryRequest.
 //!
 //! The receiver comes in five kinds. Three are models, because stacks differ in what they do with bytes before their turn:
 //! drop them, keep those that came first, keep those that came last. The fourth is smoltcp's TCP, the fifth Linux's, which
-//! gets the very packets ([`LINUX_SEEDS`] of the runs, HTTP/1 and HTTP/2: it is slower). The kernel's rules are those of
-//! `kern/prog`: bytes inside a free range pass, other data is punted; after Close only data and FIN of the opener are
-//! punted and nothing else passes.
+//! gets the very packets, and whose application answers ([`LINUX_SEEDS`] of the runs of each kind: it is slower). The
+//! kernel's rules are those of `kern/prog`: bytes inside a free range pass, other data is punted; after Close only data and
+//! FIN of the opener are punted and nothing else passes.
 
 mod adversary;
 mod honest;
@@ -35,7 +35,7 @@ const HTTP1_SEEDS: u64 = 6000;
 const HTTP2_SEEDS: u64 = 4000;
 const TLS_SEEDS: u64 = 3000;
 /// Of the attack on Linux, per protocol.
-const LINUX_SEEDS: u64 = 1000;
+const LINUX_SEEDS: u64 = 700;
 /// Of honest openers, with and without a denied request; these runs are longer.
 const HONEST_SEEDS: u64 = 2000;
 

@@ -1,6 +1,6 @@
 //! Requests after which the connection speaks another protocol, if the server agrees.
 
-use crate::http2::{begin, request};
+use crate::http2::{PREFACE, WINDOW_UPDATE, begin, frame, request};
 use crate::world::{Connection, Outcome, POLICY, World, get};
 use seventh_abi::{DropReason, Hook, InjectAction, Replies};
 
@@ -202,4 +202,105 @@ fn acknowledging_bytes_that_were_never_sent_hides_nothing_of_the_answer() {
         connection.answered(head.len(), answer.len() as u32);
         connection.send(&mut world, head.len(), get("/secret")).refusal();
     }
+}
+
+fn upgrade_with_body(body: &[u8]) -> Vec<u8> {
+    let head = format!(
+        "POST /upload HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nContent-Length: {}\r\n\r\n",
+        body.len()
+    );
+    [head.as_bytes(), body].concat()
+}
+
+/// A server that switches before it has read the body would take it for frames.
+#[test]
+fn a_body_that_some_server_could_take_for_http_2_is_refused() {
+    let evil = [begin(), request(3, "/secret"), vec![b'x'; 9000]].concat();
+    let whole = upgrade_with_body(&evil);
+    let head_len = whole.len() - evil.len();
+    for first in [
+        head_len - 3,
+        head_len,
+        head_len + 1,
+        head_len + PREFACE.len() - 1,
+        head_len + 400,
+    ] {
+        let mut world = World::new();
+        let connection = Connection::new();
+        let mut passed = Vec::new();
+        let mut at = 0;
+        for end in [first, head_len + 600] {
+            // It comes again, as what is refused does.
+            for _ in 0..3 {
+                let outcome = connection.send(&mut world, at, &whole[at..end]);
+                let sent = outcome
+                    .forwarded
+                    .iter()
+                    .chain(&outcome.made)
+                    .filter(|s| !s.meta.reverse);
+                let payload = sent.flat_map(|s| s.payload.clone()).collect::<Vec<_>>();
+                assert!(
+                    outcome.forwarded.is_none_or(|s| s.meta.action == InjectAction::Keep),
+                    "nothing is given free"
+                );
+                if at + payload.len() > passed.len() {
+                    passed.truncate(at);
+                    passed.extend(payload);
+                }
+            }
+            at = first;
+        }
+        assert!(
+            !passed.windows(PREFACE.len()).any(|bytes| bytes == PREFACE),
+            "cut at {first}"
+        );
+        assert!(world.reason(DropReason::HttpUpgradeUnsupported) > 0);
+    }
+}
+
+#[test]
+fn behind_the_body_of_an_upgrade_http_2_begins() {
+    for body in [
+        &b"PRI * HTTP/1.1\r\n\r\n and no preface"[..],
+        &[b'P'; 5000],
+        b"PRI * HTTP/2.0\r\n",
+        b"{}",
+    ] {
+        let mut world = World::new();
+        let mut connection = Connection::new();
+        let whole = upgrade_with_body(body);
+        let cut = whole.len() - body.len() + 1;
+        connection.send(&mut world, 0, &whole[..cut]).forwarded();
+        connection.send(&mut world, cut, &whole[cut..]).forwarded();
+        let at = whole.len();
+        connection.answered(at, 0);
+        connection.send(&mut world, at, begin()).nothing();
+        reply(&mut world, &connection, at, 0, SWITCH).forwarded();
+        connection.answered(at, SWITCH.len() as u32);
+        let good = [begin(), request(3, "/public")].concat();
+        connection.send(&mut world, at, &good).forwarded();
+        connection.answered(at + good.len(), 90);
+        let outcome = connection.send(&mut world, at + good.len(), request(5, "/secret"));
+        assert!(outcome.made[0].meta.reverse, "{outcome:?}");
+    }
+}
+
+#[test]
+fn settings_that_came_with_an_upgrade_hide_no_flood() {
+    let mut world = World::new();
+    let (mut connection, mut at) = asked(&mut world, "h2c");
+    reply(&mut world, &connection, at, 0, SWITCH).forwarded();
+    connection.answered(at, SWITCH.len() as u32);
+    let opened = [begin(), request(3, "/public")].concat();
+    connection.send(&mut world, at, &opened).forwarded();
+    at += opened.len();
+    let update = frame(WINDOW_UPDATE, 0, 3, &[0, 0, 0, 1]).repeat(100);
+    for _ in 0..10 {
+        connection.answered(at, 1);
+        connection.send(&mut world, at, &update).forwarded();
+        at += update.len();
+    }
+    connection.answered(at, 1);
+    assert!(connection.send(&mut world, at, &update).forwarded.is_none());
+    assert_eq!(world.reason(DropReason::Http2ResetFlood), 1);
 }

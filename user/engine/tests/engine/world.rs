@@ -120,10 +120,18 @@ impl World {
     pub(crate) fn simulated() -> Self {
         static VIEW: OnceLock<Arc<PolicyView>> = OnceLock::new();
         let world = Self::empty(EngineLimits::default());
+        world.shared.set_policy(VIEW.get_or_init(Self::simulated_view).clone());
         world
-            .shared
-            .set_policy(VIEW.get_or_init(|| Self::new().shared.policy()).clone());
-        world
+    }
+
+    /// [`POLICY`], and what proxies are asked for.
+    fn simulated_view() -> Arc<PolicyView> {
+        let rule = "        - {method: OPTIONS, path: \"[*]\"}\n";
+        let policy = POLICY.replace(rule, "        - {method: CONNECT, host: \"a:443\"}\n");
+        assert_ne!(policy, POLICY);
+        let mut world = Self::empty(EngineLimits::default());
+        world.set_policy(&policy);
+        world.shared.policy()
     }
 
     pub(crate) fn with_limits(limits: EngineLimits) -> Self {

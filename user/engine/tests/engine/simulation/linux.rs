@@ -7,7 +7,7 @@ use smoltcp::phy::{Device, Medium, RxToken, TunTapInterface, TxToken};
 use smoltcp::time::Instant;
 use std::cell::RefCell;
 use std::fmt;
-use std::io::{ErrorKind, Read};
+use std::io::{ErrorKind, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::process::Command;
 use std::rc::Rc;
@@ -16,7 +16,7 @@ use std::time::Duration;
 /// The device and the server, for one connection after the other.
 pub(crate) struct Host {
     tun: TunTapInterface,
-    listener: TcpListener,
+    listeners: [TcpListener; 2],
 }
 
 /// A connection to it.
@@ -40,9 +40,12 @@ impl Host {
             let done = Command::new("ip").args(command.split(' ')).status().unwrap();
             assert!(done.success(), "ip {command}");
         }
-        let listener = TcpListener::bind("10.0.0.2:80").unwrap();
-        listener.set_nonblocking(true).unwrap();
-        Rc::new(RefCell::new(Self { tun, listener }))
+        let listeners = [80, 443].map(|port| {
+            let listener = TcpListener::bind(("10.0.0.2", port)).unwrap();
+            listener.set_nonblocking(true).unwrap();
+            listener
+        });
+        Rc::new(RefCell::new(Self { tun, listeners }))
     }
 
     fn send(&mut self, packet: &[u8]) {
@@ -85,7 +88,8 @@ impl Linux {
             accepted.map(|(seq, _)| seq.wrapping_add(1))
         });
         this.send(&shape.frame(&meta, base, own_base, ACK, &[])[14..]);
-        let stream = patiently(|| match this.listener.accept() {
+        let listener = &this.listeners[usize::from(shape.destination_port == 443)];
+        let stream = patiently(|| match listener.accept() {
             Ok((stream, _)) => Some(stream),
             Err(e) if e.kind() == ErrorKind::WouldBlock => None,
             Err(e) => panic!("accept: {e}"),
@@ -93,6 +97,20 @@ impl Linux {
         stream.set_nonblocking(true).unwrap();
         drop(this);
         Self { host, stream, own_base }
+    }
+
+    /// The application sends. A connection that has been reset takes nothing.
+    pub(crate) fn says(&mut self, bytes: &[u8]) {
+        match self.stream.write(bytes) {
+            Ok(_) => {}
+            Err(e)
+                if matches!(
+                    e.kind(),
+                    ErrorKind::WouldBlock | ErrorKind::ConnectionReset | ErrorKind::BrokenPipe
+                ) => {}
+            Err(e) => panic!("write: {e}"),
+        }
+        self.host.borrow_mut().receive();
     }
 
     /// Takes a packet: what the application can read now, and whether the connection has been reset.

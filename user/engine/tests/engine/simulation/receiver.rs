@@ -78,6 +78,13 @@ impl Receiver {
         }
     }
 
+    /// Its application sends, where the stack is to know of that.
+    pub(crate) fn says(&mut self, bytes: &[u8]) {
+        if let Some(linux) = &mut self.linux {
+            linux.says(bytes);
+        }
+    }
+
     /// smoltcp's.
     pub(crate) fn smoltcp(connection: &Connection) -> Self {
         Self {
@@ -289,6 +296,7 @@ pub(crate) fn is_allowed(line: &str) -> bool {
     match method {
         "GET" => path.starts_with("/public") && !path.contains(".."),
         "POST" | "PUT" => path == "/upload",
+        "CONNECT" => path == "a:443",
         _ => false,
     }
 }

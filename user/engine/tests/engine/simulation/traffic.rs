@@ -124,18 +124,60 @@ pub(crate) fn http2(rng: &mut StdRng, stream: u32, is_allowed: bool) -> Vec<u8> 
     bytes
 }
 
-/// A request that asks for another protocol, which the policy allows.
-pub(crate) const UPGRADE: &str =
-    "GET /public/ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n";
+/// What a first request asks the connection to speak.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Ask {
+    Websocket,
+    /// As a proxy does, to `a:443`.
+    Connect,
+    /// With a body, or without.
+    Http2(bool),
+}
 
-/// What a server answers to a request; bodies look like an agreement.
-pub(crate) fn answer(rng: &mut StdRng, agrees: bool) -> Vec<u8> {
-    const AGREED: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\n\r\n";
-    if agrees {
-        return AGREED.as_bytes().to_vec();
+impl Ask {
+    pub(crate) const ALL: [Self; 4] = [Self::Websocket, Self::Connect, Self::Http2(false), Self::Http2(true)];
+
+    /// The request, which the policy allows.
+    pub(crate) fn request(self) -> &'static str {
+        match self {
+            Self::Websocket => {
+                "GET /public/ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n"
+            }
+            Self::Connect => "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n",
+            Self::Http2(false) => "GET /public/h2 HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n",
+            Self::Http2(true) => {
+                "POST /upload HTTP/1.1\r\nHost: a\r\nUpgrade: h2c\r\nContent-Length: 18\r\n\r\nPRI * HTTP/2.0\r\n\r\n"
+            }
+        }
     }
-    let body = AGREED.repeat(rng.random_range(0..3));
-    format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len()).into_bytes()
+
+    /// What a server answers; bodies look like an agreement.
+    pub(crate) fn answer(self, rng: &mut StdRng, agrees: bool) -> Vec<u8> {
+        const SWITCH: &str = "HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\n\r\n";
+        let interim = *[
+            "",
+            "",
+            "HTTP/1.1 100 Continue\r\n\r\n",
+            "HTTP/1.1 103 Early Hints\r\na: b\r\n\r\n",
+        ]
+        .choose(rng)
+        .unwrap();
+        let agreed = match self {
+            Self::Connect => "HTTP/1.1 200 Connection established\r\n\r\n",
+            Self::Websocket | Self::Http2(_) => SWITCH,
+        };
+        if agrees {
+            return [interim, agreed].concat().into_bytes();
+        }
+        // A proxy that refuses says so by its status.
+        let refusal = if self == Self::Connect { "407 No" } else { "200 OK" };
+        let body = agreed.repeat(rng.random_range(0..3));
+        format!(
+            "{interim}HTTP/1.1 {refusal}\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        )
+        .into_bytes()
+    }
 }
 
 /// The first flight of a client, twice with names of the same length, and what may follow: other records, other hellos.
