@@ -17,15 +17,15 @@ use seventh_parsers::dns::{Message, RecordData};
 use crate::stage::{binary, drops, lab, replace_policy, until};
 
 /// The world outside.
-const OUTSIDE: &str = "198.18.0.0/16";
+pub(crate) const OUTSIDE: &str = "198.18.0.0/16";
 const OUTSIDE_V6: &str = "2001:db8::/64";
 /// Connections that are to be refused get no answer; those that are not get theirs within a fraction of the second after
 /// which a lost SYN would be sent again.
-const FIRST_SYN_ONLY: Duration = Duration::from_millis(700);
+pub(crate) const FIRST_SYN_ONLY: Duration = Duration::from_millis(700);
 /// Names of the measure of first packets; `SEVENTH_NEW_NAMES` says otherwise.
 const NEW_NAMES: u16 = 2000;
 
-const ZONE: &str = "
+pub(crate) const ZONE: &str = "
     www.shop.test. 300 IN A 198.18.1.1
     www.shop.test. 300 IN A 198.18.1.2
     www.shop.test. 300 IN AAAA 2001:db8::1
@@ -38,7 +38,7 @@ const ZONE: &str = "
 ";
 
 /// Names under `shop.test` and `allowed.test` may be asked for, and `quiet.test`, to which nothing may connect.
-const POLICY: &str = "
+pub(crate) const POLICY: &str = "
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
 metadata: {name: names, namespace: default}
@@ -67,7 +67,7 @@ fn start_agent(lab: &mut Lab, more_config: &str) {
     start_agent_with(lab, POLICY, more_config);
 }
 
-fn start_agent_with(lab: &mut Lab, policy: &str, more_config: &str) {
+pub(crate) fn start_agent_with(lab: &mut Lab, policy: &str, more_config: &str) {
     let dir = lab.dir().to_path_buf();
     std::fs::create_dir_all(dir.join("policies")).unwrap();
     std::fs::write(dir.join("policies/policy.yaml"), policy).unwrap();
@@ -78,11 +78,11 @@ fn start_agent_with(lab: &mut Lab, policy: &str, more_config: &str) {
 }
 
 /// A lab whose server resolves names and is the world outside, and whose client may what [`POLICY`] says.
-fn dns_stage(zone: &str, more_config: &str) -> Option<Lab> {
+pub(crate) fn dns_stage(zone: &str, more_config: &str) -> Option<Lab> {
     stage_with(zone, POLICY, more_config)
 }
 
-fn stage_with(zone: &str, policy: &str, more_config: &str) -> Option<Lab> {
+pub(crate) fn stage_with(zone: &str, policy: &str, more_config: &str) -> Option<Lab> {
     let mut lab = lab()?;
     lab.start_nginx("server", None).unwrap();
     lab.start_unbound("server", zone).unwrap();
@@ -93,7 +93,7 @@ fn stage_with(zone: &str, policy: &str, more_config: &str) -> Option<Lab> {
 }
 
 /// What dig says: its status (REFUSED, NOERROR, ...), or nothing if nobody answered, and the rest.
-fn dig(lab: &Lab, args: &[&str]) -> (String, String) {
+pub(crate) fn dig(lab: &Lab, args: &[&str]) -> (String, String) {
     let client = lab.endpoint("client").unwrap();
     let server = format!("@{}", lab.endpoint("server").unwrap().ipv4);
     let output = client
@@ -115,10 +115,14 @@ fn resolver(lab: &Lab) -> SocketAddr {
 }
 
 /// Whether the client's first SYN to port 8080 of this address is answered.
-fn connects(lab: &Lab, address: &str) -> bool {
+pub(crate) fn connects(lab: &Lab, address: &str) -> bool {
+    connects_from(lab, "client", address)
+}
+
+fn connects_from(lab: &Lab, endpoint: &str, address: &str) -> bool {
     let address: SocketAddr = (address.parse::<IpAddr>().unwrap(), 8080).into();
-    let client = lab.endpoint("client").unwrap();
-    client
+    let endpoint = lab.endpoint(endpoint).unwrap();
+    endpoint
         .run(move || TcpStream::connect_timeout(&address, FIRST_SYN_ONLY).is_ok())
         .unwrap()
 }
@@ -128,7 +132,7 @@ fn seventh(lab: &Lab, args: &[&str]) -> Output {
 }
 
 /// Lines of JSON of a listing.
-fn listing(lab: &Lab, args: &[&str]) -> Vec<Value> {
+pub(crate) fn listing(lab: &Lab, args: &[&str]) -> Vec<Value> {
     let output = seventh(lab, &[args, &["-o", "json"]].concat());
     assert!(output.status.success(), "{output:?}");
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
@@ -395,13 +399,22 @@ fn a_changed_policy_counts_for_names_that_are_known() {
 
 #[test]
 fn one_node_may_share_its_names() {
-    let Some(lab) = dns_stage(ZONE, "fqdn: {scope: node}") else {
-        return;
-    };
-    dig(&lab, &["allowed.test", "A"]);
-    let names = listing(&lab, &["fqdn", "cache", "list"]);
-    assert!(names.len() == 1 && names[0]["endpoint"] == "");
-    assert!(connects(&lab, "198.18.1.4"));
+    for (setting, shared) in [("fqdn: {scope: node}", true), ("", false)] {
+        let Some(lab) = stage_with(ZONE, &for_both(POLICY), setting) else {
+            return;
+        };
+        dig(&lab, &["allowed.test", "A"]);
+        let names = listing(&lab, &["fqdn", "cache", "list"]);
+        assert!(names.len() == 1 && (names[0]["endpoint"] == "") == shared);
+        assert!(connects(&lab, "198.18.1.4"));
+        assert_eq!(connects_from(&lab, "friend", "198.18.1.4"), shared, "who has not asked");
+    }
+}
+
+/// The same rules for the friend.
+fn for_both(policy: &str) -> String {
+    let both = "{matchExpressions: [{key: app, operator: In, values: [client, friend]}]}";
+    policy.replace("{matchLabels: {app: client}}", both)
 }
 
 /// Whether a program in the client resolves the name, with this resolv.conf.
@@ -442,7 +455,7 @@ fn search_lists_of_glibc_and_musl_end_at_a_refusal_and_go_on_after_a_name_error(
     }
 }
 
-fn query(id: u16, name: &str) -> Vec<u8> {
+pub(crate) fn query(id: u16, name: &str) -> Vec<u8> {
     let mut bytes = [id, 0x0100, 1, 0, 0, 0].map(u16::to_be_bytes).concat();
     for label in name.split('.') {
         bytes.push(u8::try_from(label.len()).unwrap());
@@ -485,8 +498,7 @@ fn not_one_first_packet_to_a_new_name_is_lost() {
     // Names that several selectors match make combinations that nobody has thought of before, and every change of the
     // policy makes others.
     let policy = |more: &str| {
-        let both = "{matchExpressions: [{key: app, operator: In, values: [client, friend]}]}";
-        POLICY.replace("{matchLabels: {app: client}}", both).replace(
+        for_both(POLICY).replace(
             "  - toFQDNs:\n",
             &format!("  - toFQDNs:\n    - matchPattern: \"*7.many.test\"\n{more}"),
         )

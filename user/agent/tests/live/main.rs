@@ -12,6 +12,7 @@ mod client;
 mod demo;
 mod differential;
 mod dns;
+mod dns_answers;
 mod flows;
 mod http2;
 mod hubble;
