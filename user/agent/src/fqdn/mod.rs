@@ -66,6 +66,8 @@ struct Saved {
     revision: Option<u64>,
     /// Not again before this, unless it is urgent.
     next: Option<Instant>,
+    /// Not even then before this: whoever makes names change has no more of the time than [`SAVE_SHARE`].
+    next_urgent: Option<Instant>,
 }
 
 /// Where names are kept from one agent to the next.
@@ -314,7 +316,8 @@ fn look_about(shared: &Shared, looks: u32) {
         let is_urgent = journal.is_some_and(|journal| journal.is_long());
         let saved = shared.names.saved();
         let now = Instant::now();
-        saved.revision != Some(names.revision()) && (is_urgent || saved.next.is_none_or(|next| next <= now))
+        let next = if is_urgent { saved.next_urgent } else { saved.next };
+        saved.revision != Some(names.revision()) && next.is_none_or(|next| next <= now)
     };
     if is_due && let Err(e) = save(shared) {
         warn!(error = format!("{e:#}"), "{NOT_WRITTEN}");
@@ -369,10 +372,12 @@ pub(crate) fn save(shared: &Shared) -> Result<()> {
     let turned = kept.journal().map_or(Ok(()), |mut journal| journal.turn());
     let revision = names.revision();
     let written = state::save(&kept.state_file, &names.list(), &kept.endpoints, shared.now_ns());
+    let (end, rest) = (Instant::now(), SAVE_SHARE * begin.elapsed());
     let pause = kept.journal.as_ref().map_or(Duration::ZERO, |_| SAVE_PAUSE);
     *saved = Saved {
         revision: written.is_ok().then_some(revision),
-        next: Some(Instant::now() + pause.max(SAVE_SHARE * begin.elapsed())),
+        next: Some(end + pause.max(rest)),
+        next_urgent: Some(end + rest),
     };
     written?;
     turned?;
