@@ -1,6 +1,7 @@
 //! The rules. Each one is a function from what it looks at to findings, with a bad example in its tests.
 
 mod arrows;
+mod modules;
 mod references;
 mod source;
 mod text;
@@ -14,6 +15,7 @@ use crate::{
 /// Everything that breaks a rule.
 pub(crate) fn check(repository: &Repository) -> Vec<Finding> {
     let mut findings = arrows::check(&repository.metadata);
+    findings.extend(modules::check(&repository.files));
     let mut tests = 0;
     for file in &repository.files {
         findings.extend(text::check(file));
