@@ -68,14 +68,22 @@ struct Plain<'a>(&'a str);
 impl fmt::Display for Plain<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for c in self.0.chars() {
-            if c.is_control() {
-                write!(f, "{}", c.escape_default())?;
-            } else {
+            if is_plain(c) {
                 f.write_char(c)?;
+            } else {
+                write!(f, "{}", c.escape_default())?;
             }
         }
         Ok(())
     }
+}
+
+/// Whether a character shows itself and nothing else: no control character, and none that reorders or hides the text
+/// around it.
+#[must_use]
+pub fn is_plain(c: char) -> bool {
+    let reorders = matches!(c, '\u{61c}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}' | '\u{feff}');
+    !(c.is_control() || reorders)
 }
 
 impl std::error::Error for Finding {}

@@ -67,7 +67,7 @@ mod yaml;
 pub use compile::{CompileOptions, Compiler, EndpointFacts, Enforcement, PolicyIdsUsedUp, PolicyPatch, governs};
 pub use compiled::{CompiledPolicy, KernelEntry, L4Decision, Matched};
 pub use coverage::Deciders;
-pub use finding::{Finding, RuleOrigin, Severity};
+pub use finding::{Finding, RuleOrigin, Severity, is_plain};
 #[cfg(any(test, fuzzing))]
 pub use fuzz::fuzz_document;
 pub use http::{HttpRequest, HttpRuleSet, HttpVerdict};

@@ -4,16 +4,18 @@ use std::collections::HashMap;
 use std::fs;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use crate::document::{self, Document, Outcome, Source};
-use crate::finding::{Finding, Severity};
+use crate::finding::{Finding, Severity, is_plain};
 use crate::yaml;
 
 /// Bytes of one file at most.
 pub const FILE_BYTES_MAX: u64 = 8 << 20;
-/// Files of one directory tree at most.
+/// Files of all directory trees at most.
 pub const FILES_MAX: usize = 10_000;
+/// Directories at most, one counted as often as links lead to it.
+pub const DIRECTORIES_MAX: usize = 1_000;
 /// Depth of a directory tree at most.
 pub const DIRECTORY_DEPTH_MAX: u32 = 16;
 /// Documents of one file at most.
@@ -34,18 +36,43 @@ pub struct Loaded {
 
 /// The texts of files, to show what a finding is about.
 #[derive(Clone, Debug, Default)]
-pub struct Sources(HashMap<Arc<str>, Arc<str>>);
+pub struct Sources(HashMap<Arc<str>, Lines>);
+
+/// A text whose lines are found without counting them again and again: a file may have very many findings.
+#[derive(Clone, Debug)]
+struct Lines {
+    text: Arc<str>,
+    starts: OnceLock<Vec<usize>>,
+}
+
+impl Lines {
+    fn of(text: Arc<str>) -> Self {
+        Self {
+            text,
+            starts: OnceLock::new(),
+        }
+    }
+
+    /// A line by its number from 0.
+    fn get(&self, number: usize) -> Option<&str> {
+        let starts = self.starts.get_or_init(|| {
+            let behind_ends = self.text.match_indices('\n').map(|(at, _)| at + 1);
+            std::iter::once(0).chain(behind_ends).collect()
+        });
+        self.text.get(*starts.get(number)?..)?.lines().next()
+    }
+}
 
 /// Characters of a line that are shown at most.
 const QUOTED_MAX: usize = 120;
 
 impl Sources {
     /// The line that a finding is about, with its number, and a caret under the place: two lines of text. `None` if the
-    /// finding has no line or the file is not known. Control characters are replaced.
+    /// finding has no line or the file is not known. What could change the look of a terminal's line is replaced.
     #[must_use]
     pub fn quote(&self, finding: &Finding) -> Option<String> {
         let line = usize::try_from(finding.line).ok()?.checked_sub(1)?;
-        let text = self.0.get(&finding.file)?.lines().nth(line)?;
+        let text = self.0.get(&finding.file)?.get(line)?;
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
         let column = usize::try_from(finding.column).ok()?.max(1) - 1;
         // A long line is shown from a little before the place.
@@ -55,7 +82,7 @@ impl Sources {
             column - QUOTED_MAX / 2
         };
         let shown = text.chars().skip(skipped).take(QUOTED_MAX);
-        let shown: String = shown.map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect();
+        let shown: String = shown.map(|c| if is_plain(c) { c } else { '\u{fffd}' }).collect();
         let number = finding.line.to_string();
         let (margin, indent) = (" ".repeat(number.len()), " ".repeat(column - skipped));
         Some(format!("  {number} | {shown}\n  {margin} | {indent}^"))
@@ -92,11 +119,15 @@ struct Parsed {
 impl Loader {
     /// As [`load_paths`].
     pub fn load<P: AsRef<Path>>(&mut self, paths: impl IntoIterator<Item = P>) -> Loaded {
-        let mut loaded = Loaded::default();
-        let mut files = Vec::new();
+        let mut walk = Walk::default();
         for path in paths {
-            collect_files(path.as_ref(), 0, &mut files, &mut loaded.findings);
+            walk.visit(path.as_ref(), 0);
         }
+        let Walk { files, findings, .. } = walk;
+        let mut loaded = Loaded {
+            findings,
+            ..Loaded::default()
+        };
         let mut before = std::mem::take(&mut self.files);
         for path in files {
             let name: Arc<str> = path.to_string_lossy().into();
@@ -114,7 +145,7 @@ impl Loader {
                     loaded.documents.extend(parsed.loaded.documents.iter().cloned());
                     loaded.findings.extend(parsed.loaded.findings.iter().cloned());
                     loaded.others += parsed.loaded.others;
-                    loaded.sources.0.insert(name, parsed.text.clone());
+                    loaded.sources.0.insert(name, Lines::of(parsed.text.clone()));
                     self.files.insert(path, parsed);
                 }
                 Err(reason) => loaded.findings.push(whole_file(&name, reason)),
@@ -131,7 +162,7 @@ pub fn load_text(file: &str, text: &str) -> Loaded {
     let mut loaded = Loaded::default();
     let file: Arc<str> = file.into();
     load_into(&file, text, &mut loaded);
-    loaded.sources.0.insert(file, text.into());
+    loaded.sources.0.insert(file, Lines::of(text.into()));
     refuse_duplicates(&mut loaded);
     loaded
 }
@@ -199,35 +230,64 @@ fn refuse_duplicates(loaded: &mut Loaded) {
     });
 }
 
-fn collect_files(path: &Path, depth: u32, files: &mut Vec<PathBuf>, findings: &mut Vec<Finding>) {
-    let mut fail = |reason: String| findings.push(whole_file(&path.to_string_lossy().into(), reason));
-    if files.len() > FILES_MAX {
-        return;
+/// The files of what was named, and what could not be looked at.
+#[derive(Default)]
+struct Walk {
+    files: Vec<PathBuf>,
+    directories: usize,
+    findings: Vec<Finding>,
+}
+
+impl Walk {
+    /// Whether no more is taken. Links may lead round in circles: their number is bounded as that of files is.
+    fn is_full(&self) -> bool {
+        self.files.len() > FILES_MAX || self.directories > DIRECTORIES_MAX
     }
-    if depth > DIRECTORY_DEPTH_MAX {
-        return fail(format!("lies deeper than {DIRECTORY_DEPTH_MAX} directories"));
+
+    fn fail(&mut self, path: &Path, reason: String) {
+        self.findings.push(whole_file(&path.to_string_lossy().into(), reason));
     }
-    let is_directory = match fs::metadata(path) {
-        Ok(metadata) => metadata.is_dir(),
-        Err(error) => return fail(format!("cannot be read: {error}")),
-    };
-    if !is_directory {
-        files.push(path.to_owned());
-        if files.len() > FILES_MAX {
-            fail(format!("more than {FILES_MAX} files; the rest is not read"));
+
+    fn visit(&mut self, path: &Path, depth: u32) {
+        if self.is_full() {
+            return;
         }
-        return;
+        if depth > DIRECTORY_DEPTH_MAX {
+            return self.fail(path, format!("lies deeper than {DIRECTORY_DEPTH_MAX} directories"));
+        }
+        let metadata = match fs::metadata(path) {
+            Ok(metadata) => metadata,
+            Err(error) => return self.fail(path, format!("cannot be read: {error}")),
+        };
+        if metadata.is_dir() {
+            self.directories += 1;
+            self.enter(path, depth);
+        } else if depth > 0 && !metadata.is_file() {
+            // A pipe that somebody names is read to its end; one that lies about would stop the reader.
+            self.fail(path, "is neither a file nor a directory".to_owned());
+        } else {
+            self.files.push(path.to_owned());
+        }
+        if self.is_full() && !self.findings.iter().any(|f| f.reason.starts_with(TOO_MANY)) {
+            let reason = format!("{TOO_MANY}, at most {FILES_MAX} and {DIRECTORIES_MAX}; the rest is not read");
+            self.fail(path, reason);
+        }
     }
-    let entries = match fs::read_dir(path).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
-        Ok(entries) => entries,
-        Err(error) => return fail(format!("cannot be read: {error}")),
-    };
-    let mut paths: Vec<PathBuf> = entries.iter().map(fs::DirEntry::path).filter(|p| is_ours(p)).collect();
-    paths.sort();
-    for inner in paths {
-        collect_files(&inner, depth + 1, files, findings);
+
+    fn enter(&mut self, directory: &Path, depth: u32) {
+        let entries = match fs::read_dir(directory).and_then(Iterator::collect::<Result<Vec<_>, _>>) {
+            Ok(entries) => entries,
+            Err(error) => return self.fail(directory, format!("cannot be read: {error}")),
+        };
+        let mut paths: Vec<PathBuf> = entries.iter().map(fs::DirEntry::path).filter(|p| is_ours(p)).collect();
+        paths.sort();
+        for inner in paths {
+            self.visit(&inner, depth + 1);
+        }
     }
 }
+
+const TOO_MANY: &str = "too many files or directories";
 
 /// Whether an entry of a directory is read: directories and policy files, hidden ones not (editors and config maps
 /// keep their own files there).

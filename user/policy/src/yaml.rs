@@ -197,6 +197,17 @@ fn reason(error: &Error) -> String {
             }
             other => format!("more than is taken from one document: {other:?}"),
         },
+        // Of a stream with aliases in aliases, the library has other errors for the same thing.
+        other
+            if UserMessageFormatter
+                .format_message(other)
+                .starts_with("YAML document too large") =>
+        {
+            format!(
+                "too large or too complex: holds more than {NODES_MAX} values (an alias counts as all that it stands for), or \
+             aliases that stand for each other too deeply"
+            )
+        }
         other => {
             let text = UserMessageFormatter.format_message(other).into_owned();
             match text.rsplit_once(" at line ") {

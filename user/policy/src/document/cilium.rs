@@ -6,6 +6,7 @@ use super::ports::PortRule;
 use super::selector::LabelSelector;
 use super::{Body, Place, Reader};
 use crate::fields::{Field, Object};
+use crate::finding::is_plain;
 use crate::label::{Label, SOURCE_RESERVED, SOURCE_UNSPEC};
 
 /// One `spec` or one of `specs`.
@@ -222,7 +223,7 @@ fn log_value(field: &Field<'_>) -> Option<Option<String>> {
     object.finish();
     let Some(value) = value else { return Some(None) };
     let text = value.string()?;
-    if text.chars().count() > 32 || text.chars().any(char::is_control) {
+    if text.chars().count() > 32 || !text.chars().all(is_plain) {
         value.fail("must have at most 32 characters, all of them printable");
         return None;
     }

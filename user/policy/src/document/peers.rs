@@ -149,12 +149,14 @@ impl PeerLists {
             ("toFQDNs", &fqdns),
         ];
         check_combination(&present)?;
-        for field in present
-            .iter()
-            .filter_map(|(_, field)| field.as_ref())
-            .filter(|f| f.is_empty_list())
-        {
-            field.warn("an empty list selects nobody, whatever else is listed; leave it out to mean everybody");
+        for (name, field) in &present {
+            let Some(field) = field.as_ref().filter(|f| f.is_empty_list()) else {
+                continue;
+            };
+            field.warn(match *name {
+                "toServices" | "toFQDNs" => "an empty list selects nobody; leave it out to mean everybody",
+                _ => "an empty list selects nobody, whatever else is listed; leave it out to mean everybody",
+            });
         }
         if position.deny
             && let Some(field) = &fqdns

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use rand::prelude::*;
-use serde_json::{Value, json};
+use serde_json::json;
 use seventh_policy::load::{DOCUMENTS_MAX, FILE_BYTES_MAX};
 use seventh_policy::{
     CompileOptions, Compiler, EndpointFacts, Finding, Labels, Loaded, Loader, NamedPorts, Severity, Surroundings,
@@ -57,7 +57,7 @@ fn every_example_is_accepted_or_refused_for_a_named_field() {
     assert_eq!((policies, refused), (63, REFUSED.len()));
 }
 
-fn collect(directory: &Path, files: &mut Vec<String>) {
+pub(crate) fn collect(directory: &Path, files: &mut Vec<String>) {
     for entry in fs::read_dir(directory).unwrap() {
         let path = entry.unwrap().path();
         if path.is_dir() {
@@ -65,73 +65,6 @@ fn collect(directory: &Path, files: &mut Vec<String>) {
         } else if path.extension().is_some_and(|e| e == "yaml" || e == "json") {
             files.push(path.to_str().unwrap().to_owned());
         }
-    }
-}
-
-/// Every field of the official schema is either read or refused with a reason of its own, never unknown.
-#[test]
-fn every_field_of_the_schema_is_known() {
-    let text = fs::read_to_string(data("crds/ciliumnetworkpolicies.yaml")).unwrap();
-    let schema: Value = serde_saphyr::from_str(&text).unwrap();
-    let spec = schema
-        .pointer("/spec/versions/0/schema/openAPIV3Schema/properties/spec")
-        .unwrap();
-    let mut documents = Vec::new();
-    samples(spec, &mut documents);
-    assert!(documents.len() > 200, "{}", documents.len());
-    for spec in documents {
-        for kind in ["CiliumNetworkPolicy", "CiliumClusterwideNetworkPolicy"] {
-            let document = json!({"apiVersion": "cilium.io/v2", "kind": kind, "metadata": {"name": "x"}, "spec": spec});
-            for finding in load_text("schema.json", &document.to_string()).findings {
-                assert!(!finding.reason.starts_with("unknown field"), "{finding}\n{document}");
-            }
-        }
-    }
-}
-
-#[test]
-fn every_field_of_the_schema_of_groups_is_known() {
-    let text = fs::read_to_string(data("crds/ciliumcidrgroups.yaml")).unwrap();
-    let schema: Value = serde_saphyr::from_str(&text).unwrap();
-    for version in schema["spec"]["versions"].as_array().unwrap() {
-        let api_version = format!("cilium.io/{}", version["name"].as_str().unwrap());
-        let mut specs = Vec::new();
-        samples(&version["schema"]["openAPIV3Schema"]["properties"]["spec"], &mut specs);
-        assert_eq!(specs, [json!({"externalCIDRs": ["x"]})]);
-        let group = |prefix: &str| {
-            let document = json!({"apiVersion": api_version, "kind": "CiliumCIDRGroup", "metadata": {"name": "x"},
-                "spec": {"externalCIDRs": [prefix]}});
-            load_text("group.json", &document.to_string())
-        };
-        let sound = group("192.0.2.0/24");
-        assert!(
-            sound.findings.is_empty() && sound.documents.len() == 1,
-            "{:?}",
-            sound.findings
-        );
-        assert_eq!(group("x").findings[0].field, "spec.externalCIDRs[0]");
-    }
-}
-
-/// For every leaf of a schema, a value that holds just this leaf.
-fn samples(schema: &Value, all: &mut Vec<Value>) {
-    if let Some(properties) = schema["properties"].as_object() {
-        for (name, inner) in properties {
-            let mut values = Vec::new();
-            samples(inner, &mut values);
-            all.extend(values.into_iter().map(|value| json!({(name.clone()): value})));
-        }
-    } else if schema["items"].is_object() {
-        let mut values = Vec::new();
-        samples(&schema["items"], &mut values);
-        all.extend(values.into_iter().map(|value| json!([value])));
-    } else {
-        all.push(match schema["type"].as_str() {
-            Some("integer") => json!(1),
-            Some("boolean") => json!(true),
-            Some("object") => json!({"k": "v"}),
-            _ => json!("x"),
-        });
     }
 }
 
@@ -198,6 +131,57 @@ fn neither_a_document_nor_its_name_can_write_to_the_terminal() {
         "{said}"
     );
     assert!(!said.contains(char::is_control), "{said:?}");
+    // Nor can it turn its line around (Trojan Source).
+    let text = policy("  endpointSelector: {}\n  ingress: [{}]\n  \"a\u{202e}b\u{2066}\": 1\n");
+    let loaded = load_text("bad.yaml", &text);
+    let finding = &loaded.findings[0];
+    assert!(finding.to_string().contains("a\\u{202e}b\\u{2066}"), "{finding}");
+    let quoted = loaded.sources.quote(finding).unwrap();
+    assert!(quoted.contains("\"a\u{fffd}b\u{fffd}\": 1"), "{quoted}");
+}
+
+#[test]
+fn very_many_findings_are_quoted_in_a_moment() {
+    let bad = policy("  endpointSelector: {}\n  ingress: [{}]\n  x: 1\n");
+    let loaded = load_text("many.yaml", &vec![bad; DOCUMENTS_MAX].join("---\n"));
+    assert_eq!(loaded.findings.len(), DOCUMENTS_MAX);
+    let start = std::time::Instant::now();
+    let quoted = loaded.findings.iter().map(|f| loaded.sources.quote(f).unwrap());
+    assert!(quoted.into_iter().all(|text| text.contains("x: 1")));
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+}
+
+#[test]
+fn links_that_lead_round_in_circles_come_to_an_end() {
+    let directory = tempfile::tempdir().unwrap();
+    for name in ["a", "b", "c", "d"] {
+        std::os::unix::fs::symlink(directory.path(), directory.path().join(name)).unwrap();
+    }
+    let start = std::time::Instant::now();
+    let loaded = load_paths([directory.path()]);
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+    let too_many = loaded
+        .findings
+        .iter()
+        .filter(|f| f.reason.starts_with("too many"))
+        .count();
+    assert!(too_many == 1 && loaded.has_errors(), "{:?}", loaded.findings);
+}
+
+#[test]
+fn a_pipe_in_a_directory_does_not_stop_the_reader() {
+    let directory = tempfile::tempdir().unwrap();
+    let pipe = directory.path().join("pipe.yaml");
+    let made = std::process::Command::new("mkfifo").arg(&pipe).status().unwrap();
+    assert!(made.success());
+    fs::write(
+        directory.path().join("good.yaml"),
+        policy("  endpointSelector: {}\n  ingress: [{}]\n"),
+    )
+    .unwrap();
+    let loaded = load_paths([directory.path()]);
+    assert_eq!(loaded.documents.len(), 1);
+    assert_eq!(loaded.findings[0].reason, "is neither a file nor a directory");
 }
 
 #[test]
