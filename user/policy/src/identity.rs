@@ -67,10 +67,7 @@ impl Identity {
     /// Reads the prefix off the labels.
     #[must_use]
     pub fn new(id: IdentityId, labels: Labels) -> Self {
-        let prefix = labels
-            .iter()
-            .filter(|l| l.source == SOURCE_CIDR)
-            .find_map(|l| l.key.parse().ok());
+        let prefix = labels.of_source(SOURCE_CIDR).find_map(|l| l.key.parse().ok());
         Self {
             id,
             labels,
@@ -89,8 +86,8 @@ impl Identity {
     #[must_use]
     pub fn is_named_by(&self, pattern: &NamePattern) -> bool {
         self.labels
-            .iter()
-            .any(|l| l.source == SOURCE_FQDN && l.key == pattern.as_str())
+            .of_source(SOURCE_FQDN)
+            .any(|label| label.key == pattern.as_str())
     }
 }
 
@@ -254,8 +251,8 @@ impl Identities {
     }
 
     fn free(&mut self, labels: &Labels) -> Result<IdentityId, AllocateError> {
-        let outside = |l: &Label| l.source == SOURCE_CIDR || l.source == SOURCE_FQDN;
-        if labels.iter().any(outside) {
+        let has = |source| labels.of_source(source).next().is_some();
+        if has(SOURCE_CIDR) || has(SOURCE_FQDN) {
             take(&self.by_id, &mut self.next_local, LOCAL_SCOPE_FIRST..=LOCAL_SCOPE_LAST)
                 .ok_or(AllocateError::LocalScopeFull)
         } else if labels.has(SOURCE_RESERVED, "remote-node") {

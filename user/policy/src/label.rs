@@ -132,6 +132,11 @@ impl Labels {
         self.0.iter()
     }
 
+    /// The labels of one source, in order.
+    pub fn of_source<'a>(&'a self, source: &'a str) -> impl Iterator<Item = &'a Label> {
+        self.0.iter().filter(move |label| label.source == source)
+    }
+
     /// Whether a label with this source and key is there; source [`SOURCE_ANY`] stands for all.
     #[must_use]
     pub fn has(&self, source: &str, key: &str) -> bool {

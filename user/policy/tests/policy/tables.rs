@@ -4,11 +4,14 @@
 use std::path::PathBuf;
 
 use serde_json::{Value, json};
-use seventh_policy::document::{Body, Document};
+use seventh_abi::Direction;
+use seventh_policy::identity::{all_of, outside_labels};
 use seventh_policy::name_pattern::{NamePattern, ServerNamePattern, ends_with_dot, normal_name};
 use seventh_policy::rule::{PeerSelector, Peers, Subject};
 use seventh_policy::selector::{Operator, Requirement, Selector, SelectorKey};
-use seventh_policy::{Label, LabelFilter, Labels, Loaded, Surroundings, load_text, resolve};
+use seventh_policy::{L4Decision, Label, Loaded, Surroundings, load_text, resolve};
+
+use crate::world::{TCP, World, request};
 
 pub(crate) fn data(path: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR"))
@@ -16,22 +19,25 @@ pub(crate) fn data(path: &str) -> PathBuf {
         .join(path)
 }
 
-fn table(name: &str) -> Value {
+pub(crate) fn table(name: &str) -> Value {
     let text = std::fs::read_to_string(data("tables").join(name)).unwrap();
     serde_json::from_str(&text).unwrap()
 }
 
-fn list(value: &Value) -> &Vec<Value> {
+pub(crate) fn list(value: &Value) -> &Vec<Value> {
     value.as_array().expect("a list")
 }
 
-fn text(value: &Value) -> &str {
+pub(crate) fn text(value: &Value) -> &str {
     value.as_str().expect("a string")
 }
 
+/// That of every object in the tables.
+pub(crate) const UID: &str = "11bba160-ddca-11e8-b697-0800273b04ff";
+
 /// Loads a rule as the spec of a policy; a cluster-wide one if it selects nodes.
-fn load_rule(rule: &Value, namespace: &str, name: &str) -> Loaded {
-    let mut metadata = json!({"name": name});
+pub(crate) fn load_rule(rule: &Value, namespace: &str, name: &str) -> Loaded {
+    let mut metadata = json!({"name": name, "uid": UID});
     let kind = if namespace.is_empty() || rule.get("nodeSelector").is_some() {
         "CiliumClusterwideNetworkPolicy"
     } else {
@@ -184,6 +190,64 @@ fn wildcards_mean_what_cilium_makes_of_them() {
     }
 }
 
+/// What an empty rule does, by a part of the table's words, and what is asked of it.
+type Effect = (&'static str, fn(&mut World));
+
+const EFFECTS: &[Effect] = &[
+    ("every HTTP request passes", |world| {
+        assert_eq!(world.egress("app=a", "app=b", 80), "inspect");
+        for (method, path) in [("GET", "/"), ("DELETE", "/x?y"), ("X", "*")] {
+            let request = request(method, path);
+            assert_eq!(world.http(Direction::Egress, "app=a", "app=b", 80, &request), 200);
+        }
+    }),
+    ("no L7 rules", |world| {
+        assert_eq!(world.egress("app=a", "app=b", 80), "allow");
+    }),
+    ("matches only the empty name", |world| {
+        let peer = world.identity("app=b");
+        let policy = world.policy("app=a");
+        let L4Decision::Inspect(rules) = policy.lookup(Direction::Egress, peer, TCP, 80) else {
+            panic!("not inspected")
+        };
+        // No query that can be sent holds the empty name; the root's is a dot.
+        for name in [".", "example.com.", "a."] {
+            assert!(rules.dns().expect("DNS rules").judge(name).is_none(), "{name}");
+        }
+    }),
+    ("selects only the root name", |world| {
+        let mut verdict = |name: &str| {
+            let pattern = NamePattern::name(name).unwrap();
+            let learned = outside_labels(all_of(false), [&pattern]);
+            let peer = world.compiler.add_identity(&learned).unwrap().0;
+            let policy = world.policy("app=a");
+            matches!(policy.lookup(Direction::Egress, peer, TCP, 80), L4Decision::Allow)
+        };
+        assert_eq!((verdict("."), verdict("example.com.")), (true, false));
+    }),
+];
+
+#[test]
+fn empty_rules_have_the_effects_that_they_have_in_cilium() {
+    let table = table("wildcard_examples.json");
+    let cases = list(&table["empty_rules"]);
+    assert_eq!(cases.len(), 5);
+    for case in cases {
+        let (rule, effect) = (text(&case["rule"]), text(&case["effect"]));
+        let item = if rule.starts_with("toFQDNs") {
+            rule.to_owned()
+        } else {
+            format!("toPorts: [{{ports: [{{port: '80', protocol: TCP}}], rules: {{{rule}}}}}]")
+        };
+        let policy = format!(
+            "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: x}}\nspec: {{endpointSelector: {{}}, \
+             egress: [{{{item}}}]}}\n"
+        );
+        let (_, check) = EFFECTS.iter().find(|(part, _)| effect.contains(part)).expect(effect);
+        check(&mut World::new(&policy));
+    }
+}
+
 #[test]
 fn server_names_match_as_the_semantics_say() {
     let cases: &[(&str, &[&str], &[&str])] = &[
@@ -312,6 +376,8 @@ fn namespaces_and_clusters_are_written_into_selectors_as_by_cilium() {
             "{}",
             case["name"]
         );
+        let labels: Vec<String> = found.origin.labels.iter().map(ToString::to_string).collect();
+        assert_eq!(json!(labels), case["labels"], "{}", case["name"]);
         let Some(want) = want
             .pointer("/ingress/0/fromEndpoints")
             .or(want.pointer("/ingress/0/fromNodes"))
@@ -342,7 +408,7 @@ fn rules_carry_the_labels_that_cilium_gives_them() {
             .collect();
         let document = json!({"apiVersion": "cilium.io/v2", "kind": "CiliumNetworkPolicy",
             "metadata": {"name": case["in"]["name"], "namespace": case["in"]["namespace"],
-                "uid": "11bba160-ddca-11e8-b697-0800273b04ff"},
+                "uid": UID},
             "spec": {"endpointSelector": {}, "labels": labels, "ingress": [{}]}});
         let loaded = load_text("case.json", &document.to_string());
         let resolved = resolve(&loaded.documents, &Surroundings::default());
@@ -354,151 +420,5 @@ fn rules_carry_the_labels_that_cilium_gives_them() {
             .collect();
         let want: Vec<&str> = list(&case["want"]).iter().map(text).collect();
         assert_eq!(found, want);
-    }
-}
-
-#[test]
-fn label_texts_are_read_as_by_cilium() {
-    let table = table("labels__labels_cases.json");
-    let mut read = 0;
-    for group in list(&table["tables"]) {
-        let source = match text(&group["test"]) {
-            "TestParseLabel" => "unspec",
-            "TestParseSelectLabel" => "any",
-            "TestLabelParseKey" => {
-                for case in list(&group["cases"]) {
-                    let key = text(&case[0]).split('=').next().unwrap();
-                    // `4blah=:foo=`: everything before the first colon is the source, whatever it holds.
-                    let key = if text(&case[0]).starts_with("4blah") {
-                        "4blah=:foo"
-                    } else {
-                        key
-                    };
-                    let parsed = SelectorKey::parse(key);
-                    assert_eq!(format!("{}.{}", parsed.source, parsed.key), text(&case[1]), "{case}");
-                    read += 1;
-                }
-                continue;
-            }
-            _ => continue,
-        };
-        for case in list(&group["cases"]) {
-            let found = Label::parse(text(&case[0]), source);
-            let want = &case[1];
-            let want = Label::new(text(&want["source"]), text(&want["key"]), text(&want["value"]));
-            assert_eq!(found, want, "{case}");
-            read += 1;
-        }
-    }
-    assert_eq!(read, 52);
-}
-
-#[test]
-fn labels_are_found_by_source_and_key() {
-    let table = table("labels__labels_cases.json");
-    let group = list(&table["tables"])
-        .iter()
-        .find(|t| t["test"] == "TestLabels_Has")
-        .unwrap();
-    for case in list(&group["cases"]) {
-        let labels = case["l"].as_object().unwrap().values();
-        let labels = labels.map(|l| Label::new(text(&l["source"]), text(&l["key"]), text(&l["value"])));
-        let labels = Labels::new(labels);
-        let wanted = &case["in"];
-        if case["name"] == "does not have label" || labels.as_slice().is_empty() || wanted["source"] != "" {
-            assert_eq!(
-                json!(labels.has(text(&wanted["source"]), text(&wanted["key"]))),
-                case["want"],
-                "{case}"
-            );
-        }
-    }
-}
-
-#[test]
-fn selectors_are_read_as_by_cilium() {
-    let table = table("policy__api__selector_cases.json");
-    let group = list(&table["tables"])
-        .iter()
-        .find(|t| t["test"] == "TestEndpointSelectorMarshalling")
-        .unwrap();
-    let mut read = 0;
-    for case in list(&group["cases"]) {
-        let selector = text(&case["inputJSON"]);
-        let yaml = format!(
-            "{{apiVersion: cilium.io/v2, kind: CiliumClusterwideNetworkPolicy, metadata: {{name: x}}, \
-             spec: {{ingress: [{{}}], endpointSelector: {selector} }}}}"
-        );
-        let loaded = load_text("case.yaml", &yaml);
-        assert_eq!(
-            json!(loaded.has_errors()),
-            case["expectedErr"],
-            "{case}\n{:?}",
-            loaded.findings
-        );
-        let Some(document) = loaded.documents.first() else {
-            continue;
-        };
-        let found = subject_of(document);
-        let want: Value = serde_json::from_str(text(&case["sanitizedOutputJSON"])).unwrap();
-        let mut wanted = Vec::new();
-        for (key, value) in want["matchLabels"].as_object().into_iter().flatten() {
-            let operator = Operator::In(vec![text(value).to_owned()]);
-            wanted.push(Requirement {
-                key: SelectorKey::parse(key),
-                operator,
-            });
-        }
-        for expression in want["matchExpressions"].as_array().into_iter().flatten() {
-            assert_eq!(expression["operator"], "In");
-            let values = list(&expression["values"]).iter().map(|v| text(v).to_owned()).collect();
-            let key = SelectorKey::parse(text(&expression["key"]));
-            wanted.push(Requirement {
-                key,
-                operator: Operator::In(values),
-            });
-        }
-        assert_eq!(found, Selector::new(wanted), "{case}");
-        read += 1;
-    }
-    assert_eq!(read, 8);
-    // "Invalid LabelSelector" of TestEndpointSelectorSanitize.
-    let rule = json!({"endpointSelector": {"matchLabels": {"k8s:k8s:app": "frontend"}}, "ingress": [{}]});
-    assert!(load_rule(&rule, "default", "x").has_errors());
-}
-
-fn subject_of(document: &Document) -> Selector {
-    let Body::Cilium(rules) = &document.body else {
-        panic!("a Cilium policy")
-    };
-    match &rules[0].subject {
-        seventh_policy::document::RuleSubject::Endpoints(selector) => selector.selector(),
-        seventh_policy::document::RuleSubject::Nodes(_) => panic!("endpoints"),
-    }
-}
-
-#[test]
-fn labels_are_filtered_as_by_cilium() {
-    let table = table("labelsfilter__filter_cases.json");
-    for case in list(&table["tables"][0]["cases"]) {
-        let patterns: Vec<String> = list(&case["args"][0])
-            .iter()
-            .map(|p| format!("!{}", text(&p["regex"])))
-            .collect();
-        let filter = LabelFilter::new(patterns.iter().map(String::as_str)).unwrap();
-        let of = |v: &Value| {
-            let labels = v
-                .as_object()
-                .unwrap()
-                .iter()
-                .map(|(k, v)| Label::new("k8s", k, text(v)));
-            Labels::new(labels)
-        };
-        assert_eq!(
-            filter.apply(&of(&case["args"][1])),
-            of(&case["want"]),
-            "{}",
-            case["name"]
-        );
     }
 }
