@@ -5,4 +5,5 @@ mod message;
 mod node;
 mod queries;
 mod stream;
+mod table;
 mod time;

@@ -1,6 +1,8 @@
 //! `seventh observe`: flow records from a server or a file, as text.
 
 mod filters;
+#[cfg(test)]
+mod help;
 pub(super) mod input;
 mod server;
 
