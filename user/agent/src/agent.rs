@@ -28,6 +28,7 @@ use crate::{
     export,
     fqdn::{self, KernelNames},
     hubble,
+    log_filter::LogFilter,
     metrics::{self, Metrics},
     node::{NodeLock, interface_index},
     observer::{self, Address, Collector, Directory, Observer, Sources},
@@ -54,6 +55,9 @@ const RELOAD_EVERY: u32 = 30;
 /// What the parts share. One lock: nothing here is on a packet's way.
 pub(crate) struct Shared {
     pub(crate) node: String,
+    /// As the agent began.
+    pub(crate) config: Config,
+    pub(crate) log: LogFilter,
     pub(crate) started: Instant,
     pub(crate) engine: Arc<EngineShared>,
     pub(crate) observer: Arc<Observer>,
@@ -88,11 +92,11 @@ impl Shared {
     }
 }
 
-/// Runs until SIGTERM or SIGINT. With `keep`, what is enforced then stays pinned.
+/// Runs until SIGTERM or SIGINT. With `keep`, what is enforced then stays pinned. The log can be filtered anew meanwhile.
 ///
 /// # Errors
 /// It could not start, or could not clean up.
-pub async fn run(config: Config, keep: bool) -> Result<()> {
+pub async fn run(config: Config, keep: bool, log: LogFilter) -> Result<()> {
     let mut stop = StopSignals::new()?;
     let _lock = NodeLock::take(&config.bpffs)?;
     let listener = api::listen(&config.api)?;
@@ -112,7 +116,7 @@ pub async fn run(config: Config, keep: bool) -> Result<()> {
         Some(metrics) => Some((metrics::listen(metrics.listen).await?, metrics.clone())),
         None => None,
     };
-    let (shared, collector) = start(&config).await?;
+    let (shared, collector) = start(&config, log).await?;
     let mut tasks = vec![
         tokio::spawn(collector.run()),
         tokio::spawn(follow_changes(Arc::clone(&shared), config.clone(), changes)),
@@ -200,7 +204,7 @@ impl StopSignals {
 /// Everything that can be wrong in files and names is found before the kernel is touched. Then kernel programs, policy,
 /// workers, attachment: in this order, so that the first packet at an attached device meets a complete policy and
 /// somebody who inspects.
-async fn start(config: &Config) -> Result<(Arc<Shared>, Collector)> {
+async fn start(config: &Config, log: LogFilter) -> Result<(Arc<Shared>, Collector)> {
     let started = Instant::now();
     let (mut store, identities) = PolicyStore::new(config)?;
     let names = Arc::new(KernelNames::default());
@@ -240,6 +244,8 @@ async fn start(config: &Config) -> Result<(Arc<Shared>, Collector)> {
     observer.agent_started(publisher.endpoints());
     let shared = Arc::new(Shared {
         node: config.node.clone(),
+        config: config.clone(),
+        log,
         started,
         engine,
         observer: Arc::clone(&observer),
@@ -368,6 +374,12 @@ fn watch_policies(config: &Config, reload: mpsc::Sender<()>) -> Result<notify::R
     for path in &config.policy_dirs {
         let failed = || format!("{}: policyDirs: cannot watch {}", config.file.display(), path.display());
         let metadata = std::fs::metadata(path).with_context(failed)?;
+        // Whoever reads a pipe waits for somebody who writes.
+        ensure!(
+            metadata.is_dir() || metadata.is_file(),
+            "{}: it is neither a file nor a directory",
+            failed()
+        );
         let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let (watched, mode) = if metadata.is_dir() {
             (path.as_path(), RecursiveMode::Recursive)
@@ -398,7 +410,8 @@ async fn reload_aside(shared: &Arc<Shared>, config: &Config) {
     }
 }
 
-fn reload(shared: &Shared, config: &Config) {
+/// Reads what has changed and puts it in force; if that fails, why is in the state.
+pub(crate) fn reload(shared: &Shared, config: &Config) {
     let mut state = shared.state();
     let State { store, publisher, .. } = &mut *state;
     let Some(publisher) = publisher else { return };

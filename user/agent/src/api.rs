@@ -38,8 +38,9 @@ pub mod v1 {
 use v1::{
     CleanNamesRequest, CleanNamesResponse, FlowEntries, GetPolicyRequest, Identities, IpcacheEntries, LearnedName,
     LearnedNames, ListEndpointsRequest, ListEndpointsResponse, ListFlowEntriesRequest, ListIdentitiesRequest,
-    ListIpcacheRequest, ListNameRowsRequest, ListNamesRequest, ListPolicyRowsRequest, NameRows, PolicyDocument,
-    PolicyRows, StatusRequest, StatusResponse,
+    ListIpcacheRequest, ListNameRowsRequest, ListNamesRequest, ListPolicyRowsRequest, ListSettingsRequest,
+    ListSettingsResponse, NameRows, PolicyDocument, PolicyRows, SetSettingRequest, Setting, StatusRequest,
+    StatusResponse,
     agent_client::AgentClient,
     agent_server::{Agent, AgentServer},
 };
@@ -93,6 +94,13 @@ pub trait Answers: Send + Sync + 'static {
     fn flows(&self, max: usize) -> Result<Vec<Flow>>;
     /// Flows in words.
     fn describe_flows(&self, flows: &[Flow]) -> Vec<v1::FlowEntry>;
+    /// All settings, or the one of this name.
+    fn settings(&self, name: &str) -> Vec<Setting>;
+    /// Changes a setting; without a value, to what is configured.
+    ///
+    /// # Errors
+    /// There is none of this name, or it cannot be changed to this.
+    fn set(&self, name: &str, value: Option<&str>) -> Result<Setting>;
 }
 
 /// A prefix of the kernel's ipcache and whose it is.
@@ -229,6 +237,23 @@ impl<A: Answers> Agent for Service<A> {
             items: answers.describe_flows(items),
         };
         self.list(move |answers| answers.flows(max), describe).await
+    }
+
+    async fn list_settings(
+        &self,
+        request: Request<ListSettingsRequest>,
+    ) -> Result<Response<ListSettingsResponse>, Status> {
+        let settings = self.0.settings(&request.into_inner().name);
+        Ok(Response::new(ListSettingsResponse { settings }))
+    }
+
+    async fn set_setting(&self, request: Request<SetSettingRequest>) -> Result<Response<Setting>, Status> {
+        let (answers, request) = (Arc::clone(&self.0), request.into_inner());
+        let set = tokio::task::spawn_blocking(move || answers.set(&request.name, request.value.as_deref())).await;
+        let set = set.map_err(|e| Status::internal(e.to_string()))?;
+        Ok(Response::new(
+            set.map_err(|e| Status::invalid_argument(format!("{e:#}")))?,
+        ))
     }
 }
 

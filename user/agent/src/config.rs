@@ -6,6 +6,7 @@
 mod hubble;
 mod inspection;
 mod metrics;
+mod shown;
 
 use std::{
     collections::{BTreeMap, HashSet},
@@ -141,6 +142,15 @@ impl From<RawEnforcement> for Enforcement {
             RawEnforcement::Always => Self::Always,
             RawEnforcement::Never => Self::Never,
         }
+    }
+}
+
+/// A mode of enforcement as it is written.
+pub(crate) fn enforcement_name(mode: Enforcement) -> &'static str {
+    match mode {
+        Enforcement::Default => "default",
+        Enforcement::Always => "always",
+        Enforcement::Never => "never",
     }
 }
 

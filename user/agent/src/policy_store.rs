@@ -225,6 +225,16 @@ impl PolicyStore {
         Ok((identity, patches))
     }
 
+    /// What the compiler makes of rules.
+    pub(crate) fn options(&self) -> &CompileOptions {
+        self.compiler.options()
+    }
+
+    /// The same, to change it; the next [`Self::load`] goes by it.
+    pub(crate) fn options_mut(&mut self) -> &mut CompileOptions {
+        self.compiler.options_mut()
+    }
+
     /// The documents in force.
     pub(crate) fn documents(&self) -> &[Arc<Document>] {
         &self.in_force

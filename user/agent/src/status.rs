@@ -13,11 +13,14 @@ use crate::{
     api::{Answers, Flow, NameRow, Prefix, v1},
     fqdn, listings,
     publisher::{Enforced, Publisher},
+    settings,
     worker::{Life, WorkerReport},
 };
 
 impl Answers for Shared {
     fn status(&self) -> v1::StatusResponse {
+        let mut changed = settings::list(self);
+        changed.retain(|setting| setting.value != setting.configured);
         let state = self.state();
         let reports = state.workers.reports();
         let problems = problems(&state, &reports);
@@ -45,6 +48,7 @@ impl Answers for Shared {
             endpoints: publisher.map_or(0, |p| u32::try_from(p.endpoints().len()).unwrap_or(u32::MAX)),
             problems,
             engine: self.engine_counts(),
+            changed,
         }
     }
 
@@ -131,6 +135,17 @@ impl Answers for Shared {
 
     fn describe_flows(&self, flows: &[Flow]) -> Vec<v1::FlowEntry> {
         listings::flows(&self.state(), flows)
+    }
+
+    fn settings(&self, name: &str) -> Vec<v1::Setting> {
+        match name {
+            "" => settings::list(self),
+            name => settings::find(self, name).into_iter().collect(),
+        }
+    }
+
+    fn set(&self, name: &str, value: Option<&str>) -> Result<v1::Setting> {
+        settings::set(self, name, value)
     }
 }
 

@@ -83,6 +83,8 @@ struct PolicyContent {
     /// Numbers of the rules that select the endpoint, in their order.
     rules: Vec<u64>,
     default_deny: [bool; 2],
+    /// Whether the rules are asked at all.
+    asked: bool,
     /// Only if a rule for ingress names a port.
     named_ports: NamedPorts,
     localhost: bool,
@@ -135,6 +137,17 @@ impl Compiler {
             policies: HashMap::new(),
             last_policy_id: 0,
         }
+    }
+
+    /// Settings that change what rules mean.
+    #[must_use]
+    pub fn options(&self) -> &CompileOptions {
+        &self.options
+    }
+
+    /// The same, to change them: [`Compiler::compile`] goes by what they are then.
+    pub fn options_mut(&mut self) -> &mut CompileOptions {
+        &mut self.options
     }
 
     /// The identities as they are.
@@ -266,6 +279,7 @@ impl Compiler {
         PolicyContent {
             rules: selected.iter().map(|r| r.number).collect(),
             default_deny: DIRECTIONS.map(|d| self.default_deny(d, selected, &endpoint.labels)),
+            asked: self.options.enforcement != Enforcement::Never,
             named_ports: if named {
                 endpoint.named_ports.clone()
             } else {
@@ -306,7 +320,7 @@ impl Compiler {
     fn plan(&self, direction: Direction, content: &PolicyContent, selected: &[NumberedRule]) -> Plan {
         let default_deny = content.default_deny[index(direction)];
         let mut rules = Vec::new();
-        if self.options.enforcement != Enforcement::Never {
+        if content.asked {
             let parts: Vec<_> = selected.iter().filter_map(|r| r.rule.direction(direction)).collect();
             // Default deny of the Normal tier is a final word: the Baseline tier behind it is not asked.
             let final_word = parts.iter().any(|part| part.default_deny);

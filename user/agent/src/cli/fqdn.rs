@@ -8,6 +8,7 @@ use serde_json::json;
 use super::{
     Answer, Ask, Form,
     listings::{Table, collect},
+    said,
 };
 use crate::api::{
     self,
@@ -99,6 +100,7 @@ async fn clean(ask: &Ask, pattern: String) -> Result<Answer> {
     let cleaned = client
         .clean_names(CleanNamesRequest { pattern })
         .await
+        .map_err(said)
         .context("fqdn cache clean")?;
     let names = cleaned.into_inner().names;
     match ask.output {

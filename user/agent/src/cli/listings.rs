@@ -3,6 +3,7 @@
 use anstream::{eprintln, print, println};
 use anyhow::{Context as _, Result};
 use serde_json::{Value, json};
+use seventh_policy::is_plain;
 use tonic::Streaming;
 
 use super::{Answer, Ask, Form, trace::protocol_name};
@@ -41,7 +42,7 @@ fn print_text(document: &PolicyDocument) {
     println!("---\n# {} (document {})", document.file, document.document);
     for line in text.lines() {
         // A document must not write to the terminal.
-        println!("{}", line.replace(|c: char| c.is_control() && c != '\t', "\u{fffd}"));
+        println!("{}", line.replace(|c: char| !is_plain(c) && c != '\t', "\u{fffd}"));
     }
 }
 

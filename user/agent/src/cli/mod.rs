@@ -1,5 +1,6 @@
 //! The command line. Exit status 0 = fine, 1 = the answer is no, 2 = usage or cannot run.
 
+mod config;
 mod fqdn;
 mod generate;
 mod listings;
@@ -8,17 +9,17 @@ mod policy;
 mod show;
 mod trace;
 
-use std::{env::VarError, io::IsTerminal as _, path::PathBuf, process::ExitCode};
+use std::{env::VarError, path::PathBuf, process::ExitCode};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
 use clap::{CommandFactory as _, Parser, Subcommand, ValueEnum};
-use tracing_subscriber::EnvFilter;
 
 use crate::{
     agent,
     api::FLOWS_LISTED_MAX,
     config::{API_SOCKET, Config, Settings},
     demo,
+    log_filter::LogFilter,
 };
 
 /// Layer-7 network policy without a proxy.
@@ -72,6 +73,11 @@ enum Command {
     Bpf {
         #[command(subcommand)]
         command: BpfCommand,
+    },
+    /// Settings of a running agent
+    Config {
+        #[command(subcommand)]
+        command: config::ConfigCommand,
     },
     /// Completion script for a shell
     Completion {
@@ -220,9 +226,9 @@ fn dispatch(command: Command) -> Result<Answer> {
             settings,
             keep_enforcing,
         } => {
-            start_log()?;
+            let log = start_log()?;
             let config = Config::load(&config, *settings)?;
-            runtime()?.block_on(agent::run(config, keep_enforcing))?;
+            runtime()?.block_on(agent::run(config, keep_enforcing, log))?;
             Ok(Answer::Yes)
         }
         Command::Demo => {
@@ -246,6 +252,7 @@ fn dispatch(command: Command) -> Result<Answer> {
         }),
         Command::Fqdn { command } => runtime()?.block_on(fqdn::run(command)),
         Command::Bpf { command } => runtime()?.block_on(bpf(command)),
+        Command::Config { command } => runtime()?.block_on(config::run(command)),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "seventh", &mut std::io::stdout());
             Ok(Answer::Yes)
@@ -283,17 +290,19 @@ fn runtime() -> Result<tokio::runtime::Runtime> {
         .context("cannot start the runtime")
 }
 
-/// `SEVENTH_LOG` holds filters such as `debug` or `info,seventh=debug`; a terminal gets colours.
-fn start_log() -> Result<()> {
-    let filter = match std::env::var("SEVENTH_LOG") {
-        Ok(text) => EnvFilter::try_new(&text).with_context(|| format!("SEVENTH_LOG: `{text}` is not a filter"))?,
-        Err(VarError::NotPresent) => EnvFilter::new("info"),
-        Err(e) => return Err(e).context("SEVENTH_LOG"),
-    };
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
-    Ok(())
+/// What the agent says of a request that it refuses, without the words around it.
+fn said(status: tonic::Status) -> anyhow::Error {
+    match status.code() {
+        tonic::Code::InvalidArgument => anyhow!("{}", status.message()),
+        _ => status.into(),
+    }
+}
+
+/// `SEVENTH_LOG` holds levels such as `debug` or `info,seventh::agent=debug`.
+fn start_log() -> Result<LogFilter> {
+    match std::env::var("SEVENTH_LOG") {
+        Ok(text) => LogFilter::start(Some(&text)).context("SEVENTH_LOG"),
+        Err(VarError::NotPresent) => LogFilter::start(None),
+        Err(e) => Err(e).context("SEVENTH_LOG"),
+    }
 }

@@ -5,7 +5,7 @@ use anstyle::{AnsiColor, Style};
 use anyhow::{Context as _, Result};
 use serde_json::json;
 
-use super::{Answer, Ask, Form};
+use super::{Answer, Ask, Form, config};
 use crate::api::{
     self,
     v1::{Endpoint, ListEndpointsRequest, NamedCount, StatusRequest, StatusResponse},
@@ -50,6 +50,12 @@ fn print_status(status: &StatusResponse) {
     for finding in &policy.findings {
         println!("           {finding}");
     }
+    for setting in &status.changed {
+        println!(
+            "Changed    {} = {} until the agent ends (configured: {})",
+            setting.name, setting.value, setting.configured
+        );
+    }
     for worker in &status.workers {
         let state = if worker.alive { "alive" } else { "DEAD" };
         println!(
@@ -91,6 +97,7 @@ fn status_json(status: &StatusResponse) -> serde_json::Value {
             "index": w.index, "alive": w.alive, "frames_received": w.frames_received, "frames_sent": w.frames_sent,
             "frames_lost": w.frames_lost,
         })).collect::<Vec<_>>(),
+        "changed": status.changed.iter().map(config::as_json).collect::<Vec<_>>(),
         "paths": counts(&status.paths), "engine": counts(&status.engine), "drops": counts(&status.drops),
     })
 }

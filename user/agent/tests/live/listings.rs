@@ -10,7 +10,7 @@ use crate::{
 };
 
 /// One object per line.
-fn list(lab: &Lab, command: &[&str]) -> Vec<Value> {
+pub(crate) fn list(lab: &Lab, command: &[&str]) -> Vec<Value> {
     let output = lab.ask_agent(binary(), &[command, &["-o", "json"]].concat()).unwrap();
     let said = String::from_utf8_lossy(&output.stderr);
     assert!(output.status.success(), "{command:?}: {said}");
@@ -18,7 +18,7 @@ fn list(lab: &Lab, command: &[&str]) -> Vec<Value> {
     text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
 }
 
-fn text(lab: &Lab, command: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn text(lab: &Lab, command: &[&str]) -> (Option<i32>, String) {
     let output = lab.ask_agent(binary(), command).unwrap();
     (output.status.code(), String::from_utf8(output.stdout).unwrap())
 }
@@ -27,7 +27,7 @@ fn holds(labels: &Value, label: &str) -> bool {
     labels.as_array().unwrap().iter().any(|found| found == label)
 }
 
-fn endpoint(lab: &Lab, name: &str) -> Value {
+pub(crate) fn endpoint(lab: &Lab, name: &str) -> Value {
     list(lab, &["endpoint", "get", name]).remove(0)
 }
 

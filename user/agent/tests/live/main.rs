@@ -9,6 +9,7 @@ mod attach;
 mod bad_input;
 mod bulk;
 mod client;
+mod config;
 mod demo;
 mod differential;
 mod dns;

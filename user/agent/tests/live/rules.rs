@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use seventh::lab::Lab;
 
 use crate::{
+    listings::text,
     probe::{ECHO, ECHO_V6, Knock, TIMESTAMP, answer, knock},
     stage::{binary, drops, lab_with_world, replace_policy},
 };
@@ -214,17 +215,17 @@ fn enforcement_always_and_never_hold_whatever_the_policies_say() {
         ("client", Knock::Tcp(7999)),
         ("intruder", Knock::Icmp(ECHO)),
     ];
+    let Some(lab) = stage(SERVER) else { return };
+    let server = IpAddr::V4(lab.endpoint("server").unwrap().ipv4);
     for (mode, expected) in [
         ("default", [true, false, false]),
         // The server's rules allow the client in, but nothing allows the client to ask.
         ("always", [false, false, false]),
         ("never", [true, true, true]),
+        ("default", [true, false, false]),
     ] {
-        let Some(mut lab) = stage(SERVER) else { return };
-        let server = IpAddr::V4(lab.endpoint("server").unwrap().ipv4);
-        lab.end("agent", nix::sys::signal::Signal::SIGTERM).unwrap();
-        lab.start_agent(binary(), SERVER, &format!("enforcement: {mode}"))
-            .unwrap();
+        let (code, said) = text(&lab, &["config", "set", "enforcement", mode]);
+        assert_eq!(code, Some(0), "{said}");
         assert_eq!(
             asked.map(|(from, what)| passes(&lab, from, None, server, what)),
             expected,
