@@ -24,6 +24,9 @@ pub enum DnsFault {
     /// A compression pointer that does not point before the labels it ends (RFC 1035 §4.1.4: "a prior occurrence").
     #[error("a compression pointer that does not point backwards")]
     ForwardPointer,
+    /// A compression pointer to labels that run into the name it ends: no prior occurrence of a name.
+    #[error("a compression pointer into the name that it ends")]
+    Overlap,
     /// A compression pointer into the message's header, where no name stands.
     #[error("a compression pointer into the header")]
     PointerIntoHeader,

@@ -113,6 +113,8 @@ struct Walk<'a> {
     at: usize,
     /// Where the present run of labels began: a pointer leads before it, so each run begins before the last.
     run: usize,
+    /// Where the present run must have ended: where the run began that led to it.
+    limit: usize,
     pointers: usize,
     /// Where the name ends in the message: behind its first pointer or its zero.
     end: Option<usize>,
@@ -124,6 +126,7 @@ impl<'a> Walk<'a> {
             message,
             at,
             run: at,
+            limit: usize::MAX,
             pointers: 0,
             end: None,
         }
@@ -132,6 +135,9 @@ impl<'a> Walk<'a> {
     /// The next label; `None` at the root, and again whenever asked.
     fn next_label(&mut self) -> Result<Option<&'a [u8]>, DnsFault> {
         loop {
+            if self.at >= self.limit {
+                return Err(DnsFault::Overlap);
+            }
             let mut cursor = Cursor {
                 message: self.message,
                 at: self.at,
@@ -168,6 +174,7 @@ impl<'a> Walk<'a> {
         if self.pointers > POINTERS_MAX {
             return Err(DnsFault::TooManyPointers);
         }
+        self.limit = self.run;
         self.run = target;
         self.at = target;
         Ok(())

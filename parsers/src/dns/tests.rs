@@ -121,6 +121,33 @@ fn compression_that_does_not_lead_back_is_a_fault() {
     assert_eq!(fault(&[0x80, 1, 0]), DnsFault::ReservedLabel);
 }
 
+/// The second question's name leads to a byte inside of the first's label, from which labels run into itself.
+#[test]
+fn labels_that_run_into_the_name_that_leads_to_them_are_a_fault() {
+    let with = |len: u8| {
+        let first = [&[1, len, 0][..], &[0, 1, 0, 1]].concat();
+        let second = [&[1, b'b', 0xc0, 13][..], &[0, 1, 0, 1]].concat();
+        [header(0, [2, 0, 0, 0]), first, second].concat()
+    };
+    assert!(Head::parse(&with(3)).is_ok(), "it ends before");
+    assert_eq!(Head::parse(&with(8)).unwrap_err(), DnsFault::Overlap);
+    for len in 0..=255 {
+        fuzz_message(&with(len));
+    }
+}
+
+/// The seeds of the fuzz target and what it has found.
+#[test]
+fn the_reference_reads_the_seeds_alike() {
+    let seeds = concat!(env!("CARGO_MANIFEST_DIR"), "/../fuzz/seeds/dns_message");
+    let mut count = 0;
+    for seed in std::fs::read_dir(seeds).unwrap() {
+        fuzz_message(&std::fs::read(seed.unwrap().path()).unwrap());
+        count += 1;
+    }
+    assert!(count > 7, "{count}");
+}
+
 #[test]
 fn a_chain_of_pointers_is_bounded() {
     // One A record whose owner is a chain of `links` pointers in the data of an earlier record.
