@@ -2,7 +2,7 @@
 
 use super::host::check_host;
 use super::path::normalise_path;
-use super::{HEADERS_MAX, HeadError, HeadScanner, HttpFault, Limits};
+use super::{HEADERS_MAX, HeadError, HeadScanner, HttpFault, Limits, LooseHead};
 use std::borrow::Cow;
 
 /// Most requests have fewer headers; clearing the larger table would cost more than reading them.
@@ -64,6 +64,20 @@ pub struct RequestHead<'a> {
     pub headers: Headers<'a>,
     /// Bytes of the head, leading and final empty line included; 0 for HTTP/2, which has no lines.
     pub head_len: usize,
+}
+
+impl<'a> RequestHead<'a> {
+    /// As a request that is only shown.
+    #[must_use]
+    pub fn loosely(&self) -> LooseHead<'a> {
+        LooseHead {
+            method: self.method,
+            target: self.target,
+            host: self.host.unwrap_or_default(),
+            body: self.body,
+            version: self.version,
+        }
+    }
 }
 
 /// The header lines of a head, in order.

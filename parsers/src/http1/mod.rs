@@ -17,6 +17,7 @@ mod fault;
 mod fuzz;
 mod head;
 mod host;
+mod loose;
 mod path;
 mod scan;
 #[cfg(test)]
@@ -30,6 +31,7 @@ pub(crate) use head::content_length;
 pub use head::{BodyLength, Headers, RequestHead, Version, parse_head, read_head};
 pub use host::HOST_LEN_MAX;
 pub(crate) use host::check_host;
+pub use loose::{LooseHead, LooseScanner, read_loose};
 pub use path::normalise_path;
 pub use scan::{HeadScanner, LEADING_CRLF_MAX, METHOD_LEN_MAX};
 

@@ -1,6 +1,6 @@
 //! IPv4 (RFC 791) and IPv6 (RFC 8200) headers.
 
-use super::{PacketError, array, be16};
+use super::{Extent, PacketError, array, be16};
 
 /// IPv6 extension headers that are followed at most.
 pub const EXTENSION_HEADERS_MAX: usize = 8;
@@ -24,8 +24,10 @@ pub(super) struct Network {
     pub(super) ipv4: bool,
     /// With options or extension headers.
     pub(super) header_len: usize,
-    /// Header and payload, `header_len <= packet_len`.
+    /// Header and payload as far as they are there, `header_len <= packet_len`.
     pub(super) packet_len: usize,
+    /// Bytes of the payload that are announced and not there.
+    pub(super) missing: usize,
     pub(super) source: [u8; 16],
     pub(super) destination: [u8; 16],
     /// Of the payload, behind all extension headers.
@@ -33,7 +35,7 @@ pub(super) struct Network {
 }
 
 impl Network {
-    pub(super) fn parse_v4(packet: &[u8]) -> Result<Self, PacketError> {
+    pub(super) fn parse_v4(packet: &[u8], extent: Extent) -> Result<Self, PacketError> {
         const NAME: &str = "IPv4";
         let header: [u8; V4_HEADER_LEN] = array(packet, 0).ok_or(PacketError::Truncated(NAME))?;
         let [
@@ -53,13 +55,16 @@ impl Network {
         ] = header;
         let [s0, s1, s2, s3, d0, d1, d2, d3] = addresses;
         let header_len = usize::from(version_ihl & 0x0f) * 4;
-        let packet_len = usize::from(u16::from_be_bytes([len_hi, len_lo]));
-        if version_ihl >> 4 != 4 || header_len < V4_HEADER_LEN || packet_len < header_len {
+        let announced = usize::from(u16::from_be_bytes([len_hi, len_lo]));
+        let announced = if announced == 0 && extent == Extent::Cut {
+            packet.len()
+        } else {
+            announced
+        };
+        if version_ihl >> 4 != 4 || header_len < V4_HEADER_LEN || announced < header_len {
             return Err(PacketError::Malformed(NAME));
         }
-        if packet_len > packet.len() {
-            return Err(PacketError::Truncated(NAME));
-        }
+        let packet_len = shown(announced, packet.len(), header_len, extent).ok_or(PacketError::Truncated(NAME))?;
         if u16::from_be_bytes([fragment_hi, fragment_lo]) & V4_FRAGMENT_MASK != 0 {
             return Err(PacketError::Fragment);
         }
@@ -68,19 +73,25 @@ impl Network {
             ipv4: true,
             header_len,
             packet_len,
+            missing: announced - packet_len,
             source: mapped([s0, s1, s2, s3]),
             destination: mapped([d0, d1, d2, d3]),
             protocol,
         })
     }
 
-    pub(super) fn parse_v6(packet: &[u8]) -> Result<Self, PacketError> {
+    pub(super) fn parse_v6(packet: &[u8], extent: Extent) -> Result<Self, PacketError> {
         const NAME: &str = "IPv6";
         let header: [u8; V6_HEADER_LEN] = array(packet, 0).ok_or(PacketError::Truncated(NAME))?;
         let payload_len = usize::from(be16(&header, 4).ok_or(PacketError::Truncated(NAME))?);
         let source = array(&header, 8).ok_or(PacketError::Truncated(NAME))?;
         let destination = array(&header, 24).ok_or(PacketError::Truncated(NAME))?;
         let [first, _, _, _, _, _, next_header, ..] = header;
+        let payload_len = if payload_len == 0 && extent == Extent::Cut {
+            packet.len() - V6_HEADER_LEN
+        } else {
+            payload_len
+        };
         // A payload length of 0 would be a jumbogram (RFC 2675), which no punt pair carries.
         if first >> 4 != 6 || payload_len == 0 {
             return Err(PacketError::Malformed(NAME));
@@ -89,17 +100,27 @@ impl Network {
         if is_mapped(&source) || is_mapped(&destination) {
             return Err(PacketError::Malformed(NAME));
         }
-        let packet_len = V6_HEADER_LEN + payload_len;
+        let announced = V6_HEADER_LEN + payload_len;
+        let packet_len = shown(announced, packet.len(), V6_HEADER_LEN, extent).ok_or(PacketError::Truncated(NAME))?;
         let packet = packet.get(..packet_len).ok_or(PacketError::Truncated(NAME))?;
         let (protocol, header_len) = skip_extension_headers(packet, next_header)?;
         Ok(Self {
             ipv4: false,
             header_len,
             packet_len,
+            missing: announced - packet_len,
             source,
             destination,
             protocol,
         })
+    }
+}
+
+/// Bytes of a packet of `announced` bytes that are among the `there` ones; `None` if they do not suffice.
+fn shown(announced: usize, there: usize, header_len: usize, extent: Extent) -> Option<usize> {
+    match extent {
+        Extent::Whole => (announced <= there).then_some(announced),
+        Extent::Cut => (header_len <= there).then_some(announced.min(there)),
     }
 }
 

@@ -63,6 +63,15 @@ pub enum PacketError {
 
 pub use ip::EXTENSION_HEADERS_MAX;
 
+/// How much of a packet must be there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Extent {
+    /// All of it.
+    Whole,
+    /// Its headers.
+    Cut,
+}
+
 /// A frame whose headers are complete and consistent.
 #[derive(Clone, Copy, Debug)]
 pub struct Frame<'a> {
@@ -79,15 +88,29 @@ impl<'a> Frame<'a> {
     /// # Errors
     /// [`PacketError`] for whatever we do not follow to the end; the caller treats all of them as "do not forward".
     pub fn parse(bytes: &'a [u8]) -> Result<Self, PacketError> {
+        Self::read(bytes, Extent::Whole)
+    }
+
+    /// The same for a copy that may end before the packet does ([`Frame::missing`] says by how much), or was taken
+    /// before the sender's device wrote the length of an oversized packet (which is 0 then, and the packet ends where
+    /// the copy does).
+    ///
+    /// # Errors
+    /// As [`Frame::parse`]; headers must be complete.
+    pub fn parse_cut(bytes: &'a [u8]) -> Result<Self, PacketError> {
+        Self::read(bytes, Extent::Cut)
+    }
+
+    fn read(bytes: &'a [u8], extent: Extent) -> Result<Self, PacketError> {
         let (ether_type, link_len) = link(bytes)?;
         let packet = bytes.get(link_len..).unwrap_or_default();
         let network = match ether_type {
-            ETHERTYPE_IPV4 => Network::parse_v4(packet)?,
-            ETHERTYPE_IPV6 => Network::parse_v6(packet)?,
+            ETHERTYPE_IPV4 => Network::parse_v4(packet, extent)?,
+            ETHERTYPE_IPV6 => Network::parse_v6(packet, extent)?,
             other => return Err(PacketError::UnsupportedEtherType(other)),
         };
         let segment = packet.get(network.header_len..network.packet_len).unwrap_or_default();
-        let transport = Transport::parse(network.protocol, segment)?;
+        let transport = Transport::parse(network.protocol, segment, network.missing)?;
         Ok(Self {
             bytes,
             link_len,
@@ -162,6 +185,12 @@ impl<'a> Frame<'a> {
     #[must_use]
     pub fn payload(&self) -> &'a [u8] {
         self.segment().get(self.transport.header_len()..).unwrap_or_default()
+    }
+
+    /// Bytes at the end of the payload that IP announces and that are not there; 0 unless [`Frame::parse_cut`] read it.
+    #[must_use]
+    pub const fn missing(&self) -> usize {
+        self.network.missing
     }
 
     /// `(TSval, TSecr)` of the TCP timestamps option (RFC 7323 §3.2), if it is there.

@@ -103,10 +103,10 @@ impl Transport {
         }
     }
 
-    pub(super) fn parse(protocol: u8, segment: &[u8]) -> Result<Self, PacketError> {
+    pub(super) fn parse(protocol: u8, segment: &[u8], missing: usize) -> Result<Self, PacketError> {
         match protocol {
             PROTOCOL_TCP => parse_tcp(segment).map(Self::Tcp),
-            PROTOCOL_UDP => parse_udp(segment).map(Self::Udp),
+            PROTOCOL_UDP => parse_udp(segment, missing).map(Self::Udp),
             other => Err(PacketError::UnsupportedProtocol(other)),
         }
     }
@@ -149,11 +149,11 @@ fn parse_tcp(segment: &[u8]) -> Result<Tcp, PacketError> {
     })
 }
 
-fn parse_udp(datagram: &[u8]) -> Result<Udp, PacketError> {
+fn parse_udp(datagram: &[u8], missing: usize) -> Result<Udp, PacketError> {
     let [s0, s1, d0, d1, l0, l1, c0, c1]: [u8; UDP_HEADER_LEN] =
         array(datagram, 0).ok_or(PacketError::Truncated("UDP"))?;
     // A length that differs from IP's leaves bytes that one reader counts and another does not.
-    if usize::from(u16::from_be_bytes([l0, l1])) != datagram.len() {
+    if usize::from(u16::from_be_bytes([l0, l1])) != datagram.len() + missing {
         return Err(PacketError::Malformed("UDP"));
     }
     Ok(Udp {

@@ -73,11 +73,15 @@ impl Engine {
             }
             Decision::ForwardPart { .. } | Decision::Repeat => DropReason::EngineFault,
         };
+        self.record_datagram(punted, reason);
+        None
+    }
+
+    pub(crate) fn record_datagram(&mut self, punted: &Punted<'_>, reason: DropReason) {
         let view = self.desk.shared.load_policy();
         let policy =
             find_endpoint(&view, punted).and_then(|endpoint| policy_of(&self.desk.shared, &view, endpoint, punted));
         self.desk.record_drop(&About::of(punted, policy.as_ref().ok()), reason);
-        None
     }
 
     /// Looks after connections on which nothing happens: heads that were begun and not finished in time are reset,
@@ -100,6 +104,11 @@ impl Engine {
                 self.time_out_head(&id, now_ns, out);
             }
         }
+        self.expire(now_ns);
+    }
+
+    /// Forgets what is too old of the rest, and says how much there is.
+    pub(crate) fn expire(&mut self, now_ns: u64) {
         self.desk.dns.expire(now_ns);
         self.quic.expire(now_ns);
         let held = self.held + self.quic.held_bytes();
@@ -132,7 +141,7 @@ impl Engine {
         line.reset_other(&[flow.stream.next()], flow.last_ack);
     }
 
-    fn record(&mut self, segment: &Segment<'_>, reason: DropReason) {
+    pub(crate) fn record(&mut self, segment: &Segment<'_>, reason: DropReason) {
         let policy = self.flows.get(&segment.punted.id).map(|flow| &flow.policy);
         self.desk.record_drop(&About::of(&segment.punted, policy), reason);
     }

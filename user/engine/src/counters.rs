@@ -37,6 +37,10 @@ pub enum EngineCounter {
     FlowExpired,
     /// Frames of our own that found the outbox full.
     OutboxFull,
+    /// Beside the traffic: bytes were never shown, or could not be read, and requests were looked for behind them.
+    LostTrack,
+    /// Beside the traffic: a connection was given up.
+    GivenUp,
     /// Connections at present.
     Flows,
     /// Bytes held for heads and for comparing retransmissions at present.
@@ -60,6 +64,8 @@ impl EngineCounter {
         (EngineCounter::FlowEvicted, "flow_evicted"),
         (EngineCounter::FlowExpired, "flow_expired"),
         (EngineCounter::OutboxFull, "outbox_full"),
+        (EngineCounter::LostTrack, "lost_track"),
+        (EngineCounter::GivenUp, "given_up"),
         (EngineCounter::Flows, "flows"),
         (EngineCounter::HeldBytes, "held_bytes"),
     ];

@@ -3,10 +3,9 @@
 use crate::answer;
 use crate::counters::EngineCounter;
 use crate::dns;
-use crate::flow::{Flow, FlowPolicy, FlowTable, Grant};
+use crate::flow::{BesideState, Flow, FlowPolicy, FlowTable, Grant};
 use crate::inspector::{Change, Inspection, Inspector, Judge, Patience, Refusal};
 use crate::judge::{About, Desk};
-use crate::names::Peer;
 use crate::outbox::Outbox;
 use crate::parked::{Parked, Parking};
 use crate::punted::{FlowId, Punted, Segment};
@@ -15,10 +14,9 @@ use crate::seq::{before, plus};
 use crate::shared::{EndpointView, EngineLimits, EngineShared, PolicyView};
 use crate::stream::{Place, Stream};
 use seventh_abi::{Direction, DropReason, FlowKey, Hook, InjectAction, Replies};
-use seventh_parsers::packet::{TcpFlags, Transport};
+use seventh_parsers::packet::{PROTOCOL_TCP, TcpFlags, Transport};
 use seventh_policy::{L4Decision, RuleSetKind};
 use std::borrow::Cow;
-use std::net::{IpAddr, Ipv6Addr};
 use std::ops::Range;
 use std::sync::Arc;
 
@@ -79,6 +77,25 @@ impl Decision {
                 change,
             },
             other => other,
+        }
+    }
+}
+
+/// What is known of a segment beside its bytes.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Turn {
+    pub(crate) now_ns: u64,
+    pub(crate) ack: u32,
+    /// See [`seventh_abi::PuntMeta::reply_idle`].
+    pub(crate) reply_idle: bool,
+}
+
+impl Turn {
+    pub(crate) const fn of(segment: &Segment<'_>) -> Self {
+        Self {
+            now_ns: segment.punted.now_ns,
+            ack: segment.tcp.ack,
+            reply_idle: segment.punted.meta.reply_idle,
         }
     }
 }
@@ -215,12 +232,12 @@ impl Engine {
             }
             return Ok(Decision::Forward(change));
         }
-        self.make_room(segment, place, repeated)?;
+        self.make_room(place, segment.payload.len() - repeated)?;
         self.inspect(segment, place, repeated)
     }
 
     /// Datagrams of both sides (`punted.meta.reply` tells which). `Err` is a decision too: the one of an early tier.
-    fn decide_datagram(&mut self, punted: &Punted<'_>, out: &mut Outbox) -> Result<Decision, Decision> {
+    pub(crate) fn decide_datagram(&mut self, punted: &Punted<'_>, out: &mut Outbox) -> Result<Decision, Decision> {
         let view = self.desk.shared.load_policy();
         let endpoint = find_endpoint(&view, punted)?;
         let policy = policy_of(&self.desk.shared, &view, endpoint, punted)?;
@@ -238,12 +255,13 @@ impl Engine {
                 punted.meta.reply,
                 &self.limits,
             )),
+            RuleSetKind::Observe => self.observe_datagram(punted, &policy, out),
             RuleSetKind::Http(_) => Err(Decision::Drop(DropReason::InspectorMissing)),
         }
     }
 
     /// Tiers 2 and 3: the place of the connection, which is now under the endpoint's policy of this moment.
-    fn admit(&mut self, segment: &Segment<'_>) -> Result<usize, Decision> {
+    pub(crate) fn admit(&mut self, segment: &Segment<'_>) -> Result<usize, Decision> {
         let punted = &segment.punted;
         let view = self.desk.shared.load_policy();
         let endpoint = find_endpoint(&view, punted)?;
@@ -271,6 +289,9 @@ impl Engine {
         let takes_up = self.limits.take_up && punted.meta.boundary;
         if takes_up {
             inspector.taken_up();
+        }
+        if self.desk.beside.is_some() {
+            return Ok(self.create_beside(segment, policy, inspector));
         }
         let start = first_byte(segment, takes_up).ok_or(Decision::Reset(DropReason::MidStream))?;
         if inspector.reads_replies() && !punted.meta.reply_idle {
@@ -322,7 +343,13 @@ impl Engine {
         }
     }
 
-    fn create(&mut self, segment: &Segment<'_>, policy: FlowPolicy, inspector: Inspector, start: u32) -> usize {
+    pub(crate) fn create(
+        &mut self,
+        segment: &Segment<'_>,
+        policy: FlowPolicy,
+        inspector: Inspector,
+        start: u32,
+    ) -> usize {
         let flow = Flow {
             id: segment.punted.id,
             link: segment.punted.link,
@@ -341,6 +368,7 @@ impl Engine {
             finished: false,
             last_seen_ns: segment.punted.now_ns,
             head_since_ns: None,
+            beside: BesideState::default(),
         };
         self.desk.counters.count(EngineCounter::FlowCreated);
         let (place, evicted) = self.flows.insert(flow);
@@ -380,10 +408,11 @@ impl Engine {
     }
 
     /// Sees that the new bytes can be held: connections that were not used lately give way.
-    fn make_room(&mut self, segment: &Segment<'_>, place: usize, repeated: usize) -> Result<(), Decision> {
-        let new = segment.payload.len() - repeated;
+    pub(crate) fn make_room(&mut self, place: usize, new: usize) -> Result<(), Decision> {
         let limits = self.limits;
-        if self.flow(place)?.stream.kept_len() + new > limits.flow_bytes_max {
+        let flow = self.flow(place)?;
+        let id = flow.id;
+        if flow.stream.kept_len() + new > limits.flow_bytes_max {
             return Err(Decision::Drop(DropReason::EngineLimit));
         }
         for _ in 0..PRESSURE_EVICTIONS_MAX {
@@ -392,7 +421,7 @@ impl Engine {
             }
             if let Some(evicted) = self.flows.evict() {
                 self.evicted(&evicted);
-                if evicted.id == segment.punted.id {
+                if evicted.id == id {
                     break;
                 }
             }
@@ -402,32 +431,11 @@ impl Engine {
 
     /// Tier 6.
     fn inspect(&mut self, segment: &Segment<'_>, place: usize, repeated: usize) -> Result<Decision, Decision> {
+        let held_before = self.flow(place)?.held();
         let new = segment.payload.get(repeated..).unwrap_or_default();
+        let mut inspection = self.read_new(place, new, Turn::of(segment))?;
         let Self { desk, flows, held, .. } = self;
         let flow = flows.at(place).ok_or(Decision::Drop(DropReason::EngineFault))?;
-        let (held_before, pending_before) = (flow.held(), flow.inspector.pending());
-        let about = About::of(&segment.punted, Some(&flow.policy));
-        let mut judge = Judge {
-            desk,
-            policy: &flow.policy,
-            about: &about,
-        };
-        let mut inspection = flow.inspector.inspect(&mut flow.stream, new, &mut judge);
-        if inspection.allowed > 0 {
-            flow.request_ack = Some(segment.tcp.ack);
-        }
-        if flow.inspector.pending() == 0 {
-            flow.head_since_ns = None;
-        } else if pending_before == 0 || inspection.allowed > 0 {
-            flow.head_since_ns = Some(segment.punted.now_ns);
-        }
-        match inspection.replies {
-            // One that is followed already is followed on. Else the inspector has seen to it that nothing of the other
-            // side is under way, so that the opener's word for what comes next is the kernel's, too.
-            Replies::Punt => flow.reply_next = flow.reply_next.or(Some(segment.tcp.ack)),
-            Replies::Pass => flow.reply_next = None,
-            Replies::Keep | Replies::Copy => {}
-        }
         let decision = match inspection.refusal.take() {
             None => {
                 let grant = flow.inspector.grant(&mut flow.stream).map(|(start, end)| Grant {
@@ -464,6 +472,43 @@ impl Engine {
                 self.evicted(&evicted);
             }
         }
+    }
+
+    /// Has new bytes of the opener read, which begin at the stream's end.
+    pub(crate) fn read_new(&mut self, place: usize, new: &[u8], turn: Turn) -> Result<Inspection, Decision> {
+        let Self { desk, flows, .. } = self;
+        let flow = flows.at(place).ok_or(Decision::Drop(DropReason::EngineFault))?;
+        let pending_before = flow.inspector.pending();
+        let about = About {
+            time_ns: turn.now_ns,
+            id: &flow.id,
+            protocol: PROTOCOL_TCP,
+            reply_idle: turn.reply_idle,
+            base_seq: Some(flow.base),
+            policy: Some(&flow.policy),
+        };
+        let mut judge = Judge {
+            desk,
+            policy: &flow.policy,
+            about: &about,
+        };
+        let inspection = flow.inspector.inspect(&mut flow.stream, new, &mut judge);
+        if inspection.allowed > 0 {
+            flow.request_ack = Some(turn.ack);
+        }
+        if flow.inspector.pending() == 0 {
+            flow.head_since_ns = None;
+        } else if pending_before == 0 || inspection.allowed > 0 {
+            flow.head_since_ns = Some(turn.now_ns);
+        }
+        match inspection.replies {
+            // One that is followed already is followed on. Else the inspector has seen to it that nothing of the other
+            // side is under way, so that the opener's word for what comes next is the kernel's, too.
+            Replies::Punt => flow.reply_next = flow.reply_next.or(Some(turn.ack)),
+            Replies::Pass => flow.reply_next = None,
+            Replies::Keep | Replies::Copy => {}
+        }
+        Ok(inspection)
     }
 
     pub(crate) fn forget(&mut self, id: &FlowId) {
@@ -574,19 +619,14 @@ pub(crate) fn policy_of(
 ) -> Result<FlowPolicy, Decision> {
     let id = &punted.id;
     let protocol = punted.frame.transport().protocol();
-    // As the kernel does: what an endpoint opens goes by the names it has learned first.
-    let (direction, address, peer) = match id.hook {
-        Hook::FromEndpoint => {
-            let flow = egress_key(id, protocol);
-            (Direction::Egress, id.destination, shared.names.peer(endpoint, &flow))
-        }
-        Hook::ToEndpoint => (Direction::Ingress, id.source, Peer::Address),
+    let direction = match id.hook {
+        Hook::FromEndpoint => Direction::Egress,
+        Hook::ToEndpoint => Direction::Ingress,
     };
-    let peer_identity = match peer {
-        Peer::Address => view.ipcache.lookup(IpAddr::V6(Ipv6Addr::from(address))).identity,
-        Peer::Identity(identity) => identity,
-        Peer::Changing => return Err(Decision::Park(DropReason::EngineNoPolicy)),
-    };
+    let flow = flow_key(id, direction, protocol);
+    let peer_identity = shared
+        .peer_identity(view, endpoint, &flow)
+        .ok_or(Decision::Park(DropReason::EngineNoPolicy))?;
     match endpoint
         .policy
         .lookup(direction, peer_identity, protocol, id.destination_port)
@@ -604,16 +644,21 @@ pub(crate) fn policy_of(
     }
 }
 
-/// The kernel's key of a flow that the endpoint opened.
-fn egress_key(id: &FlowId, protocol: u8) -> FlowKey {
+/// The kernel's key of the flow.
+fn flow_key(id: &FlowId, direction: Direction, protocol: u8) -> FlowKey {
+    let (opener, other) = ((id.source, id.source_port), (id.destination, id.destination_port));
+    let (local, peer) = match direction {
+        Direction::Egress => (opener, other),
+        Direction::Ingress => (other, opener),
+    };
     FlowKey {
-        local_addr: id.source,
-        peer_addr: id.destination,
+        local_addr: local.0,
+        peer_addr: peer.0,
         ifindex: id.ifindex,
-        local_port: id.source_port,
-        peer_port: id.destination_port,
+        local_port: local.1,
+        peer_port: peer.1,
         protocol,
-        direction: Direction::Egress as u8,
+        direction: direction as u8,
         pad: [0; 2],
     }
 }

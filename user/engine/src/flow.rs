@@ -1,5 +1,6 @@
 //! Connections of one engine.
 
+use crate::ahead::Ahead;
 use crate::inspector::Inspector;
 use crate::punted::{FlowId, LinkType};
 use crate::seq::before;
@@ -74,6 +75,23 @@ pub(crate) struct Flow {
     pub(crate) last_seen_ns: u64,
     /// When the head that is not complete began.
     pub(crate) head_since_ns: Option<u64>,
+    /// Beside the traffic: what else is known of it.
+    pub(crate) beside: BesideState,
+}
+
+/// What is known of a connection that is only looked at.
+#[derive(Debug, Default)]
+pub(crate) struct BesideState {
+    /// Of the opener, before which something is missing, or that waits for an answer.
+    pub(crate) ahead: Ahead,
+    /// Of the other side, before which something is missing.
+    pub(crate) replies_ahead: Ahead,
+    /// What is read next of the opener depends on an answer.
+    pub(crate) waits: bool,
+    /// The highest acknowledgement of the other side.
+    pub(crate) acked: Option<u32>,
+    /// How often in a row nothing was found where something was looked for.
+    pub(crate) misses: u16,
 }
 
 impl Flow {
@@ -100,7 +118,8 @@ impl Flow {
             }) => answer.capacity(),
             Some(_) | None => 0,
         };
-        self.stream.held() + self.inspector.held() + answer
+        let waiting = self.beside.ahead.held() + self.beside.replies_ahead.held();
+        self.stream.held() + self.inspector.held() + waiting + answer
     }
 }
 

@@ -30,8 +30,8 @@ spec:
   - toPorts: [{ports: [{port: '53', protocol: ANY}], rules: {dns: [{matchPattern: '*.example.com'}]}}]
 ";
 
-const IFINDEX: u32 = 7;
-const SECOND: u64 = 1_000_000_000;
+pub(crate) const IFINDEX: u32 = 7;
+pub(crate) const SECOND: u64 = 1_000_000_000;
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 const HTTP: u16 = 80;
@@ -363,7 +363,7 @@ fn checksum(bytes: &[u8]) -> [u8; 2] {
 }
 
 /// An engine's surroundings under [`POLICY`], compiled once.
-fn shared() -> Arc<EngineShared> {
+pub(crate) fn shared() -> Arc<EngineShared> {
     static VIEW: LazyLock<Arc<PolicyView>> = LazyLock::new(|| {
         let loaded = load_text("fuzz.yaml", POLICY);
         assert!(!loaded.has_errors(), "{:?}", loaded.findings);

@@ -15,7 +15,10 @@ use crate::record::Http2Stream;
 use crate::stream::Stream;
 use crate::upgrade::{Agreed, Asked, Protocol, UPGRADE_HEAD_MAX};
 use seventh_abi::{DropReason, Replies};
-use seventh_parsers::http1::{BodyLength, ChunkProgress, ChunkedFollower, HeadScanner, HttpFault, Limits, RequestHead};
+use seventh_parsers::http1::{
+    BodyLength, ChunkProgress, ChunkedFollower, HeadScanner, HttpFault, Limits, LooseHead, LooseScanner, RequestHead,
+    read_loose,
+};
 use seventh_parsers::http2::PREFACE;
 
 /// A rest of a body (or chunk) is given free if it is at least so long: below, asking the engine costs less than what a
@@ -45,11 +48,21 @@ pub(crate) trait HeadJudge {
     /// Judges one complete HTTP/1 head. `may_switch`: it may ask for another protocol.
     fn head(&mut self, head: &[u8], may_switch: bool) -> Result<Judged, DropReason>;
 
+    /// Judges a complete HTTP/1 head that is not sound, for that reason: an error, unless nothing is refused.
+    fn loose(&mut self, head: &[u8], reason: DropReason) -> Result<Judged, DropReason>;
+
     /// Judges a request on a stream of HTTP/2, which was read already.
     fn request(&mut self, head: &RequestHead<'_>, stream: Http2Stream) -> Result<(), DropReason>;
 
     /// Judges a head that was allowed before, under the rules of this moment. Nothing is recorded.
     fn again(&mut self, head: &[u8]) -> Result<(), DropReason>;
+
+    /// What becomes of a request (or of something else) that is not to pass for that reason: an error, unless nothing
+    /// is refused.
+    fn refuse(&mut self, request: Option<&LooseHead<'_>>, reason: DropReason) -> Result<(), DropReason>;
+
+    /// Whether nothing is refused: beside the traffic.
+    fn is_beside(&self) -> bool;
 
     /// The time of the frame.
     fn now_ns(&self) -> u64;
@@ -82,6 +95,8 @@ pub(crate) struct HttpInspector {
 enum Phase {
     /// In a request head or before one; its bytes are the tail of the stream.
     Head(HeadScanner),
+    /// In a request head that is not sound, for this reason, and is only followed beside the traffic.
+    Loose(LooseScanner, DropReason),
     /// So many bytes of a body are still to come.
     Body(u64),
     Chunks(ChunkedFollower),
@@ -110,6 +125,7 @@ impl HttpInspector {
     pub(crate) const fn pending(&self) -> usize {
         match &self.phase {
             Phase::Head(scanner) => scanner.taken(),
+            Phase::Loose(scanner, _) => scanner.taken(),
             Phase::Body(_) | Phase::Chunks(_) => 0,
             Phase::Http2(http2) => http2.pending(),
         }
@@ -130,7 +146,7 @@ impl HttpInspector {
         let is_plain = self.asked.is_none() && self.agreed.is_none() && self.tunnel.is_none();
         match &self.phase {
             Phase::Head(scanner) => is_plain && scanner.taken() == 0,
-            Phase::Body(_) | Phase::Chunks(_) | Phase::Http2(_) => false,
+            Phase::Loose(..) | Phase::Body(_) | Phase::Chunks(_) | Phase::Http2(_) => false,
         }
     }
 
@@ -175,6 +191,10 @@ impl HttpInspector {
                 Phase::Head(scanner) => {
                     let scanner = *scanner;
                     self.head(scanner, stream, rest, judge)
+                }
+                Phase::Loose(scanner, reason) => {
+                    let (scanner, reason) = (*scanner, *reason);
+                    self.loose(scanner, reason, stream, rest, judge)
                 }
                 Phase::Body(left) => {
                     let left = *left;
@@ -226,7 +246,7 @@ impl HttpInspector {
     /// Gives the rest of the present body or chunk free, if that pays: the range of sequence numbers.
     pub(crate) fn grant(&mut self, stream: &mut Stream) -> Option<(u32, u32)> {
         let left = match &mut self.phase {
-            Phase::Head(_) => 0,
+            Phase::Head(_) | Phase::Loose(..) => 0,
             Phase::Body(_) if self.asked.as_ref().is_some_and(|asked| asked.reads_body()) => 0,
             Phase::Body(left) => *left,
             Phase::Chunks(follower) => follower.data_left(),
@@ -284,7 +304,7 @@ impl HttpInspector {
                 self.phase = Phase::Http2(Box::new(Http2Inspector::new(self.limits, earlier)));
                 return Ok(0);
             }
-            Err(fault) => return Err(http_reason(fault)),
+            Err(fault) => return self.unsound(fault, stream.tail(earlier), judge),
         };
         let here = rest.get(..end).unwrap_or_default();
         let may_switch = self.at_first && earlier + end <= UPGRADE_HEAD_MAX;
@@ -302,12 +322,68 @@ impl HttpInspector {
         self.asked = judged
             .protocol
             .map(|protocol| Box::new(Asked::new(protocol, stream.tail(earlier + end))));
-        self.phase = match judged.body {
-            BodyLength::None => self.after_body(0),
-            BodyLength::Fixed(len) => self.after_body(len),
-            BodyLength::Chunked => Phase::Chunks(ChunkedFollower::new()),
-        };
+        self.phase = self.after_head(judged.body);
         Ok(end)
+    }
+
+    /// The head can never become a sound one. Beside the traffic it is read again, loosely.
+    fn unsound(&mut self, fault: HttpFault, earlier: &[u8], judge: &dyn HeadJudge) -> Result<usize, DropReason> {
+        let reason = http_reason(fault);
+        if !judge.is_beside() || matches!(fault, HttpFault::NotHttp | HttpFault::Tls | HttpFault::HeadTooLarge) {
+            return Err(reason);
+        }
+        let mut scanner = LooseScanner::new(&self.limits);
+        match scanner.advance(earlier) {
+            Ok(None) => self.phase = Phase::Loose(scanner, reason),
+            Ok(Some(_)) | Err(_) => return Err(reason),
+        }
+        Ok(0)
+    }
+
+    fn loose(
+        &mut self,
+        mut scanner: LooseScanner,
+        reason: DropReason,
+        stream: &mut Stream,
+        rest: &[u8],
+        judge: &mut dyn HeadJudge,
+    ) -> Result<usize, DropReason> {
+        let had_line = scanner.has_request_line();
+        let end = scanner.advance(rest).map_err(http_reason)?;
+        let taken = end.unwrap_or(rest.len());
+        stream.append(rest.get(..taken).unwrap_or_default());
+        let head = stream.tail(scanner.taken());
+        if end.is_some() {
+            let judged = judge.loose(head, reason)?;
+            self.at_first = false;
+            self.phase = self.after_head(judged.body);
+        } else if !had_line && scanner.has_request_line() && read_loose(head).is_none() {
+            return Err(reason);
+        } else {
+            self.phase = Phase::Loose(scanner, reason);
+        }
+        Ok(taken)
+    }
+
+    /// So many bytes will never be shown. False if it is not certain what they are.
+    pub(crate) fn skip(&mut self, len: u64) -> bool {
+        match &mut self.phase {
+            Phase::Body(left) if *left >= len => {
+                let left = *left - len;
+                self.phase = self.after_body(left);
+            }
+            Phase::Chunks(follower) if follower.data_left() >= len => follower.skip_data(len),
+            Phase::Http2(http2) => return http2.skip(len),
+            Phase::Head(_) | Phase::Loose(..) | Phase::Body(_) | Phase::Chunks(_) => return false,
+        }
+        true
+    }
+
+    /// The server's answer to a request that asked for another protocol was not shown: it may speak anything now.
+    pub(crate) fn answer_lost(&mut self) {
+        if let Some(asked) = self.asked.take() {
+            self.tunnel = Some(asked.head);
+        }
     }
 
     fn body(&mut self, left: u64, stream: &mut Stream, rest: &[u8]) -> Result<usize, DropReason> {
@@ -329,6 +405,14 @@ impl HttpInspector {
         stream.append(rest.get(..taken).unwrap_or_default());
         self.phase = phase;
         Ok(taken)
+    }
+
+    const fn after_head(&self, body: BodyLength) -> Phase {
+        match body {
+            BodyLength::None => self.after_body(0),
+            BodyLength::Fixed(len) => self.after_body(len),
+            BodyLength::Chunked => Phase::Chunks(ChunkedFollower::new()),
+        }
     }
 
     const fn after_body(&self, left: u64) -> Phase {
@@ -406,7 +490,7 @@ mod tests {
     use crate::stream::Stream;
     use crate::upgrade::Protocol;
     use seventh_abi::DropReason;
-    use seventh_parsers::http1::{Limits, RequestHead, read_head};
+    use seventh_parsers::http1::{Limits, LooseHead, RequestHead, read_head};
 
     /// Allows everything but paths that begin with `/no`; `seen` collects the paths judged.
     fn inspect(inspector: &mut HttpInspector, stream: &mut Stream, new: &[u8], seen: &mut Vec<String>) -> Inspection {
@@ -442,6 +526,18 @@ mod tests {
 
         fn again(&mut self, head: &[u8]) -> Result<(), DropReason> {
             self.head(head, true).map(|_| ())
+        }
+
+        fn loose(&mut self, _head: &[u8], reason: DropReason) -> Result<Judged, DropReason> {
+            Err(reason)
+        }
+
+        fn refuse(&mut self, _request: Option<&LooseHead<'_>>, reason: DropReason) -> Result<(), DropReason> {
+            Err(reason)
+        }
+
+        fn is_beside(&self) -> bool {
+            false
         }
 
         fn now_ns(&self) -> u64 {

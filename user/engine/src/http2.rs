@@ -18,7 +18,7 @@ use crate::inspector::{Inspection, Patience, Refusal};
 use crate::record::Http2Stream;
 use crate::stream::Stream;
 use seventh_abi::DropReason;
-use seventh_parsers::http1::Limits;
+use seventh_parsers::http1::{BodyLength, Limits, LooseHead, Version};
 use seventh_parsers::http2::{
     Decoder, Fields, FrameHeader, FrameKind, FrameScanner, Http2Fault, PREFACE, Unit, check_trailers, join_block,
     read_request,
@@ -233,6 +233,17 @@ impl Http2Inspector {
         Some(range)
     }
 
+    /// So many bytes will never be shown. False if it is not certain what they are.
+    pub(crate) fn skip(&mut self, len: u64) -> bool {
+        match self.phase {
+            Phase::Data(left) if left >= len => {
+                self.phase = self.after_data(left - len);
+                true
+            }
+            Phase::Data(_) | Phase::Unit(_) | Phase::Preface(_) => false,
+        }
+    }
+
     /// A refusal is told when it disturbs nothing, but not for ever: see `docs/http.md`.
     fn refuse(&mut self, refused: Refused, passed: usize, allowed: usize, now_ns: u64) -> Inspection {
         let since_ns = *self.refused_since_ns.get_or_insert(now_ns);
@@ -323,15 +334,15 @@ impl Http2Inspector {
                 len,
                 padding,
             } => {
-                self.data_frame(id, end_stream, len, padding, judge.now_ns())?;
+                self.data_frame(id, end_stream, len, padding, judge)?;
                 self.phase = self.after_data(u64::from(len));
             }
             Unit::Frame(frame) => {
                 if earlier == 0 {
-                    self.frame(&frame, here, judge.now_ns())?;
+                    self.frame(&frame, here, judge)?;
                 } else {
                     stream.append(here);
-                    let judged = self.frame(&frame, stream.tail(earlier + end), judge.now_ns());
+                    let judged = self.frame(&frame, stream.tail(earlier + end), judge);
                     stream.retract(end);
                     judged?;
                 }
@@ -374,24 +385,31 @@ impl Http2Inspector {
             reason,
             answer: forbidden(id, is_grpc),
         };
-        let request = read_request(&fields, &mut lines).map_err(|fault| on_stream(http2_reason(fault), false))?;
+        let request = match read_request(&fields, &mut lines) {
+            Ok(request) => request,
+            Err(fault) => {
+                let reason = http2_reason(fault);
+                judge
+                    .refuse(Some(&loosely(&fields)), reason)
+                    .map_err(|reason| on_stream(reason, false))?;
+                self.newest = id;
+                return Ok(true);
+            }
+        };
         let promised = request.content_length.unwrap_or(0);
-        if end_stream && promised > 0 {
-            return Err(on_stream(DropReason::Http2LengthMismatch, request.is_grpc));
-        }
         let promise = request.content_length.filter(|_| !end_stream);
-        if promise.is_some() && self.promises() >= PROMISES_MAX {
-            return Err(on_stream(DropReason::Http2TooManyStreams, request.is_grpc));
-        }
-        judge
-            .request(
-                &request.head,
-                Http2Stream {
-                    number: id,
-                    is_grpc: request.is_grpc,
-                },
-            )
-            .map_err(|reason| on_stream(reason, request.is_grpc))?;
+        let judged = if end_stream && promised > 0 {
+            judge.refuse(Some(&request.head.loosely()), DropReason::Http2LengthMismatch)
+        } else if promise.is_some() && self.promises() >= PROMISES_MAX {
+            judge.refuse(Some(&request.head.loosely()), DropReason::Http2TooManyStreams)
+        } else {
+            let stream = Http2Stream {
+                number: id,
+                is_grpc: request.is_grpc,
+            };
+            judge.request(&request.head, stream)
+        };
+        judged.map_err(|reason| on_stream(reason, request.is_grpc))?;
         self.newest = id;
         if !end_stream {
             if self.open.len() >= OPEN_MAX
@@ -421,21 +439,32 @@ impl Http2Inspector {
         self.keep_promise(id, 0, true)
     }
 
-    fn data_frame(&mut self, id: u32, end_stream: bool, len: u32, padding: u32, now_ns: u64) -> Result<(), Refused> {
+    fn data_frame(
+        &mut self,
+        id: u32,
+        end_stream: bool,
+        len: u32,
+        padding: u32,
+        judge: &mut dyn HeadJudge,
+    ) -> Result<(), Refused> {
         if id > self.newest {
             return Err(self.fault(Http2Fault::BadFrame));
         }
         let content = len - padding;
         let (is_within, reason) = match content {
             _ if end_stream => (true, DropReason::Http2ControlFlood),
-            0 => (self.control.take(CONTROL, now_ns), DropReason::Http2ControlFlood),
+            0 => (
+                self.control.take(CONTROL, judge.now_ns()),
+                DropReason::Http2ControlFlood,
+            ),
             _ => (
-                content >= TINY_DATA_LEN || self.tiny.take(TINY, now_ns),
+                content >= TINY_DATA_LEN || self.tiny.take(TINY, judge.now_ns()),
                 DropReason::Http2TinyDataFlood,
             ),
         };
         if !is_within {
-            return Err(self.flood(reason));
+            let flood = judge.refuse(None, reason);
+            flood.map_err(|reason| self.flood(reason))?;
         }
         self.keep_promise(id, content, end_stream)
     }
@@ -471,7 +500,8 @@ impl Http2Inspector {
     }
 
     /// A frame, with its header.
-    fn frame(&mut self, frame: &FrameHeader, unit: &[u8], now_ns: u64) -> Result<(), Refused> {
+    fn frame(&mut self, frame: &FrameHeader, unit: &[u8], judge: &mut dyn HeadJudge) -> Result<(), Refused> {
+        let now_ns = judge.now_ns();
         if self.at_first && frame.is_ack() {
             return Err(self.fault(Http2Fault::BadPreface));
         }
@@ -497,7 +527,7 @@ impl Http2Inspector {
             _ => (self.control.take(CONTROL, now_ns), DropReason::Http2ControlFlood),
         };
         if !is_within {
-            return Err(self.flood(reason));
+            judge.refuse(None, reason).map_err(|reason| self.flood(reason))?;
         }
         if frame.kind == FrameKind::ResetStream {
             self.open.retain(|(stream, _)| *stream != frame.stream);
@@ -550,6 +580,23 @@ fn word(payload: &[u8]) -> u32 {
     payload
         .first_chunk()
         .map_or(0, |bytes| u32::from_be_bytes(*bytes) & 0x7fff_ffff)
+}
+
+/// What fields that are no request say all the same.
+fn loosely(fields: &Fields) -> LooseHead<'_> {
+    let value = |name: &[u8]| {
+        let field = fields.iter().find(|(known, _)| *known == name);
+        field
+            .and_then(|(_, value)| std::str::from_utf8(value).ok())
+            .unwrap_or_default()
+    };
+    LooseHead {
+        method: value(b":method"),
+        target: value(b":path"),
+        host: value(b":authority"),
+        body: BodyLength::None,
+        version: Version::Http2,
+    }
 }
 
 /// The drop reason of each fault.

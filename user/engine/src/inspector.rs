@@ -10,6 +10,7 @@ use crate::flow::FlowPolicy;
 use crate::http::HttpInspector;
 use crate::judge::{About, Desk};
 use crate::shared::EngineLimits;
+use crate::sniff::{Found, Sniffer, Wanted};
 use crate::stream::Stream;
 use crate::tls::TlsInspector;
 use seventh_abi::{DropReason, InjectAction, Replies};
@@ -22,6 +23,10 @@ pub(crate) enum Inspector {
     Http(HttpInspector),
     Dns(DnsInspector),
     Tls(TlsInspector),
+    /// Beside the traffic: the protocol is not known (yet).
+    Sniff(Sniffer),
+    /// Beside the traffic: nothing can be said of what follows.
+    GivenUp,
 }
 
 /// What became of new bytes of the opener.
@@ -98,6 +103,17 @@ impl Inspector {
             RuleSetKind::Http(_) => Some(Self::Http(HttpInspector::new(limits.http))),
             RuleSetKind::Dns(_) => Some(Self::Dns(DnsInspector::new(limits.dns_refusal))),
             RuleSetKind::Tls(_) => Some(Self::Tls(TlsInspector::new(limits.tls))),
+            RuleSetKind::Observe => Some(Self::Sniff(Sniffer::new(Wanted::Any, limits))),
+        }
+    }
+
+    /// The one for these rules where it is not known what came before: what it reads begins where a segment does.
+    pub(crate) fn after_loss(rules: &RuleSet, limits: &EngineLimits) -> Self {
+        match rules.kind() {
+            RuleSetKind::Http(_) => Self::Sniff(Sniffer::new(Wanted::Http, limits)),
+            RuleSetKind::Dns(_) => Self::Sniff(Sniffer::new(Wanted::Dns, limits)),
+            RuleSetKind::Tls(_) => Self::Sniff(Sniffer::new(Wanted::Tls, limits)),
+            RuleSetKind::Observe => Self::Sniff(Sniffer::new(Wanted::Any, limits)),
         }
     }
 
@@ -107,6 +123,8 @@ impl Inspector {
             Self::Http(_) => rules.http().is_some(),
             Self::Tls(_) => rules.tls().is_some(),
             Self::Dns(_) => rules.dns().is_some(),
+            // Beside the traffic it is begun anew.
+            Self::Sniff(_) | Self::GivenUp => false,
         }
     }
 
@@ -116,6 +134,7 @@ impl Inspector {
             Self::Http(_) => false,
             Self::Tls(_) => true,
             Self::Dns(_) => true,
+            Self::Sniff(_) | Self::GivenUp => false,
         }
     }
 
@@ -125,6 +144,8 @@ impl Inspector {
             Self::Http(http) => http.pending(),
             Self::Tls(tls) => tls.pending(),
             Self::Dns(dns) => dns.pending(),
+            Self::Sniff(sniffer) => sniffer.pending(),
+            Self::GivenUp => 0,
         }
     }
 
@@ -134,7 +155,7 @@ impl Inspector {
         match self {
             Self::Http(http) => http.held(),
             Self::Tls(tls) => tls.held(),
-            Self::Dns(_) => 0,
+            Self::Dns(_) | Self::Sniff(_) | Self::GivenUp => 0,
         }
     }
 
@@ -144,6 +165,7 @@ impl Inspector {
             Self::Http(http) => *http = HttpInspector::new(limits.http),
             Self::Tls(tls) => *tls = TlsInspector::new(limits.tls),
             Self::Dns(dns) => *dns = DnsInspector::new(limits.dns_refusal),
+            Self::Sniff(_) | Self::GivenUp => {}
         }
     }
 
@@ -161,6 +183,7 @@ impl Inspector {
             Self::Tls(_) => false,
             // Answers may be under way, which only this inspector can tell from others.
             Self::Dns(_) => false,
+            Self::Sniff(_) | Self::GivenUp => false,
         }
     }
 
@@ -170,7 +193,68 @@ impl Inspector {
             Self::Http(http) => http.inspect(stream, new, judge),
             Self::Tls(tls) => tls.inspect(stream, new, judge),
             Self::Dns(dns) => dns.inspect(stream, new, judge),
+            Self::Sniff(_) => self.sniff(stream, new, judge),
+            Self::GivenUp => Inspection::default(),
         }
+    }
+
+    /// Becomes the inspector of the protocol that the bytes are known by.
+    fn sniff(&mut self, stream: &mut Stream, new: &[u8], judge: &mut Judge<'_>) -> Inspection {
+        let Self::Sniff(sniffer) = self else {
+            return Inspection::default();
+        };
+        let pending = sniffer.pending();
+        let port = judge.about.id.destination_port;
+        let (found, limits) = (sniffer.look(stream.tail(pending), new, port), sniffer.limits);
+        *self = match found {
+            Found::Http => Self::Http(HttpInspector::new(limits.http)),
+            Found::Tls => Self::Tls(TlsInspector::new(limits.tls)),
+            Found::Dns => Self::Dns(DnsInspector::new(limits.dns_refusal)),
+            Found::Unclear => {
+                stream.append(new);
+                return Inspection::default();
+            }
+            Found::Nothing => {
+                return Inspection {
+                    refusal: Some(Refusal {
+                        reason: DropReason::HttpNotHttp,
+                        passed: 0,
+                        in_body: false,
+                        answer: Cow::Borrowed(&[]),
+                    }),
+                    ..Inspection::default()
+                };
+            }
+        };
+        if pending == 0 {
+            return self.inspect(stream, new, judge);
+        }
+        let all = [stream.tail(pending), new].concat();
+        stream.retract(pending);
+        self.inspect(stream, &all, judge)
+    }
+
+    /// So many bytes of the opener will never be shown. False if it is not certain what they are.
+    pub(crate) fn skip(&mut self, len: u64) -> bool {
+        match self {
+            Self::Http(http) => http.skip(len),
+            Self::GivenUp => true,
+            Self::Tls(_) | Self::Dns(_) | Self::Sniff(_) => false,
+        }
+    }
+
+    /// Bytes of the other side that would have been read will never be shown. Whether further ones are to be read.
+    pub(crate) fn reply_lost(&mut self) -> bool {
+        match self {
+            Self::Http(http) => http.answer_lost(),
+            Self::Dns(dns) => {
+                dns.answer_lost();
+                return true;
+            }
+            // Whether a second ClientHello was asked for is not known: if it comes, it is told from data.
+            Self::Tls(_) | Self::Sniff(_) | Self::GivenUp => {}
+        }
+        false
     }
 
     /// Takes new bytes of the other side, in order.
@@ -179,6 +263,10 @@ impl Inspector {
             Self::Dns(dns) => dns.read_reply(new, judge),
             Self::Http(http) => http.read_reply(new),
             Self::Tls(tls) => tls.read_reply(new),
+            Self::Sniff(_) | Self::GivenUp => ReplyReading {
+                not_on: None,
+                more: false,
+            },
         }
     }
 
@@ -188,6 +276,7 @@ impl Inspector {
             Self::Http(http) => http.grant(stream),
             Self::Tls(_) => None,
             Self::Dns(_) => None,
+            Self::Sniff(_) | Self::GivenUp => None,
         }
     }
 
@@ -198,6 +287,8 @@ impl Inspector {
             Self::Http(http) => http.is_settled(),
             Self::Dns(_) => false,
             Self::Tls(tls) => tls.is_settled(),
+            Self::Sniff(_) => false,
+            Self::GivenUp => true,
         }
     }
 
@@ -211,6 +302,7 @@ impl Inspector {
             Self::Http(http) => http.judge_again(judge),
             Self::Dns(_) => Ok(()),
             Self::Tls(tls) => tls.judge_again(judge),
+            Self::Sniff(_) | Self::GivenUp => Ok(()),
         }
     }
 }

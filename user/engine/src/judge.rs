@@ -10,8 +10,8 @@ use crate::record::{Content, Http2Stream, Inside, L7Record, LoggedHeader, Record
 use crate::shared::{EngineLimits, EngineShared};
 use crate::upgrade::Protocol;
 use seventh_abi::DropReason;
-use seventh_parsers::http1::{BodyLength, RequestHead, read_head};
-use seventh_policy::{HttpRequest, HttpRuleSet, HttpVerdict};
+use seventh_parsers::http1::{BodyLength, LooseHead, RequestHead, read_head, read_loose};
+use seventh_policy::{HttpRequest, HttpRuleSet, HttpVerdict, RuleOrigin, RuleSet, RuleSetKind};
 use seventh_verdict_cache::Key;
 use std::sync::Arc;
 
@@ -30,6 +30,8 @@ pub(crate) struct Desk {
     pub(crate) content: Content,
     /// See [`crate::EngineLimits::deny_ech`].
     pub(crate) deny_ech: bool,
+    /// Beside the traffic nothing is refused; this is recorded of what enforcement would refuse.
+    pub(crate) beside: Option<RecordVerdict>,
 }
 
 /// Whom a record is about.
@@ -62,33 +64,56 @@ impl<'a> About<'a> {
 impl HeadJudge for Judge<'_> {
     fn head(&mut self, head: &[u8], may_switch: bool) -> Result<Judged, DropReason> {
         self.desk.forget_request();
-        let head = read_head(head).map_err(http_reason)?;
+        let lines = head;
+        let head = match read_head(lines).map_err(http_reason) {
+            Ok(head) => head,
+            Err(reason) => return self.loose(lines, reason),
+        };
         // While bytes of the server are under way it is not known where its answer begins. The refusal is not told
         // then; the request comes again.
         let may_switch = may_switch && self.about.reply_idle;
-        let protocol = self.desk.judge(&head, None, self.policy, self.about, |head| {
-            let protocol = Protocol::asked_for(head).map_err(|()| DropReason::HttpUpgradeUnsupported)?;
-            // Whether CONNECT has a body, readers do not agree (RFC 9110 §9.3.6).
-            let has_odd_body = head.method == "CONNECT" && head.body != BodyLength::None;
-            match protocol {
-                Some(_) if !may_switch || has_odd_body => Err(DropReason::HttpUpgradeUnsupported),
-                protocol => Ok(protocol),
-            }
-        })?;
+        let asked = Protocol::asked_for(&head);
+        // Whether CONNECT has a body, readers do not agree (RFC 9110 §9.3.6).
+        let has_odd_body = head.method == "CONNECT" && head.body != BodyLength::None;
+        let further = match asked {
+            Err(()) => Err(DropReason::HttpUpgradeUnsupported),
+            Ok(Some(_)) if !may_switch || has_odd_body => Err(DropReason::HttpUpgradeUnsupported),
+            Ok(_) => Ok(()),
+        };
+        self.desk.judge(&head, None, self.policy, self.about, further)?;
         Ok(Judged {
             body: head.body,
-            protocol,
+            protocol: asked.unwrap_or_default(),
+        })
+    }
+
+    fn loose(&mut self, head: &[u8], reason: DropReason) -> Result<Judged, DropReason> {
+        let head = read_loose(head).filter(|_| self.is_beside()).ok_or(reason)?;
+        self.refuse(Some(&head), reason)?;
+        Ok(Judged {
+            body: head.body,
+            protocol: None,
         })
     }
 
     fn request(&mut self, head: &RequestHead<'_>, stream: Http2Stream) -> Result<(), DropReason> {
-        self.desk.judge(head, Some(stream), self.policy, self.about, |_| Ok(()))
+        self.desk.judge(head, Some(stream), self.policy, self.about, Ok(()))
     }
 
     fn again(&mut self, head: &[u8]) -> Result<(), DropReason> {
         let head = read_head(head).map_err(http_reason)?;
-        let rules = self.policy.rules.http().ok_or(DropReason::InspectorMissing)?;
-        self.desk.verdict(rules, self.policy.rules.id(), &head).map(|_| ())
+        self.desk.verdict(&self.policy.rules, &head).map(|_| ())
+    }
+
+    fn refuse(&mut self, request: Option<&LooseHead<'_>>, reason: DropReason) -> Result<(), DropReason> {
+        if let Some(request) = request {
+            self.desk.note_request(request, request.target);
+        }
+        self.desk.refuse(self.about, reason)
+    }
+
+    fn is_beside(&self) -> bool {
+        self.desk.beside.is_some()
     }
 
     fn now_ns(&self) -> u64 {
@@ -104,34 +129,39 @@ impl Desk {
             dns: DnsDesk::default(),
             content: Content::default(),
             deny_ech: limits.deny_ech,
+            beside: None,
         }
     }
 
-    /// Judges a request: the rules, then `further`, which gives what is to be known of an allowed one. An allowed
+    /// Judges a request: the rules, then `further`, which says whether what they allow can be followed. An allowed
     /// request is recorded here; a refused one by [`Desk::record_drop`], once its refusal is final.
-    fn judge<T>(
+    fn judge(
         &mut self,
         head: &RequestHead<'_>,
         stream: Option<Http2Stream>,
         policy: &FlowPolicy,
         about: &About<'_>,
-        further: impl FnOnce(&RequestHead<'_>) -> Result<T, DropReason>,
-    ) -> Result<T, DropReason> {
-        let host = head.host.unwrap_or_default();
-        self.content
-            .set_http(head.version.name(), head.method, host, &head.path);
+        further: Result<(), DropReason>,
+    ) -> Result<(), DropReason> {
+        self.note_request(&head.loosely(), &head.path);
         if let Some(stream) = stream {
             self.content.set_stream(stream);
         }
-        let rules = policy.rules.http().ok_or(DropReason::InspectorMissing)?;
-        let rule = self.verdict(rules, policy.rules.id(), head)?;
-        let known = further(head)?;
-        self.counters.count(EngineCounter::RequestAllowed);
-        if rules.logs_headers(rule) {
-            self.note_logged_headers(rules, rule, head)?;
+        let verdict = self.verdict(&policy.rules, head);
+        match verdict.and_then(|rule| further.map(|()| rule)) {
+            Ok(rule) => {
+                let allowed_by = policy.rules.http().zip(rule);
+                if let Some((rules, rule)) = allowed_by
+                    && rules.logs_headers(rule)
+                {
+                    self.note_logged_headers(rules, rule, head)?;
+                }
+                let origin = allowed_by.and_then(|(rules, rule)| rules.origin(rule).cloned());
+                self.record_allowed(about, origin);
+                Ok(())
+            }
+            Err(reason) => self.refuse(about, reason),
         }
-        self.record(about, RecordVerdict::Forwarded, None, rules.origin(rule).cloned());
-        Ok(known)
     }
 
     /// Notes the headers that the rule wants and does not insist on.
@@ -157,6 +187,30 @@ impl Desk {
         self.content.set(inside);
     }
 
+    /// The same of a request of HTTP; `path` is what policy matches.
+    fn note_request(&mut self, head: &LooseHead<'_>, path: &str) {
+        self.content.set_http(version_text(head.version), head, path);
+    }
+
+    /// Records that what was noted last is allowed.
+    pub(crate) fn record_allowed(&mut self, about: &About<'_>, rule: Option<Arc<RuleOrigin>>) {
+        self.counters.count(EngineCounter::RequestAllowed);
+        self.record(about, RecordVerdict::Forwarded, None, rule);
+    }
+
+    /// What becomes of a request that is not to pass: beside the traffic it is recorded, and taken for allowed.
+    ///
+    /// # Errors
+    /// The reason, where it is refused.
+    pub(crate) fn refuse(&mut self, about: &About<'_>, reason: DropReason) -> Result<(), DropReason> {
+        if self.beside.is_none() {
+            return Err(reason);
+        }
+        self.counters.count(EngineCounter::RequestDenied);
+        self.record_drop(about, reason);
+        Ok(())
+    }
+
     /// Forgets the request that was judged last: what is dropped next is not it.
     pub(crate) fn forget_request(&mut self) {
         self.content.clear();
@@ -165,11 +219,31 @@ impl Desk {
     /// Records a refused request or a dropped frame.
     pub(crate) fn record_drop(&mut self, about: &About<'_>, reason: DropReason) {
         self.counters.count_reason(reason);
-        self.record(about, RecordVerdict::Dropped, Some(reason), None);
+        let verdict = match self.beside {
+            None => RecordVerdict::Dropped,
+            Some(_) if about.policy.is_some_and(|policy| policy.rules.observes()) => {
+                // What is only shown is a request, or it is nothing.
+                if self.content.is_empty() {
+                    return;
+                }
+                RecordVerdict::Forwarded
+            }
+            Some(verdict) => verdict,
+        };
+        self.record(about, verdict, Some(reason), None);
+    }
+
+    /// Index of the rule that allows the request; none where there are no rules.
+    fn verdict(&self, rules: &RuleSet, head: &RequestHead<'_>) -> Result<Option<u32>, DropReason> {
+        match rules.kind() {
+            RuleSetKind::Http(http) => self.ask_cache(http, rules.id(), head).map(Some),
+            RuleSetKind::Observe => Ok(None),
+            RuleSetKind::Dns(_) | RuleSetKind::Tls(_) => Err(DropReason::InspectorMissing),
+        }
     }
 
     /// Index of the rule that allows the request.
-    fn verdict(&self, rules: &HttpRuleSet, rule_set: u32, head: &RequestHead<'_>) -> Result<u32, DropReason> {
+    fn ask_cache(&self, rules: &HttpRuleSet, rule_set: u32, head: &RequestHead<'_>) -> Result<u32, DropReason> {
         let key = self.request_key(rules, rule_set, head);
         let rule = self.cached(&key, || {
             ask(rules, head).map(|verdict| match verdict {
@@ -226,7 +300,7 @@ impl Desk {
         about: &About<'_>,
         verdict: RecordVerdict,
         reason: Option<DropReason>,
-        rule: Option<Arc<seventh_policy::RuleOrigin>>,
+        rule: Option<Arc<RuleOrigin>>,
     ) {
         let record = L7Record {
             time_ns: about.time_ns,

@@ -23,6 +23,7 @@
 //! | what DNS answers teach, and who is behind an address because of it | `names` |
 //! | frames that wait for a policy or an identity that is being made | `parked` |
 //! | what the rules say of one request | `judge` |
+//! | the same beside the traffic, where nothing is refused | `beside`, `ahead`, `sniff` |
 //! | what is done about it, frames of our own | `carry_out`, `answer` |
 #![forbid(unsafe_code)]
 #![cfg_attr(
@@ -31,7 +32,9 @@
 )]
 #![deny(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod ahead;
 mod answer;
+mod beside;
 mod carry_out;
 mod counters;
 mod decide;
@@ -39,6 +42,8 @@ mod dns;
 mod flow;
 #[cfg(any(test, fuzzing))]
 mod fuzz;
+#[cfg(any(test, fuzzing))]
+mod fuzz_beside;
 mod generations;
 mod http;
 mod http2;
@@ -55,6 +60,7 @@ mod record;
 mod reply;
 mod seq;
 mod shared;
+mod sniff;
 mod stream;
 #[cfg(any(test, fuzzing))]
 mod stream_fuzz;
@@ -62,11 +68,14 @@ mod tls;
 mod tls_judge;
 mod upgrade;
 
+pub use beside::{Beside, Denials, Seen};
 pub use counters::{EngineCounter, EngineCounters};
 pub use decide::{Engine, Fate};
 pub use dns::DnsRefusal;
 #[cfg(any(test, fuzzing))]
 pub use fuzz::fuzz_engine;
+#[cfg(any(test, fuzzing))]
+pub use fuzz_beside::fuzz_beside;
 pub use http::http_reason;
 pub use names::{
     Decided, Lacking, LearnedName, Learning, NameChange, NameClass, NameLimits, NameRules, NameSink, Names, SCOPE_NODE,

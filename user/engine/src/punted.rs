@@ -92,6 +92,27 @@ impl<'a> Punted<'a> {
         let meta = meta.ok_or(DropReason::EngineInvalidHeader)?;
         let frame = Frame::parse(bytes).map_err(|error| packet_reason(&error))?;
         frame.verify_checksums().map_err(|error| packet_reason(&error))?;
+        Ok(Self::new(meta, frame, now_ns))
+    }
+
+    /// The same for a copy: it may be cut, and its checksums may not be complete yet. Nothing was closed, nothing waits
+    /// for an answer to pass.
+    ///
+    /// # Errors
+    /// Why nothing can be said about it.
+    pub(crate) fn read_beside(bytes: &'a [u8], now_ns: u64) -> Result<Self, DropReason> {
+        let meta = bytes.first_chunk().and_then(PuntMeta::decode);
+        let meta = meta.ok_or(DropReason::EngineInvalidHeader)?;
+        let frame = Frame::parse_cut(bytes).map_err(|error| packet_reason(&error))?;
+        let meta = PuntMeta {
+            closed: false,
+            reply_idle: true,
+            ..meta
+        };
+        Ok(Self::new(meta, frame, now_ns))
+    }
+
+    fn new(meta: PuntMeta, frame: Frame<'a>, now_ns: u64) -> Self {
         let (source_port, destination_port) = frame.transport().ports();
         let sent = FlowId {
             source: frame.source(),
@@ -103,13 +124,13 @@ impl<'a> Punted<'a> {
             ipv4: frame.is_ipv4(),
         };
         let id = if meta.reply { sent.reversed() } else { sent };
-        Ok(Self {
+        Self {
             meta,
             frame,
             id,
             link: LinkType::of(&frame),
             now_ns,
-        })
+        }
     }
 }
 

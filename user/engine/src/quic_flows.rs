@@ -8,6 +8,7 @@
 use crate::answer;
 use crate::counters::EngineCounter;
 use crate::decide::{Decision, Engine};
+use crate::dns;
 use crate::flow::FlowPolicy;
 use crate::generations::Generations;
 use crate::inspector::{Change, Judge};
@@ -18,7 +19,7 @@ use crate::quic::{Attempt, HELD_DATAGRAMS_MAX, Opening, is_of};
 use crate::shared::EngineLimits;
 use crate::tls::{HelloJudge, SeenHello};
 use seventh_abi::{DropReason, InjectAction, Replies};
-use seventh_parsers::quic::ConnectionId;
+use seventh_parsers::quic::{ConnectionId, Packet, split_packet};
 use std::borrow::Cow;
 
 /// Connections that are not settled, at most; the oldest give way.
@@ -29,6 +30,9 @@ const HELD_PART: usize = 4;
 /// Different names of connections under the same addresses and ports. All must be allowed still when the policy has
 /// changed, because which datagram belongs to which connection is not known.
 const NAMES_MAX: usize = 8;
+
+/// DNS, mDNS, LLMNR.
+const DNS_PORTS: [u16; 3] = [53, 5353, 5355];
 
 /// QUIC connections of one engine.
 #[derive(Debug)]
@@ -116,6 +120,11 @@ impl QuicFlows {
         self.open.len() + self.settled.len()
     }
 
+    /// Whether a connection is known under these addresses and ports.
+    fn knows(&mut self, id: &FlowId) -> bool {
+        self.open.meet(id).is_some() || self.settled.meet(id).is_some()
+    }
+
     fn take_open(&mut self, id: &FlowId) -> Option<Open> {
         let open = self.open.remove(id)?;
         self.open_bytes = self.open_bytes.saturating_sub(open.held_bytes());
@@ -189,6 +198,32 @@ impl Open {
 }
 
 impl Engine {
+    /// A datagram that is only shown: DNS by its port, else a QUIC connection if it is one that is known or begins one,
+    /// else DNS if it reads as such.
+    pub(crate) fn observe_datagram(
+        &mut self,
+        punted: &Punted<'_>,
+        policy: &FlowPolicy,
+        out: &mut Outbox,
+    ) -> Result<Decision, Decision> {
+        let (source, destination) = punted.frame.transport().ports();
+        let payload = punted.frame.payload();
+        let by_port = [source, destination].iter().any(|port| DNS_PORTS.contains(port));
+        if !by_port && (self.quic.knows(&punted.id) || begins_quic(payload)) {
+            return self.decide_quic(punted, policy, out);
+        }
+        if !by_port && !dns::reads_as_dns(payload) {
+            return Ok(Decision::Forward(Change::default()));
+        }
+        let about = About::of(punted, Some(policy));
+        let mut judge = Judge {
+            desk: &mut self.desk,
+            policy,
+            about: &about,
+        };
+        Ok(dns::datagram(&mut judge, payload, punted.meta.reply, &self.limits))
+    }
+
     /// Decides a datagram of either side. `Err` is a decision too: the one of an early tier.
     pub(crate) fn decide_quic(
         &mut self,
@@ -381,7 +416,10 @@ impl Visit<'_> {
     /// The hello is not whole: the frame waits.
     fn hold(&mut self, mut attempt: Box<Attempt>) -> Decision {
         let (id, epoch) = (self.punted.id, self.judge.policy.epoch);
-        let decision = if attempt.held.len() < HELD_DATAGRAMS_MAX {
+        let decision = if self.judge.desk.beside.is_some() {
+            // It has passed.
+            Decision::Defer
+        } else if attempt.held.len() < HELD_DATAGRAMS_MAX {
             let frame = &self.punted.frame;
             attempt.held.push([frame.headers(), frame.payload()].concat());
             self.judge.desk.counters.count(EngineCounter::DatagramHeld);
@@ -428,6 +466,14 @@ impl Visit<'_> {
 
     /// The connection must not be. The client is told, if it is so early that it can be.
     fn deny(&mut self, reason: DropReason, mut attempt: Option<Box<Attempt>>) -> Decision {
+        let judge = &mut self.judge;
+        if judge.desk.refuse(judge.about, reason).is_ok() {
+            let (id, epoch) = (self.punted.id, judge.policy.epoch);
+            return match attempt {
+                Some(mut attempt) => self.quic.settle(id, epoch, &mut attempt),
+                None => self.quic.settle_unread(id, epoch),
+            };
+        }
         let answer = attempt
             .as_ref()
             .filter(|_| !self.punted.meta.reply)
@@ -445,6 +491,11 @@ impl Visit<'_> {
             None => Decision::Drop(reason),
         }
     }
+}
+
+/// A long header of a version that can be read, with a first packet in it (RFC 8999 §5.1).
+fn begins_quic(payload: &[u8]) -> bool {
+    matches!(split_packet(payload), Ok((Packet::Initial(_), _)))
 }
 
 /// All but what another connection may begin with.

@@ -2,6 +2,7 @@
 
 use crossbeam::queue::ArrayQueue;
 use seventh_abi::{DropReason, Hook};
+use seventh_parsers::http1::LooseHead;
 use seventh_policy::RuleOrigin;
 use std::borrow::Cow;
 use std::net::IpAddr;
@@ -18,6 +19,8 @@ pub enum RecordVerdict {
     Forwarded,
     /// The request was refused, or a frame dropped.
     Dropped,
+    /// Nothing was refused, because only looked at; enforcement would have.
+    Audit,
 }
 
 /// One request, one answer of DNS, or one frame that the engine dropped. Addresses and ports are the opener's view: source
@@ -28,7 +31,7 @@ pub struct L7Record {
     pub time_ns: u64,
     /// How it ended.
     pub verdict: RecordVerdict,
-    /// Why, if dropped.
+    /// Why, if dropped or to be dropped; for a request that only was to be shown, what is wrong with it.
     pub reason: Option<DropReason>,
     /// Where it was inspected: [`Hook::FromEndpoint`] is the endpoint's egress.
     pub hook: Hook,
@@ -156,6 +159,9 @@ pub struct HttpRecord {
     text: String,
     method_len: usize,
     host_len: usize,
+    path_len: usize,
+    /// The target is another than the path, and stands behind it.
+    has_target: bool,
     logged: Vec<LoggedHeader>,
 }
 
@@ -175,7 +181,16 @@ impl HttpRecord {
     /// Path as policy matched it, at most [`RECORD_PATH_MAX`] bytes.
     #[must_use]
     pub fn path(&self) -> &str {
-        let start = self.method_len + self.host_len;
+        self.part(self.method_len + self.host_len, self.path_len)
+    }
+
+    /// Target as sent, likewise.
+    #[must_use]
+    pub fn target(&self) -> &str {
+        if !self.has_target {
+            return self.path();
+        }
+        let start = self.method_len + self.host_len + self.path_len;
         self.part(start, self.text.len() - start)
     }
 
@@ -268,19 +283,31 @@ impl Content {
         }
     }
 
-    pub(crate) fn set_http(&mut self, version: &'static str, method: &str, host: &str, path: &str) {
+    /// Whether nothing was noted.
+    pub(crate) const fn is_empty(&self) -> bool {
+        matches!(self.inside, Inside::Nothing)
+    }
+
+    pub(crate) fn set_http(&mut self, version: &'static str, head: &LooseHead<'_>, path: &str) {
         self.clear();
         let mut text = std::mem::take(&mut self.buffer);
         text.clear();
-        text.push_str(method);
-        text.push_str(host);
-        text.push_str(path.get(..path.floor_char_boundary(RECORD_PATH_MAX)).unwrap_or(path));
+        text.push_str(head.method);
+        text.push_str(head.host);
+        text.push_str(cut(path));
+        let path_len = text.len() - head.method.len() - head.host.len();
+        let same = cut(head.target) == cut(path);
+        if !same {
+            text.push_str(cut(head.target));
+        }
         self.inside = Inside::Http(HttpRecord {
             version,
             stream: None,
             text,
-            method_len: method.len(),
-            host_len: host.len(),
+            method_len: head.method.len(),
+            host_len: head.host.len(),
+            path_len,
+            has_target: !same,
             logged: Vec::new(),
         });
     }
@@ -296,6 +323,10 @@ impl Content {
             http.logged = headers.collect();
         }
     }
+}
+
+fn cut(path: &str) -> &str {
+    path.get(..path.floor_char_boundary(RECORD_PATH_MAX)).unwrap_or(path)
 }
 
 /// Bounded queue of records. Never blocks; what does not fit is counted as lost.

@@ -5,12 +5,12 @@
 
 use crate::decide::{Decision, Engine, find_endpoint, policy_of};
 use crate::dns::NotOn;
-use crate::inspector::{Change, Judge};
+use crate::inspector::{Change, Judge, ReplyReading};
 use crate::judge::About;
 use crate::punted::Segment;
 use crate::seq::{before, between, plus};
 use seventh_abi::{DropReason, InjectAction, PuntMeta, Replies};
-use seventh_parsers::packet::TcpFlags;
+use seventh_parsers::packet::{PROTOCOL_TCP, TcpFlags};
 
 impl Engine {
     /// Decides a segment of the side that was opened to. `Err` is a decision too: the one of an early tier.
@@ -40,16 +40,9 @@ impl Engine {
         if new.is_empty() {
             return Ok(Decision::Forward(Change::default()));
         }
-        let about = About::of(&segment.punted, Some(&flow.policy));
         let held_before = flow.held();
-        let reading = flow.inspector.read_reply(
-            new,
-            &mut Judge {
-                desk: &mut self.desk,
-                policy: &flow.policy,
-                about: &about,
-            },
-        );
+        let reading = self.read_reply(place, new, segment.punted.now_ns)?;
+        let flow = self.flows.at(place).ok_or(Decision::Drop(DropReason::EngineFault))?;
         let passes = flow.may_pass(&segment.punted.meta);
         if flow.inspector.pending() == 0 {
             // The connection may be settled by this answer, whatever its opener has begun meanwhile.
@@ -61,7 +54,6 @@ impl Engine {
             Some(NotOn::Later(reason)) => return Err(Decision::Park(reason)),
             None => {}
         }
-        flow.reply_next = reading.more.then(|| plus(next, new.len()));
         let action = if passes {
             InjectAction::Forward {
                 epoch: flow.policy.epoch,
@@ -72,6 +64,35 @@ impl Engine {
         let replies = if reading.more { Replies::Keep } else { Replies::Pass };
         self.relieve();
         Ok(Decision::Forward(Change { action, replies }))
+    }
+
+    /// Has new bytes read, which begin where the other side's bytes are to be read next.
+    pub(crate) fn read_reply(&mut self, place: usize, new: &[u8], now_ns: u64) -> Result<ReplyReading, Decision> {
+        let flow = self.flows.at(place).ok_or(Decision::Drop(DropReason::EngineFault))?;
+        let about = About {
+            time_ns: now_ns,
+            id: &flow.id,
+            protocol: PROTOCOL_TCP,
+            reply_idle: false,
+            base_seq: Some(flow.base),
+            policy: Some(&flow.policy),
+        };
+        let reading = flow.inspector.read_reply(
+            new,
+            &mut Judge {
+                desk: &mut self.desk,
+                policy: &flow.policy,
+                about: &about,
+            },
+        );
+        if reading.not_on.is_some() {
+            return Ok(reading);
+        }
+        flow.reply_next = flow
+            .reply_next
+            .filter(|_| reading.more)
+            .map(|next| plus(next, new.len()));
+        Ok(reading)
     }
 
     /// The place of the connection, under the endpoint's policy of this moment.

@@ -2,13 +2,15 @@
 
 use crate::counters::EngineCounters;
 use crate::dns::DnsRefusal;
-use crate::names::Names;
+use crate::names::{Names, Peer};
 use crate::record::{L7Record, RecordQueue};
 use arc_swap::ArcSwap;
+use seventh_abi::{Direction, FlowKey};
 use seventh_parsers::{http1, tls};
-use seventh_policy::{CompiledPolicy, Ipcache};
+use seventh_policy::{CompiledPolicy, IdentityId, Ipcache};
 use seventh_verdict_cache::{KeyHasher, VerdictCache};
 use std::collections::HashMap;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 /// One endpoint as the engine sees it.
@@ -139,6 +141,25 @@ impl EngineShared {
     #[must_use]
     pub fn policy(&self) -> Arc<PolicyView> {
         self.policy.load_full()
+    }
+
+    /// The identity of the peer of an endpoint's flow. As the kernel does: what an endpoint opens goes by the names it has
+    /// learned first. `None` while engine and kernel are not under the same policy.
+    #[must_use]
+    pub fn peer_identity(&self, view: &PolicyView, endpoint: &EndpointView, flow: &FlowKey) -> Option<IdentityId> {
+        let peer = if flow.direction == Direction::Egress as u8 {
+            self.names.peer(endpoint, flow)
+        } else {
+            Peer::Address
+        };
+        match peer {
+            Peer::Address => {
+                let address = IpAddr::V6(Ipv6Addr::from(flow.peer_addr));
+                Some(view.ipcache.lookup(address).identity)
+            }
+            Peer::Identity(identity) => Some(identity),
+            Peer::Changing => None,
+        }
     }
 
     pub(crate) fn load_policy(&self) -> arc_swap::Guard<Arc<PolicyView>> {

@@ -1,15 +1,15 @@
 //! What the rules say of one ClientHello, over TCP or QUIC, and what is told about it.
 
-use crate::counters::EngineCounter;
 use crate::flow::FlowPolicy;
 use crate::inspector::Judge;
 use crate::judge::{About, Desk};
-use crate::record::{Inside, RecordVerdict, TlsRecord};
+use crate::record::{Inside, TlsRecord};
 use crate::tls::{HelloJudge, SeenHello};
 use seventh_abi::DropReason;
 use seventh_parsers::packet::PROTOCOL_UDP;
 use seventh_parsers::tls::ClientHello;
-use seventh_policy::TlsRuleSet;
+use seventh_policy::{RuleOrigin, RuleSet};
+use std::sync::Arc;
 
 /// Bytes of the list of application protocols that a record keeps.
 const RECORD_ALPN_MAX: usize = 128;
@@ -24,7 +24,7 @@ impl HelloJudge for Judge<'_> {
     }
 
     fn allows_all(&self) -> bool {
-        self.policy.rules.allows_all().is_some()
+        allows_all(&self.policy.rules)
     }
 }
 
@@ -38,7 +38,6 @@ impl Desk {
         policy: &FlowPolicy,
         about: &About<'_>,
     ) -> Result<(), DropReason> {
-        let rules = policy.rules.tls().ok_or(DropReason::InspectorMissing)?;
         let name = hello.server_name.as_deref();
         self.note(Inside::Tls(TlsRecord {
             server_name: name.unwrap_or_default().to_owned(),
@@ -48,14 +47,18 @@ impl Desk {
             quic: about.protocol == PROTOCOL_UDP,
         }));
         let changed = earlier.is_some_and(|earlier| earlier.server_name.as_deref() != name);
-        if changed && policy.rules.allows_all().is_none() {
-            return Err(DropReason::TlsNameChanged);
+        let verdict = if changed && !allows_all(&policy.rules) {
+            Err(DropReason::TlsNameChanged)
+        } else {
+            self.hello_verdict(&policy.rules, name, hello.ech)
+        };
+        match verdict {
+            Ok(origin) => {
+                self.record_allowed(about, origin);
+                Ok(())
+            }
+            Err(reason) => self.refuse(about, reason),
         }
-        let rule = self.hello_verdict(rules, policy.rules.id(), name, hello.ech)?;
-        self.counters.count(EngineCounter::RequestAllowed);
-        let origin = rules.origin(rule).cloned();
-        self.record(about, RecordVerdict::Forwarded, None, origin);
-        Ok(())
     }
 
     /// Judges what a connection goes on under, after a change of policy. Only a refusal is recorded, by
@@ -66,7 +69,6 @@ impl Desk {
         policy: &FlowPolicy,
         about: &About<'_>,
     ) -> Result<(), DropReason> {
-        let rules = policy.rules.tls().ok_or(DropReason::InspectorMissing)?;
         let name = seen.server_name.as_deref();
         self.note(Inside::Tls(TlsRecord {
             server_name: name.unwrap_or_default().to_owned(),
@@ -74,28 +76,33 @@ impl Desk {
             quic: about.protocol == PROTOCOL_UDP,
             ..TlsRecord::default()
         }));
-        self.hello_verdict(rules, policy.rules.id(), name, seen.ech)?;
+        if let Err(reason) = self.hello_verdict(&policy.rules, name, seen.ech) {
+            return self.refuse(about, reason);
+        }
         self.forget_request();
         Ok(())
     }
 
-    /// Index of the rule that allows the name.
+    /// The rule that allows the name; none where there are no rules.
     fn hello_verdict(
         &self,
-        rules: &TlsRuleSet,
-        rule_set: u32,
+        rules: &RuleSet,
         name: Option<&str>,
         ech: bool,
-    ) -> Result<u32, DropReason> {
+    ) -> Result<Option<Arc<RuleOrigin>>, DropReason> {
+        if rules.observes() {
+            return Ok(None);
+        }
         if ech && self.deny_ech {
             return Err(DropReason::TlsEchDenied);
         }
+        let names = rules.tls().ok_or(DropReason::InspectorMissing)?;
         // No name is as long as none.
         let key = self
             .shared
             .hasher
             .begin()
-            .number(rule_set)
+            .number(rules.id())
             .bytes(name.unwrap_or_default().as_bytes())
             .finish();
         let denied = if name.is_some() {
@@ -103,8 +110,14 @@ impl Desk {
         } else {
             DropReason::TlsNoServerName
         };
-        self.cached(&key, || Ok(rules.judge(name)))?.ok_or(denied)
+        let rule = self.cached(&key, || Ok(names.judge(name)))?.ok_or(denied)?;
+        Ok(names.origin(rule).cloned())
     }
+}
+
+/// Whether whatever is sent may pass.
+fn allows_all(rules: &RuleSet) -> bool {
+    rules.allows_all().is_some() || rules.observes()
 }
 
 /// The protocols offered, for people: joined by commas, what is not plain ASCII escaped.

@@ -72,6 +72,17 @@ impl CompiledPolicy {
         policy
     }
 
+    /// A policy that allows everything and has everything looked at, in both directions: [`RuleSet::observe`].
+    #[must_use]
+    pub fn observe() -> Self {
+        let any = Arc::new(PortTable::everything(Decision::Inspect(Arc::new(RuleSet::observe()))));
+        let side = CompiledDirection {
+            any,
+            ..CompiledDirection::default()
+        };
+        Self::new(0, [side.clone(), side], Vec::new())
+    }
+
     /// Its number, never 0 for a policy that a compiler made.
     #[must_use]
     pub fn policy_id(&self) -> u32 {

@@ -25,9 +25,30 @@ pub enum RuleSetKind {
     Dns(DnsRuleSet),
     /// TLS server names.
     Tls(TlsRuleSet),
+    /// No rules: every protocol that is known by its content is read, on any port, and nothing is refused.
+    Observe,
 }
 
+/// Number of the rule set that has no rules.
+const OBSERVE_ID: u32 = u32::MAX;
+
 impl RuleSet {
+    /// The rule set that shows traffic and judges none of it.
+    #[must_use]
+    pub const fn observe() -> Self {
+        Self {
+            id: OBSERVE_ID,
+            kind: RuleSetKind::Observe,
+            allows_all: None,
+        }
+    }
+
+    /// Whether it only shows traffic.
+    #[must_use]
+    pub const fn observes(&self) -> bool {
+        matches!(self.kind, RuleSetKind::Observe)
+    }
+
     /// Its number: never 0, never given to another content within a process.
     #[must_use]
     pub fn id(&self) -> u32 {
@@ -207,6 +228,7 @@ impl RuleSetRegistry {
         let id = self
             .last_id
             .checked_add(1)
+            .filter(|id| *id != OBSERVE_ID)
             .ok_or("all rule set numbers of this process were used; restart it")?;
         self.last_id = id;
         let set = Arc::new(RuleSet {

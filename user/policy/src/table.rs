@@ -119,6 +119,14 @@ pub(crate) struct PortPrefix {
 }
 
 impl PortTable {
+    /// The same for every protocol and port.
+    pub(crate) const fn everything(decision: Decision) -> Self {
+        Self {
+            all: Some(decision),
+            protocols: Vec::new(),
+        }
+    }
+
     /// Compiles rules. `unmatched` is what becomes of traffic that no rule covers; it is written into the table only
     /// where something wider would hide it, or everywhere if a rule says pass (then a table for other peers could
     /// otherwise answer what this one left open).

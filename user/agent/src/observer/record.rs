@@ -35,7 +35,7 @@ const POLICIES_MAX: usize = 16;
 
 /// Numbers of records, different ones on every start and every node.
 #[derive(Debug)]
-pub(super) struct Uuids {
+pub(crate) struct Uuids {
     start: u64,
     next: AtomicU64,
 }
@@ -45,6 +45,14 @@ impl Uuids {
         Self {
             // Its keys are random.
             start: RandomState::new().build_hasher().finish(),
+            next: AtomicU64::new(1),
+        }
+    }
+
+    /// The same on every start.
+    pub(crate) fn counted() -> Self {
+        Self {
+            start: 0,
             next: AtomicU64::new(1),
         }
     }
@@ -65,19 +73,19 @@ impl Uuids {
 }
 
 /// What it takes to make flows of records.
-pub(super) struct Scribe<'a> {
-    pub(super) node: &'a str,
-    pub(super) directory: &'a Directory,
-    pub(super) view: &'a PolicyView,
-    pub(super) moment: Moment,
-    pub(super) uuids: &'a Uuids,
+pub(crate) struct Scribe<'a> {
+    pub(crate) node: &'a str,
+    pub(crate) directory: &'a Directory,
+    pub(crate) view: &'a PolicyView,
+    pub(crate) moment: Moment,
+    pub(crate) uuids: &'a Uuids,
     /// In a cell: what one record teaches counts for the next.
-    pub(super) names: &'a RefCell<SeenNames>,
+    pub(crate) names: &'a RefCell<SeenNames>,
 }
 
 impl Scribe<'_> {
     /// A request, a ClientHello, a question or answer of DNS, or a frame that the engine dropped.
-    pub(super) fn of_engine(&self, record: &L7Record) -> Flow {
+    pub(crate) fn of_engine(&self, record: &L7Record) -> Flow {
         let egress = record.hook == Hook::FromEndpoint;
         let peer = |is_peer: bool| if is_peer { record.peer_identity } else { 0 };
         let mut flow = self.frame(Packet {
@@ -93,9 +101,10 @@ impl Scribe<'_> {
         flow.verdict = match record.verdict {
             RecordVerdict::Forwarded => Verdict::Forwarded,
             RecordVerdict::Dropped => Verdict::Dropped,
+            RecordVerdict::Audit => Verdict::Audit,
         }
         .into();
-        if let Some(reason) = record.reason {
+        if let Some(reason) = record.reason.filter(|_| record.verdict != RecordVerdict::Forwarded) {
             give_reason(&mut flow, reason);
         }
         match layer7(record) {
@@ -138,7 +147,7 @@ impl Scribe<'_> {
     }
 
     /// A first decision, a drop, or, where a policy dropped, both, as Hubble has it.
-    pub(super) fn of_kernel(&self, happened: &Event) -> Vec<Flow> {
+    pub(crate) fn of_kernel(&self, happened: &Event) -> Vec<Flow> {
         let from_endpoint = happened.hook == Hook::FromEndpoint as u8;
         let peer = |is_peer: bool| if is_peer { happened.peer_identity } else { 0 };
         let mut flow = self.frame(Packet {
@@ -495,10 +504,19 @@ fn layer7(record: &L7Record) -> Option<Layer7> {
 fn http(request: &HttpRecord) -> Http {
     Http {
         method: request.method().to_owned(),
-        url: format!("http://{}{}", request.host(), request.path()),
+        url: url(request),
         protocol: request.version.to_owned(),
         ..Http::default()
     }
+}
+
+/// As it was sent: not what policy matches, where that differs.
+fn url(request: &HttpRecord) -> String {
+    let target = request.target();
+    if request.method() == "CONNECT" || target.contains("://") && !target.starts_with('/') {
+        return target.to_owned();
+    }
+    format!("http://{}{target}", request.host())
 }
 
 fn dns(record: &DnsRecord) -> Dns {
@@ -556,6 +574,7 @@ fn policies_in(rules: &RuleSet, revision: u64) -> Vec<Policy> {
         RuleSetKind::Http(rules) => rules.origin(index),
         RuleSetKind::Dns(rules) => rules.origin(index),
         RuleSetKind::Tls(rules) => rules.origin(index),
+        RuleSetKind::Observe => None,
     };
     policies_of((0..).map_while(origin), revision)
 }

@@ -116,7 +116,10 @@ impl DnsDesk {
 /// Decides a datagram of either side.
 pub(crate) fn datagram(judge: &mut Judge<'_>, payload: &[u8], reply: bool, limits: &EngineLimits) -> Decision {
     if reply {
-        let answered = answer(judge, payload, &[]).and_then(|answered| Ok(answered.done(judge)?));
+        let answered = answer(judge, payload, &[]).and_then(|answered| match answered {
+            Some(answered) => Ok(answered.done(judge)?),
+            None => Ok(()),
+        });
         return match answered {
             Ok(()) => Decision::Forward(Change::default()),
             Err(NotOn::Never(reason)) => {
@@ -147,6 +150,9 @@ pub(crate) fn datagram(judge: &mut Judge<'_>, payload: &[u8], reply: bool, limit
 /// recorded once its refusal is final.
 fn query(judge: &mut Judge<'_>, message: &[u8]) -> Result<(), DropReason> {
     judge.desk.forget_request();
+    if judge.policy.rules.observes() {
+        return show(judge, message);
+    }
     let header = Header::parse(message).map_err(|_| DropReason::DnsMalformed)?;
     if header.is_response() || header.opcode() != OPCODE_QUERY {
         return Err(DropReason::DnsNotQuery);
@@ -159,23 +165,62 @@ fn query(judge: &mut Judge<'_>, message: &[u8]) -> Result<(), DropReason> {
         let asked = telling::question(&question);
         let Some(rule) = verdict(judge, rules, &asked.query) else {
             judge.desk.note(Inside::Dns(Box::new(asked)));
-            return Err(DropReason::DnsPolicyDenied);
+            judge.desk.refuse(judge.about, DropReason::DnsPolicyDenied)?;
+            ask(judge, &head, None);
+            return Ok(());
         };
         allowed.push((asked, rules.origin(rule).cloned()));
     }
     // A message without a question asks something that no rule can be about.
     let (_, rule) = allowed.last().ok_or(DropReason::DnsNotQuery)?;
-    let query = Query {
-        questions: questions(&head),
-        asked_ns: judge.about.time_ns,
-        rule: rule.clone(),
-    };
-    judge.desk.dns.queries.ask(Slot::of(judge.about, header.id), query);
+    ask(judge, &head, rule.clone());
     judge.desk.counters.count(EngineCounter::RequestAllowed);
     for (asked, rule) in allowed {
         tell(judge, asked, rule);
     }
     Ok(())
+}
+
+/// An answer is awaited.
+fn ask(judge: &mut Judge<'_>, head: &Head<'_>, rule: Option<Arc<RuleOrigin>>) {
+    let query = Query {
+        questions: questions(head),
+        asked_ns: judge.about.time_ns,
+        rule,
+    };
+    let slot = Slot::of(judge.about, head.header().id);
+    judge.desk.dns.queries.ask(slot, query);
+}
+
+/// Shows a message of either side: one record, by its first question. Where it repeats none there is nothing to show.
+///
+/// # Errors
+/// It cannot be read so far.
+fn show(judge: &mut Judge<'_>, message: &[u8]) -> Result<(), DropReason> {
+    let head = Head::parse(message).map_err(|_| DropReason::DnsMalformed)?;
+    let Some(first) = head.questions().next() else {
+        return Ok(());
+    };
+    let record = if head.header().is_response() {
+        let mut record = telling::answer(&head, Message::parse(message).ok().as_ref());
+        let slot = Slot::of(judge.about, head.header().id);
+        let query = judge.desk.dns.queries.answered(&slot, &questions(&head));
+        if let (Some(answer), Some(query)) = (&mut record.answer, query) {
+            answer.latency_ns = judge.about.time_ns.saturating_sub(query.asked_ns);
+        }
+        record
+    } else {
+        ask(judge, &head, None);
+        telling::question(&first)
+    };
+    tell(judge, record, None);
+    Ok(())
+}
+
+/// Whether a datagram of any port reads as DNS from its first byte to its last: one question, whole sections.
+pub(crate) fn reads_as_dns(payload: &[u8]) -> bool {
+    Header::parse(payload).is_ok_and(|header| header.questions == 1 && header.opcode() == OPCODE_QUERY)
+        && Message::parse(payload).is_ok()
 }
 
 /// Records what goes on.
@@ -197,8 +242,17 @@ fn verdict(judge: &Judge<'_>, rules: &DnsRuleSet, name: &str) -> Option<u32> {
 
 /// Learns from an answer; it may go on only when this succeeds. Nothing else has changed then: it can be done again.
 /// `earlier` answers are about to go on: what they answer is not waited for any more.
-fn answer<'m>(judge: &mut Judge<'_>, message: &'m [u8], earlier: &[Answered<'_>]) -> Result<Answered<'m>, NotOn> {
+/// `None` where there are no rules: it was shown.
+fn answer<'m>(
+    judge: &mut Judge<'_>,
+    message: &'m [u8],
+    earlier: &[Answered<'_>],
+) -> Result<Option<Answered<'m>>, NotOn> {
     judge.desk.forget_request();
+    if judge.policy.rules.observes() {
+        show(judge, message)?;
+        return Ok(None);
+    }
     let head = Head::parse(message).map_err(|_| DropReason::DnsMalformedAnswer)?;
     let header = *head.header();
     // A server that cannot read a query may leave its question out.
@@ -210,7 +264,7 @@ fn answer<'m>(judge: &mut Judge<'_>, message: &'m [u8], earlier: &[Answered<'_>]
         whole: Message::parse(message).ok(),
     };
     match take_in(judge, &answered, earlier) {
-        Ok(()) => Ok(answered),
+        Ok(()) => Ok(Some(answered)),
         Err(not_on) => {
             answered.note(judge);
             Err(not_on)
@@ -230,7 +284,11 @@ fn take_in(judge: &Judge<'_>, answered: &Answered<'_>, earlier: &[Answered<'_>])
     }
     // A cut answer may end anywhere: it goes on, so that the whole one is asked for over TCP, and teaches nothing.
     if let Some(message) = answered.whole.as_ref().filter(|_| header.rcode() == RCODE_NOERROR) {
-        learn(judge, message)?;
+        match learn(judge, message) {
+            // Beside the traffic it has gone on.
+            Err(NotOn::Later(_)) if judge.desk.beside.is_some() => {}
+            learned => learned?,
+        }
     }
     Ok(())
 }

@@ -90,7 +90,8 @@ impl DnsInspector {
         stream.append(rest.get(..missing).unwrap_or_default());
         let framed = stream.tail(self.taken + missing);
         let message = framed.get(FRAME_PREFIX_LEN..).unwrap_or_default();
-        if let Err(reason) = query(judge, message) {
+        let judged = query(judge, message).or_else(|reason| judge.desk.refuse(judge.about, reason));
+        if let Err(reason) = judged {
             let answer = framed_refusal(message, reason, self.refusal);
             stream.retract(missing);
             return Err(RefusedQuery { reason, answer });
@@ -108,6 +109,11 @@ impl DnsInspector {
         } else {
             Patience::Idle
         }
+    }
+
+    /// Bytes of the other side were not shown: what they belong to is forgotten.
+    pub(crate) fn answer_lost(&mut self) {
+        self.answer = Held::default();
     }
 
     /// Takes new bytes of the other side, in order. What is not complete cannot be acted on, so it goes on at once; the
@@ -130,14 +136,19 @@ impl DnsInspector {
         let mut rest = after;
         let mut next = split_frame(&first).map(|(message, _)| message);
         while let Some(message) = next {
-            answered.push(answer(judge, message, &answered)?);
+            match answer(judge, message, &answered) {
+                Ok(answer) => answered.extend(answer),
+                Err(NotOn::Never(reason)) => judge.desk.refuse(judge.about, reason)?,
+                Err(later) => return Err(later),
+            }
             next = split_frame(rest).map(|(message, after)| {
                 rest = after;
                 message
             });
         }
         for answered in answered {
-            answered.done(judge)?;
+            let done = answered.done(judge);
+            done.or_else(|reason| judge.desk.refuse(judge.about, reason))?;
             self.awaited = self.awaited.saturating_sub(1);
         }
         self.answer = Held::default();

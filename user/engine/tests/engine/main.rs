@@ -7,6 +7,7 @@
 )]
 
 mod allocations;
+mod beside;
 mod closing;
 mod decisions;
 mod dns;
