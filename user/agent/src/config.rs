@@ -117,6 +117,7 @@ struct RawEndpoint {
     name: String,
     #[serde(default)]
     labels: BTreeMap<String, String>,
+    #[serde(default)]
     interface: String,
     ips: Vec<String>,
     #[serde(default)]
@@ -340,18 +341,21 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], naming file and field.
     pub fn load(path: &Path, settings: Settings) -> Result<Self, ConfigError> {
-        let read_error = |source| ConfigError::Read {
-            path: path.to_path_buf(),
-            source,
-        };
-        let length = fs::metadata(path).map_err(read_error)?.len();
-        if length > FILE_BYTES_MAX {
-            return Err(ConfigError::Syntax {
-                path: path.to_path_buf(),
-                reason: format!("{length} bytes; at most {FILE_BYTES_MAX} are read"),
-            });
-        }
-        Self::parse_with(path, &fs::read_to_string(path).map_err(read_error)?, settings)
+        Self::parse_with(path, &read(path)?, settings)
+    }
+
+    /// Reads the endpoints of a file for others than an agent; they need no device.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub(crate) fn load_endpoints(path: &Path) -> Result<Self, ConfigError> {
+        Self::parse_raw(path, &read(path)?, |raw| {
+            for (number, endpoint) in (1..).zip(&mut raw.endpoints) {
+                if endpoint.interface.is_empty() {
+                    endpoint.interface = format!("none{number}");
+                }
+            }
+        })
     }
 
     /// Checks the text of a file.
@@ -363,6 +367,10 @@ impl Config {
     }
 
     fn parse_with(path: &Path, text: &str, settings: Settings) -> Result<Self, ConfigError> {
+        Self::parse_raw(path, text, |raw| settings.take_precedence(raw))
+    }
+
+    fn parse_raw(path: &Path, text: &str, change: impl FnOnce(&mut RawConfig)) -> Result<Self, ConfigError> {
         let mut raw: RawConfig = serde_saphyr::from_str(text).map_err(|e| ConfigError::Syntax {
             path: path.to_path_buf(),
             reason: e.to_string(),
@@ -371,13 +379,28 @@ impl Config {
         for dir in &mut raw.policy_dirs {
             *dir = base.join(&*dir);
         }
-        settings.take_precedence(&mut raw);
+        change(&mut raw);
         raw.check(path).map_err(|Wrong { field, reason }| ConfigError::Field {
             path: path.to_path_buf(),
             field,
             reason,
         })
     }
+}
+
+fn read(path: &Path) -> Result<String, ConfigError> {
+    let read_error = |source| ConfigError::Read {
+        path: path.to_path_buf(),
+        source,
+    };
+    let length = fs::metadata(path).map_err(read_error)?.len();
+    if length > FILE_BYTES_MAX {
+        return Err(ConfigError::Syntax {
+            path: path.to_path_buf(),
+            reason: format!("{length} bytes; at most {FILE_BYTES_MAX} are read"),
+        });
+    }
+    fs::read_to_string(path).map_err(read_error)
 }
 
 /// A field and what is wrong with it.

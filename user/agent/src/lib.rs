@@ -11,6 +11,10 @@
 //!
 //! Only this room knows tokio, the command line, the wall clock and the environment.
 #![forbid(unsafe_code)]
+#![cfg_attr(
+    test,
+    allow(clippy::cast_possible_truncation, reason = "tests build packets from small numbers")
+)]
 
 pub mod agent;
 pub mod api;
@@ -34,6 +38,7 @@ mod observer;
 mod policy_store;
 mod publisher;
 mod reloaded;
+mod replay;
 mod settings;
 mod status;
 mod worker;

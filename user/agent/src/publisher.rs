@@ -52,6 +52,20 @@ pub(crate) struct Enforced {
 }
 
 impl Enforced {
+    /// An endpoint that is only judged by: its number stands for its device.
+    pub(crate) fn at(config: &EndpointConfig, id: u32, identity: IdentityId, policy: Arc<CompiledPolicy>) -> Self {
+        Self {
+            config: config.clone(),
+            id,
+            identity,
+            ifindex: Some(id),
+            epoch: 1,
+            policy: Some(policy),
+            in_kernel: false,
+            attached: false,
+        }
+    }
+
     fn awaits_kernel(&self) -> bool {
         self.ifindex.is_some() && !self.in_kernel
     }

@@ -134,7 +134,7 @@ impl HttpInspector {
     /// Memory held, in bytes.
     pub(crate) fn held(&self) -> usize {
         let phase = match &self.phase {
-            Phase::Head(_) | Phase::Body(_) | Phase::Chunks(_) => 0,
+            Phase::Head(_) | Phase::Loose(..) | Phase::Body(_) | Phase::Chunks(_) => 0,
             Phase::Http2(http2) => http2.held(),
         };
         let asked = self.asked.as_ref().map_or(0, |asked| asked.held());

@@ -189,7 +189,7 @@ impl Desk {
 
     /// The same of a request of HTTP; `path` is what policy matches.
     fn note_request(&mut self, head: &LooseHead<'_>, path: &str) {
-        self.content.set_http(version_text(head.version), head, path);
+        self.content.set_http(head.version.name(), head, path);
     }
 
     /// Records that what was noted last is allowed.

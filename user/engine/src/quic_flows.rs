@@ -31,8 +31,9 @@ const HELD_PART: usize = 4;
 /// changed, because which datagram belongs to which connection is not known.
 const NAMES_MAX: usize = 8;
 
-/// DNS, mDNS, LLMNR.
-const DNS_PORTS: [u16; 3] = [53, 5353, 5355];
+const DNS_PORT: u16 = 53;
+/// NetBIOS names, mDNS, LLMNR: the form of DNS, and nobody's resolver.
+const OTHER_NAMES_PORTS: [u16; 3] = [137, 5353, 5355];
 
 /// QUIC connections of one engine.
 #[derive(Debug)]
@@ -208,11 +209,14 @@ impl Engine {
     ) -> Result<Decision, Decision> {
         let (source, destination) = punted.frame.transport().ports();
         let payload = punted.frame.payload();
-        let by_port = [source, destination].iter().any(|port| DNS_PORTS.contains(port));
+        let by_port = [source, destination].contains(&DNS_PORT);
         if !by_port && (self.quic.knows(&punted.id) || begins_quic(payload)) {
             return self.decide_quic(punted, policy, out);
         }
-        if !by_port && !dns::reads_as_dns(payload) {
+        let others = [source, destination]
+            .iter()
+            .any(|port| OTHER_NAMES_PORTS.contains(port));
+        if !by_port && (others || !dns::reads_as_dns(payload)) {
             return Ok(Decision::Forward(Change::default()));
         }
         let about = About::of(punted, Some(policy));

@@ -6,6 +6,7 @@ mod generate;
 mod listings;
 mod observe;
 mod policy;
+mod replay;
 mod show;
 mod trace;
 
@@ -54,6 +55,8 @@ enum Command {
     },
     /// Flow records: what happened, with Hubble's filters and forms
     Observe(Box<observe::Observe>),
+    /// Captures: what is in them, or what policies would have done to it
+    Replay(Box<replay::Replay>),
     /// Policy documents
     Policy {
         #[command(subcommand)]
@@ -243,6 +246,7 @@ fn dispatch(command: Command) -> Result<Answer> {
             command: EndpointCommand::Get { endpoint, ask },
         } => runtime()?.block_on(show::endpoints(&ask, Some(&endpoint))),
         Command::Observe(command) => runtime()?.block_on(observe::run(*command)),
+        Command::Replay(command) => replay::run(&command),
         Command::Policy { command } => policy::run(command),
         Command::Identity { command } => runtime()?.block_on(async {
             match command {

@@ -10,7 +10,7 @@ const READS_MAX: usize = 4;
 
 /// What all clocks show at one moment.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Moment {
+pub(crate) struct Moment {
     wall: SystemTime,
     /// `bpf_ktime_get_ns` is this clock.
     monotonic_ns: u64,
@@ -35,6 +35,17 @@ impl Moment {
             wall: SystemTime::now(),
             monotonic_ns,
             engine_ns: before.midpoint(after),
+        }
+    }
+
+    /// For stamps that are nanoseconds since 1970.
+    pub(crate) fn of_captures() -> Self {
+        // Beyond every stamp that a capture can have and a record can tell.
+        const END_NS: u64 = 1 << 63;
+        Self {
+            wall: SystemTime::UNIX_EPOCH + Duration::from_nanos(END_NS),
+            monotonic_ns: END_NS,
+            engine_ns: END_NS,
         }
     }
 

@@ -36,8 +36,11 @@ use seventh_flows::{
 };
 use tokio::sync::{Notify, futures::Notified};
 
+pub(crate) use clock::Moment;
 pub(crate) use collector::{Collector, Sources};
 pub(crate) use directory::Directory;
+pub(crate) use names::SeenNames;
+pub(crate) use record::{Scribe, Uuids};
 pub(crate) use service::{Address, Servers, servers};
 
 /// Records of the agent's own events that are kept.

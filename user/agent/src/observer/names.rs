@@ -20,7 +20,7 @@ const SECOND_NS: u64 = 1_000_000_000;
 
 /// Names by endpoint and address.
 #[derive(Debug, Default)]
-pub(super) struct SeenNames {
+pub(crate) struct SeenNames {
     limits: NameLimits,
     by_endpoint: HashMap<u32, Seen>,
 }
@@ -53,7 +53,7 @@ impl SeenNames {
     }
 
     /// Takes up what an answer says that went on.
-    pub(super) fn learn(&mut self, record: &L7Record) {
+    pub(crate) fn learn(&mut self, record: &L7Record) {
         let Some(dns) = record.dns().filter(|_| record.verdict == RecordVerdict::Forwarded) else {
             return;
         };
