@@ -32,7 +32,7 @@ const HELD_PART: usize = 4;
 const NAMES_MAX: usize = 8;
 
 const DNS_PORT: u16 = 53;
-/// NetBIOS names, mDNS, LLMNR: the form of DNS, and nobody's resolver.
+/// Names of `NetBIOS`, mDNS, LLMNR: the form of DNS, and nobody's resolver.
 const OTHER_NAMES_PORTS: [u16; 3] = [137, 5353, 5355];
 
 /// QUIC connections of one engine.

@@ -184,7 +184,7 @@ impl<'a> Capture<'a> {
             }
             self.reader.read_exact(&mut header[4..]).map_err(cut)?;
             let len = number32(&header, 4, self.big_endian) as usize;
-            if len < 12 || len % 4 != 0 {
+            if len < 12 || !len.is_multiple_of(4) {
                 return Err(CaptureError::Damaged("the length of a block"));
             }
             if !matches!(kind, INTERFACE | OLD_PACKET | SIMPLE_PACKET | ENHANCED_PACKET) {

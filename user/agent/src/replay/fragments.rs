@@ -218,7 +218,7 @@ mod tests {
         let mut packet = vec![0x45, 0];
         packet.extend((20 + payload.len() as u16).to_be_bytes());
         packet.extend(id.to_be_bytes());
-        packet.extend((offset / 8 | if more { 0x2000 } else { 0 }).to_be_bytes());
+        packet.extend(((offset / 8) | if more { 0x2000 } else { 0 }).to_be_bytes());
         packet.extend([64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
         packet.extend(payload);
         packet
