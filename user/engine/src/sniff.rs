@@ -150,26 +150,35 @@ fn http(bytes: impl Iterator<Item = u8>) -> Found {
 
 /// The length of a query with one question, and its header (RFC 1035 §4.1.1, RFC 7766 §8); less will do on DNS' port.
 fn dns(bytes: impl Iterator<Item = u8>, port: u16) -> Found {
-    let mut bytes = bytes;
-    let mut look = [0; DNS_LOOK_LEN];
-    for slot in &mut look {
-        let Some(byte) = bytes.next() else {
-            return Found::Unclear;
+    let by_port = port == DNS_PORT;
+    // Header, and elsewhere the shortest question.
+    let shortest = if by_port { 12 } else { 17 };
+    let mut len = 0;
+    let mut known = 0;
+    for (at, byte) in bytes.take(DNS_LOOK_LEN).enumerate() {
+        let fits = match at {
+            0 | 1 => {
+                len = (len << 8) | u16::from(byte);
+                at == 0 || len >= shortest
+            }
+            _ if by_port => true,
+            // QUERY, neither an answer nor one with authority or truncation.
+            4 => byte & 0b1111_1110 == 0,
+            // How many questions, answers, authorities; more than 255 further records nobody sends.
+            7 => byte == 1,
+            6 | 8..=12 => byte == 0,
+            _ => true,
         };
-        *slot = byte;
+        if !fits {
+            return Found::Nothing;
+        }
+        known += 1;
     }
-    let [l0, l1, _, _, f0, _, q0, q1, a0, a1, n0, n1, r0, _] = look;
-    let len = usize::from(u16::from_be_bytes([l0, l1]));
-    let counts_fit = [q0, q1, a0, a1, n0, n1, r0] == [0, 1, 0, 0, 0, 0, 0];
-    // QUERY, neither an answer nor one with authority or truncation.
-    let is_query = f0 & 0b1111_1110 == 0;
-    // Header, the shortest question.
-    let fits = if port == DNS_PORT {
-        len >= 12
+    if known == DNS_LOOK_LEN {
+        Found::Dns
     } else {
-        len >= 17 && is_query && counts_fit
-    };
-    if fits { Found::Dns } else { Found::Nothing }
+        Found::Unclear
+    }
 }
 
 #[cfg(test)]

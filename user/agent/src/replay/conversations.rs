@@ -195,6 +195,7 @@ mod tests {
     fn sender(conversations: &mut Conversations, frame: &[u8]) -> (Sender, Option<u32>, Option<u32>) {
         let frame = Frame::parse_cut(frame).unwrap();
         let (conversation, sender) = conversations.meet(&frame);
+        conversation.is_new = false;
         (sender, conversation.base_seq, conversation.acked_seq)
     }
 
