@@ -17,6 +17,19 @@ const SALT_V2: [u8; 20] = [
     0x0d, 0xed, 0xe3, 0xde, 0xf7, 0x00, 0xa6, 0xdb, 0x81, 0x93, 0x81, 0xbe, 0x6e, 0x26, 0x9d, 0xcb, 0xf9, 0xbd, 0x2e,
     0xd9,
 ];
+/// Salts of drafts: draft-ietf-quic-tls-22 §5.2, -23 to -28, -29 to -32. Later ones have version 1's.
+const SALT_DRAFT_22: [u8; 20] = [
+    0x7f, 0xbc, 0xdb, 0x0e, 0x7c, 0x66, 0xbb, 0xe9, 0x19, 0x3a, 0x96, 0xcd, 0x21, 0x51, 0x9e, 0xbd, 0x7a, 0x02, 0x64,
+    0x4a,
+];
+const SALT_DRAFT_23: [u8; 20] = [
+    0xc3, 0xee, 0xf7, 0x12, 0xc7, 0x2e, 0xbb, 0x5a, 0x11, 0xa7, 0xd2, 0x43, 0x2b, 0xb4, 0x63, 0x65, 0xbe, 0xf9, 0xf5,
+    0x02,
+];
+const SALT_DRAFT_29: [u8; 20] = [
+    0xaf, 0xbf, 0xec, 0x28, 0x99, 0x93, 0xd2, 0x4c, 0x9e, 0x97, 0x86, 0xf1, 0x9c, 0x61, 0x11, 0xe0, 0x43, 0x90, 0xa8,
+    0x99,
+];
 /// The header protection sample is taken as if the packet number had its longest form (RFC 9001 §5.4.2).
 const SAMPLE_OFFSET: usize = 4;
 const SAMPLE_LEN: usize = 16;
@@ -51,6 +64,12 @@ impl InitialKeys {
         let salt = match version {
             Version::V1 => &SALT_V1,
             Version::V2 => &SALT_V2,
+            Version::Draft(draft) => match draft.base() {
+                ..=22 => &SALT_DRAFT_22,
+                23..=28 => &SALT_DRAFT_23,
+                29..=32 => &SALT_DRAFT_29,
+                33.. => &SALT_V1,
+            },
         };
         let (initial, _) = Hkdf::<Sha256>::extract(Some(salt), destination.as_bytes());
         let label = match side {
@@ -59,7 +78,7 @@ impl InitialKeys {
         };
         let secret: [u8; 32] = expand(&initial, label);
         let [key, iv, hp] = match version {
-            Version::V1 => ["quic key", "quic iv", "quic hp"],
+            Version::V1 | Version::Draft(_) => ["quic key", "quic iv", "quic hp"],
             Version::V2 => ["quicv2 key", "quicv2 iv", "quicv2 hp"],
         };
         Self {

@@ -2,6 +2,7 @@
 
 use super::{
     ConnectionId, CryptoStream, Initial, InitialKeys, Packet, QuicFault, Side, Version, read_frames, split_packet,
+    split_packet_or_draft,
 };
 use crate::tls::Limits;
 
@@ -13,7 +14,7 @@ pub fn fuzz_datagram(datagram: &[u8]) {
     let mut rest = datagram;
     let mut payload = Vec::new();
     while !rest.is_empty() {
-        let Ok((packet, after)) = split_packet(rest) else {
+        let Ok((packet, after)) = split_packet_or_draft(rest) else {
             return;
         };
         assert!(after.len() < rest.len());

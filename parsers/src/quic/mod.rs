@@ -8,7 +8,8 @@
 //! - [`CryptoStream`] puts the pieces of the handshake together, in whatever order and packets they come;
 //!   [`CryptoStream::client_hello`] says when the message is whole. [`crate::tls::read_hello`] reads it.
 //!
-//! Versions 1 and 2. Others cannot be read: their keys and their packets may be anything.
+//! Versions 1 and 2, and for those who look on drafts of version 1 ([`split_packet_or_draft`]). Others cannot be read:
+//! their keys and their packets may be anything.
 
 mod crypto;
 mod fault;
@@ -24,7 +25,9 @@ pub use fault::QuicFault;
 pub use frames::{CryptoStream, PIECES_MAX, read_frames};
 #[cfg(any(test, fuzzing))]
 pub use fuzz::{fuzz_datagram, fuzz_frames, fuzz_initial};
-pub use packet::{CONNECTION_ID_LEN_MAX, ConnectionId, Initial, Packet, Version, split_packet};
+pub use packet::{
+    CONNECTION_ID_LEN_MAX, ConnectionId, Draft, Initial, Packet, Version, split_packet, split_packet_or_draft,
+};
 
 /// A variable-length integer (RFC 9000 §16) off the front.
 fn take_varint(bytes: &mut &[u8]) -> Option<u64> {

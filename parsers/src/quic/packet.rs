@@ -43,10 +43,38 @@ pub enum Version {
     V1,
     /// RFC 9369.
     V2,
+    /// A draft of version 1; see [`split_packet_or_draft`].
+    Draft(Draft),
 }
 
+/// A draft of version 1 whose Initial packets differ from it in nothing but their keys.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Draft(u32);
+
+impl Draft {
+    /// draft-ietf-quic-transport-22 to -34, and what mvfst made of -22 and -27.
+    const fn from_number(number: u32) -> Option<Self> {
+        match number {
+            0xff00_0016..=0xff00_0022 | MVFST_22 | MVFST_27 => Some(Self(number)),
+            _ => None,
+        }
+    }
+
+    /// Which draft it is, or is made of.
+    pub(super) const fn base(self) -> u32 {
+        match self.0 {
+            MVFST_22 => 22,
+            MVFST_27 => 27,
+            number => number & 0xff,
+        }
+    }
+}
+
+const MVFST_22: u32 = 0xface_b001;
+const MVFST_27: u32 = 0xface_b002;
+
 impl Version {
-    /// The version with this number.
+    /// The version with this number, as it was published.
     #[must_use]
     pub const fn from_number(number: u32) -> Option<Self> {
         match number {
@@ -62,13 +90,14 @@ impl Version {
         match self {
             Self::V1 => 0x0000_0001,
             Self::V2 => 0x6b33_43cf,
+            Self::Draft(Draft(number)) => number,
         }
     }
 
     /// First byte of an Initial packet, without the length of its number.
     pub(super) const fn initial_first_byte(self) -> u8 {
         match self {
-            Self::V1 => 0xc0,
+            Self::V1 | Self::Draft(_) => 0xc0,
             Self::V2 => 0xd0,
         }
     }
@@ -76,7 +105,7 @@ impl Version {
     /// What the two bits of a long header's packet type say (RFC 9000 §17.2, RFC 9369 §3.2).
     const fn kind(self, bits: u8) -> Kind {
         let shifted = match self {
-            Self::V1 => bits,
+            Self::V1 | Self::Draft(_) => bits,
             Self::V2 => bits.wrapping_sub(1) & 3,
         };
         match shifted {
@@ -135,6 +164,21 @@ pub struct Initial<'a> {
 /// # Errors
 /// [`QuicFault::BadPacket`] if its header cannot be read.
 pub fn split_packet(datagram: &[u8]) -> Result<(Packet<'_>, &[u8]), QuicFault> {
+    split(datagram, Version::from_number)
+}
+
+/// The same, but drafts of version 1 are read, too: for those who look on. Nobody has to speak them any more, so who
+/// decides need not know them.
+///
+/// # Errors
+/// As [`split_packet`].
+pub fn split_packet_or_draft(datagram: &[u8]) -> Result<(Packet<'_>, &[u8]), QuicFault> {
+    split(datagram, |number| {
+        Version::from_number(number).or_else(|| Draft::from_number(number).map(Version::Draft))
+    })
+}
+
+fn split(datagram: &[u8], version: impl Fn(u32) -> Option<Version>) -> Result<(Packet<'_>, &[u8]), QuicFault> {
     let mut rest = datagram;
     let first = take_u8(&mut rest).ok_or(QuicFault::BadPacket)?;
     if first & 0x80 == 0 {
@@ -147,7 +191,7 @@ pub fn split_packet(datagram: &[u8]) -> Result<(Packet<'_>, &[u8]), QuicFault> {
     if number == 0 {
         return Ok((Packet::VersionNegotiation, &[]));
     }
-    let Some(version) = Version::from_number(number) else {
+    let Some(version) = version(number) else {
         return Ok((Packet::UnknownVersion(number), &[]));
     };
     // The fixed bit: without it the packet is none of these versions (RFC 9000 §17.2).

@@ -1,6 +1,6 @@
 use super::{
     ConnectionId, CryptoStream, Initial, InitialKeys, PIECES_MAX, Packet, QuicFault, Side, Version, fuzz_datagram,
-    fuzz_frames, fuzz_initial, read_frames, split_packet, take_varint,
+    fuzz_frames, fuzz_initial, read_frames, split_packet, split_packet_or_draft, take_varint,
 };
 use crate::tls::{HELLO_LEN_MAX, Limits, TlsFault, read_hello};
 use proptest::prelude::*;
@@ -103,6 +103,53 @@ fn the_servers_example_packets_of_both_versions_are_opened() {
         let packet = hex(packet);
         assert_eq!(open(version, Side::Server, &packet), Ok((1, payload.clone())));
         assert_eq!(open(version, Side::Client, &packet), Err(QuicFault::Undecryptable));
+    }
+}
+
+/// Each group of drafts has its keys; the last ones have those of version 1.
+#[test]
+fn drafts_are_read_by_those_who_look_on_only() {
+    let payload = example_frame();
+    let mut opened = Vec::new();
+    for number in [
+        0xff00_0016_u32,
+        0xff00_001b,
+        0xff00_001d,
+        0xff00_0022,
+        0xface_b001,
+        0xface_b002,
+    ] {
+        let mut packet = hex("c0 00000000 08 8394c8f03e515708 00 00 04 00000000");
+        packet[1..5].copy_from_slice(&number.to_be_bytes());
+        assert_eq!(split_packet(&packet), Ok((Packet::UnknownVersion(number), &[][..])));
+        let Ok((Packet::Initial(initial), [])) = split_packet_or_draft(&packet) else {
+            panic!("{number:x}");
+        };
+        let version = initial.version;
+        assert_eq!(version.number(), number);
+        let sealed = InitialKeys::new(version, Side::Client, &example_id())
+            .seal(version, &example_id(), &ConnectionId::default(), 0, &payload)
+            .unwrap();
+        let Ok((Packet::Initial(initial), [])) = split_packet_or_draft(&sealed) else {
+            panic!("{number:x}");
+        };
+        let mut read = Vec::new();
+        let keys = InitialKeys::new(version, Side::Client, &example_id());
+        assert_eq!((keys.open(&initial, 0, &mut read), &read), (Ok(0), &payload));
+        let keys = InitialKeys::new(Version::V1, Side::Client, &example_id());
+        opened.push(keys.open(&initial, 0, &mut read).is_ok());
+    }
+    assert_eq!(
+        opened,
+        [false, false, false, true, false, false],
+        "with version 1's keys"
+    );
+    for number in ["ff000015", "ff000023", "54303531", "0a1a2a3a"] {
+        let packet = hex(&format!("c0 {number} 08 8394c8f03e515708 00 00 04 00000000"));
+        assert!(matches!(
+            split_packet_or_draft(&packet),
+            Ok((Packet::UnknownVersion(_), []))
+        ));
     }
 }
 

@@ -10,6 +10,7 @@ use crate::tls::{HelloJudge, SeenHello, tls_reason};
 use seventh_abi::DropReason;
 use seventh_parsers::quic::{
     ConnectionId, CryptoStream, Initial, InitialKeys, Packet, QuicFault, Side, Version, read_frames, split_packet,
+    split_packet_or_draft,
 };
 use seventh_parsers::tls::{Limits, ServerAnswer, ServerHelloScanner, read_hello};
 
@@ -17,6 +18,15 @@ use seventh_parsers::tls::{Limits, ServerAnswer, ServerHelloScanner, read_hello}
 pub(crate) const HELD_DATAGRAMS_MAX: usize = 10;
 /// `CONNECTION_CLOSE` with the TLS alert `unrecognized_name` (RFC 9000 §19.19, RFC 9001 §4.8), about a CRYPTO frame.
 const CLOSE: &[u8] = &[0x1c, 0x41, 0x70, 0x06, 0x00];
+
+/// Which versions are read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Versions {
+    /// Those that were published.
+    Published,
+    /// Drafts, too.
+    AndDrafts,
+}
 
 /// A connection whose outcome is not settled.
 #[derive(Debug)]
@@ -55,8 +65,12 @@ pub(crate) enum Opening {
 impl Attempt {
     /// The attempt that `datagram` belongs to, or begins; its pieces of the handshake are taken. `known` is left as it
     /// was if the datagram is invalid.
-    pub(crate) fn read(known: Option<&mut Self>, datagram: &[u8]) -> Result<(Opening, Option<Self>), DropReason> {
-        let initials = initials_of(datagram)?;
+    pub(crate) fn read(
+        known: Option<&mut Self>,
+        datagram: &[u8],
+        versions: Versions,
+    ) -> Result<(Opening, Option<Self>), DropReason> {
+        let initials = initials_of(datagram, versions)?;
         let Some(first) = initials.first() else {
             return Ok((Opening::None, None));
         };
@@ -97,7 +111,11 @@ impl Attempt {
 
     /// Reads what the server sends; true if the connection is settled. What cannot be read is of no interest.
     pub(crate) fn read_reply(&mut self, datagram: &[u8]) -> bool {
-        let initials = initials_of(datagram).unwrap_or_default();
+        let versions = match self.version {
+            Version::V1 | Version::V2 => Versions::Published,
+            Version::Draft(_) => Versions::AndDrafts,
+        };
+        let initials = initials_of(datagram, versions).unwrap_or_default();
         let mut payload = Vec::new();
         for initial in initials {
             let keys = InitialKeys::new(initial.version, Side::Server, &self.original);
@@ -188,7 +206,7 @@ impl Attempt {
 /// # Errors
 /// Why the datagram cannot be read.
 pub(crate) fn is_of(datagram: &[u8], original: Option<&ConnectionId>) -> Result<bool, DropReason> {
-    let initials = initials_of(datagram)?;
+    let initials = initials_of(datagram, Versions::Published)?;
     let mut payload = Vec::new();
     // Whatever number comes next: the client has sent a few Initial packets at most.
     Ok(initials.iter().all(|initial| {
@@ -200,11 +218,15 @@ pub(crate) fn is_of(datagram: &[u8], original: Option<&ConnectionId>) -> Result<
 }
 
 /// The Initial packets of a datagram. All must be for the same connection (RFC 9000 §12.2).
-fn initials_of(datagram: &[u8]) -> Result<Vec<Initial<'_>>, DropReason> {
+fn initials_of(datagram: &[u8], versions: Versions) -> Result<Vec<Initial<'_>>, DropReason> {
     let mut initials: Vec<Initial<'_>> = Vec::new();
     let mut rest = datagram;
     while !rest.is_empty() {
-        let (packet, after) = split_packet(rest).map_err(quic_reason)?;
+        let split = match versions {
+            Versions::Published => split_packet(rest),
+            Versions::AndDrafts => split_packet_or_draft(rest),
+        };
+        let (packet, after) = split.map_err(quic_reason)?;
         match packet {
             Packet::Initial(initial) => {
                 let other = initials

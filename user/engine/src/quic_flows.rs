@@ -15,11 +15,11 @@ use crate::inspector::{Change, Judge};
 use crate::judge::About;
 use crate::outbox::Outbox;
 use crate::punted::{FlowId, Punted};
-use crate::quic::{Attempt, HELD_DATAGRAMS_MAX, Opening, is_of};
+use crate::quic::{Attempt, HELD_DATAGRAMS_MAX, Opening, Versions, is_of};
 use crate::shared::EngineLimits;
 use crate::tls::{HelloJudge, SeenHello};
 use seventh_abi::{DropReason, InjectAction, Replies};
-use seventh_parsers::quic::{ConnectionId, Packet, split_packet};
+use seventh_parsers::quic::{ConnectionId, Packet, split_packet_or_draft};
 use std::borrow::Cow;
 
 /// Connections that are not settled, at most; the oldest give way.
@@ -265,6 +265,15 @@ struct Visit<'a> {
 }
 
 impl Visit<'_> {
+    /// Rules never let a draft pass: only where there are none it is read.
+    fn versions(&self) -> Versions {
+        if self.judge.policy.rules.observes() {
+            Versions::AndDrafts
+        } else {
+            Versions::Published
+        }
+    }
+
     /// Of connections that nothing more is read of; under another policy they are judged again by what was read. `Ok` if
     /// the datagram is of none of them.
     fn settled(&mut self) -> Result<(), Decision> {
@@ -351,7 +360,7 @@ impl Visit<'_> {
         match self.quic.take_open(&id) {
             Some(Open::Denied { reason, attempt }) => {
                 let begins = !self.punted.meta.reply
-                    && Attempt::read(None, self.punted.frame.payload())
+                    && Attempt::read(None, self.punted.frame.payload(), self.versions())
                         .is_ok_and(|(opening, _)| opening != Opening::None)
                     && !attempt
                         .as_ref()
@@ -382,7 +391,7 @@ impl Visit<'_> {
         &self,
         mut known: Option<Box<Attempt>>,
     ) -> Result<(Box<Attempt>, Opening), (DropReason, Option<Box<Attempt>>)> {
-        match Attempt::read(known.as_deref_mut(), self.punted.frame.payload()) {
+        match Attempt::read(known.as_deref_mut(), self.punted.frame.payload(), self.versions()) {
             Ok((opening, Some(fresh))) => Ok((Box::new(fresh), opening)),
             Ok((opening, None)) => match known {
                 Some(known) => Ok((known, opening)),
@@ -499,7 +508,7 @@ impl Visit<'_> {
 
 /// A long header of a version that can be read, with a first packet in it (RFC 8999 §5.1).
 fn begins_quic(payload: &[u8]) -> bool {
-    matches!(split_packet(payload), Ok((Packet::Initial(_), _)))
+    matches!(split_packet_or_draft(payload), Ok((Packet::Initial(_), _)))
 }
 
 /// All but what another connection may begin with.
