@@ -99,7 +99,7 @@ pub fn read_loose(head: &[u8]) -> Option<LooseHead<'_>> {
         };
         if name.eq_ignore_ascii_case(b"host") && host.is_none() {
             host = std::str::from_utf8(value).ok();
-        } else if name.eq_ignore_ascii_case(b"transfer-encoding") && value.to_ascii_lowercase().ends_with(b"chunked") {
+        } else if name.eq_ignore_ascii_case(b"transfer-encoding") && names_chunked(value) {
             body = BodyLength::Chunked;
         } else if name.eq_ignore_ascii_case(b"content-length") && body == BodyLength::None {
             body = length(value);
@@ -137,6 +137,12 @@ fn request_line(line: &[u8]) -> Option<(&str, &str, Version)> {
 fn split_header(line: &[u8]) -> Option<(&[u8], &[u8])> {
     let (name, value) = line.split_at_checked(line.iter().position(|&byte| byte == b':')?)?;
     Some((name.trim_ascii(), value.get(1..)?.trim_ascii()))
+}
+
+/// Wherever in the list it stands: most readers look for the word.
+fn names_chunked(value: &[u8]) -> bool {
+    let mut codings = value.split(|&byte| byte == b',');
+    codings.any(|coding| coding.trim_ascii().eq_ignore_ascii_case(b"chunked"))
 }
 
 fn length(value: &[u8]) -> BodyLength {
@@ -187,6 +193,10 @@ mod tests {
                     version: Version::Http10,
                     ..head
                 }),
+            ),
+            (
+                "POST / HTTP/1.1\r\nTransfer-Encoding: chunked, identity\r\n\r\n",
+                loose("POST", "/", "", BodyLength::Chunked),
             ),
             ("GET /\u{e9} HTTP/1.1\r\n\r\n", loose("GET", "/", "", BodyLength::None)),
             (

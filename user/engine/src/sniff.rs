@@ -10,6 +10,8 @@ const TLS_LOOK_LEN: usize = 6;
 /// Length, and a header.
 const DNS_LOOK_LEN: usize = 14;
 const DNS_PORT: u16 = 53;
+/// The shortest method that is registered has three letters; where the beginning is missing, fewer are the end of one.
+const METHOD_LEN_MIN: u8 = 3;
 
 /// What is looked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -139,11 +141,11 @@ fn http(bytes: impl Iterator<Item = u8>) -> Found {
     }
     match (bytes.next(), bytes.next()) {
         (None, _) => Found::Unclear,
-        (Some(b' '), None) if len > 0 => Found::Unclear,
+        (Some(b' '), None) if len >= METHOD_LEN_MIN => Found::Unclear,
         (
             Some(b' '),
             Some(b'/' | b'*' | b'[' | b' ' | b'.' | b'?' | b'%' | b'0'..=b'9' | b'A'..=b'Z' | b'a'..=b'z'),
-        ) if len > 0 => Found::Http,
+        ) if len >= METHOD_LEN_MIN => Found::Http,
         _ => Found::Nothing,
     }
 }
@@ -204,6 +206,7 @@ mod tests {
             (QUERY, Found::Dns),
             (b"SSH-2.0-x\r\n", Found::Nothing),
             (b"get / HTTP/1.1", Found::Nothing),
+            (b"ET / HTTP/1.1", Found::Nothing),
             (b"HTTP/1.1 200 OK", Found::Nothing),
             (b"220 mail ESMTP", Found::Nothing),
             (&[0; 40], Found::Nothing),
