@@ -73,6 +73,11 @@ pub(crate) struct LoadedNames {
 }
 
 impl LoadedNames {
+    /// Whether any rule mentions a name.
+    pub(crate) fn are_asked_for(&self) -> bool {
+        !self.selectors.is_empty()
+    }
+
     /// One more identity that policies know.
     pub(crate) fn insert(&mut self, class: NameClass, identity: IdentityId) {
         self.classes.insert(class, identity);

@@ -2,7 +2,9 @@
 
 use std::fs::File;
 use std::io::{self, BufWriter, Read, Write as _};
+use std::num::NonZero;
 use std::path::{Path, PathBuf};
+use std::thread::available_parallelism;
 use std::time::Instant;
 
 use anstream::eprintln;
@@ -17,7 +19,7 @@ use seventh_flows::{
 };
 
 use super::{Answer, Form};
-use crate::replay::{Replay as Replaying, Tunnel, World};
+use crate::replay::{Replay as Replaying, SHARDS, Tunnel, World, page};
 
 /// What to replay, and under what.
 #[derive(Debug, clap::Args)]
@@ -40,6 +42,12 @@ pub(super) struct Replay {
     /// Only the summary
     #[arg(long)]
     summary: bool,
+    /// Threads that read conversations; what is told does not depend on it [default: as many as there are processors]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    threads: Option<u16>,
+    /// Write a page for a browser, too: denials, requests by endpoint, a timeline
+    #[arg(long, value_name = "FILE")]
+    html: Option<PathBuf>,
     /// Form of the output
     #[arg(short, long, value_enum, default_value_t)]
     output: Form,
@@ -52,7 +60,7 @@ pub(super) fn run(command: &Replay) -> Result<Answer> {
         None => World::visibility(),
     };
     let began = Instant::now();
-    let mut replaying = Replaying::new(world, command.audit, command.tunnel.clone());
+    let mut replaying = Replaying::new(world, command.audit, command.tunnel.clone(), command.threads());
     let mut out = Out::new(command);
     let mut is_sound = true;
     for path in &command.captures {
@@ -66,12 +74,14 @@ pub(super) fn run(command: &Replay) -> Result<Answer> {
             return gone(e);
         }
     }
-    replaying.finish(&mut |flow| out.flow(flow));
-    let tally = &replaying.tally;
-    let rules = &replaying.world().rules;
+    let (tally, world) = replaying.finish(&mut |flow| out.flow(flow));
     match command.output {
-        Form::Json => out.text(&format!("{}\n", tally.json(rules))),
-        Form::Text => out.text(&tally.report(rules, began.elapsed())),
+        Form::Json => out.text(&format!("{}\n", tally.json(&world.rules))),
+        Form::Text => out.text(&tally.report(&world.rules, began.elapsed())),
+    }
+    if let Some(file) = &command.html {
+        let names: Vec<String> = command.captures.iter().map(|path| path.display().to_string()).collect();
+        std::fs::write(file, page(&tally, &world.rules, &names)).with_context(|| file.display().to_string())?;
     }
     if let Some(e) = out.failure.take() {
         return gone(e);
@@ -81,6 +91,13 @@ pub(super) fn run(command: &Replay) -> Result<Answer> {
     }
     let is_fine = is_sound && (command.audit || !tally.denied());
     Ok(if is_fine { Answer::Yes } else { Answer::No })
+}
+
+impl Replay {
+    fn threads(&self) -> usize {
+        let processors = || available_parallelism().map_or(1, NonZero::get);
+        self.threads.map_or_else(processors, usize::from).min(SHARDS)
+    }
 }
 
 /// Who reads only the beginning (`| head`) has what they wanted.

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use seventh_parsers::packet::{Frame, Tcp, TcpFlags, Transport};
 
-/// Conversations that are known at most; those not met for longest give way.
+/// Conversations that all shards know at most; those not met for longest give way.
 const CONVERSATIONS_MAX: usize = 1 << 18;
 const DNS_PORT: u16 = 53;
 /// Ports below it are servers', mostly.
@@ -54,15 +54,27 @@ pub(crate) enum Sender {
 }
 
 /// Bounded table of conversations, in two generations: when the younger is full, the older is forgotten.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(crate) struct Conversations {
     young: HashMap<Key, Conversation>,
     old: HashMap<Key, Conversation>,
+    /// Of one generation at most.
+    generation_max: usize,
     /// Ever begun.
     pub(crate) count: u64,
 }
 
 impl Conversations {
+    /// The empty table of one of so many shards.
+    pub(crate) fn one_of(shards: usize) -> Self {
+        Self {
+            young: HashMap::new(),
+            old: HashMap::new(),
+            generation_max: CONVERSATIONS_MAX / 2 / shards,
+            count: 0,
+        }
+    }
+
     /// The conversation that a packet belongs to, and who of it sent the packet.
     pub(crate) fn meet(&mut self, frame: &Frame<'_>) -> (&mut Conversation, Sender) {
         let transport = frame.transport();
@@ -74,7 +86,7 @@ impl Conversations {
             high: if from_low { destination } else { source },
             protocol: transport.protocol(),
         };
-        if self.young.len() >= CONVERSATIONS_MAX / 2 && !self.young.contains_key(&key) {
+        if self.young.len() >= self.generation_max && !self.young.contains_key(&key) {
             self.old = std::mem::take(&mut self.young);
         }
         if let Some(known) = self.old.remove(&key) {
@@ -201,7 +213,7 @@ mod tests {
 
     #[test]
     fn syn_tells_who_opens_and_where_it_begins() {
-        let mut conversations = Conversations::default();
+        let mut conversations = Conversations::one_of(1);
         let (a, b) = ((1, 80), (2, 9000));
         let mut meet = |frame: Vec<u8>| sender(&mut conversations, &frame);
         assert_eq!(meet(tcp(a, b, 99, 0, 2, b"")), (Sender::Opener, Some(100), None));
@@ -235,7 +247,7 @@ mod tests {
             (b"anything", (1, 22), Sender::Other),
             (b"anything", (1, 50_000), Sender::Opener),
         ] {
-            let mut conversations = Conversations::default();
+            let mut conversations = Conversations::one_of(1);
             let to = (2, 8000);
             let bare = tcp(to, from, 1, 1, 0x10, b"");
             sender(&mut conversations, &bare);
@@ -246,7 +258,7 @@ mod tests {
 
     #[test]
     fn the_table_is_bounded() {
-        let mut conversations = Conversations::default();
+        let mut conversations = Conversations::one_of(1);
         for n in 0..CONVERSATIONS_MAX as u32 * 2 {
             let from = ((n >> 16) as u8, n as u16);
             sender(&mut conversations, &tcp(from, (99, 1), 1, 0, 2, b""));

@@ -16,7 +16,7 @@ const TAGS_MAX: usize = 16;
 pub(crate) const fn is_known(link: u16) -> bool {
     matches!(
         link,
-        0 | 1 | 9 | 12 | 14 | 50 | 51 | 101 | 108 | 109 | 113 | 228 | 229 | 276
+        0 | 1 | 9 | 12 | 14 | 50 | 51 | 101 | 104 | 108 | 109 | 113 | 228 | 229 | 276
     )
 }
 
@@ -26,6 +26,8 @@ pub(crate) fn network(link: u16, packet: &[u8]) -> Option<(u16, usize)> {
         1 => ethernet(packet, 0),
         // Raw IP under its several numbers.
         12 | 14 | 101 | 228 | 229 => by_version(packet, 0),
+        // Cisco's HDLC: address, control, type.
+        104 => behind(word(packet, 2)?, packet, 4),
         // BSD's loopback: an address family in somebody's order of bytes.
         0 | 108 => by_version(packet, 4),
         // OpenBSD's enc: family, SPI, flags.
@@ -78,7 +80,8 @@ pub(crate) fn behind(ether_type: u16, packet: &[u8], at: usize) -> Option<(u16, 
     None
 }
 
-fn ppp(packet: &[u8], at: usize) -> Option<(u16, usize)> {
+/// A protocol's number before the packet.
+pub(crate) fn ppp(packet: &[u8], at: usize) -> Option<(u16, usize)> {
     match word(packet, at)? {
         0x0021 => Some((IPV4, at + 2)),
         0x0057 => Some((IPV6, at + 2)),
@@ -124,6 +127,7 @@ mod tests {
             (101, vec![], IPV4),
             (229, vec![], IPV6),
             (9, vec![0xff, 3, 0, 0x21], IPV4),
+            (104, vec![0x0f, 0, 8, 0], IPV4),
             (113, [&[0; 14][..], &[8, 0]].concat(), IPV4),
             (276, [&[0x86, 0xdd][..], &[0; 18]].concat(), IPV6),
         ] {

@@ -1,15 +1,20 @@
 //! What a replay has come to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
+use std::sync::Arc;
 use std::time::Duration;
 
 use seventh_engine::{L7Record, RecordVerdict};
-use seventh_flows::pb::flow::{Flow, Verdict, layer7};
+use seventh_flows::pb::flow::{Endpoint, Flow, Verdict, layer4, layer7};
 use seventh_policy::RuleOrigin;
 
-/// Denials that are told one by one at most.
+use super::timeline::Timeline;
+
+/// Kinds of denials that are told one by one at most.
 const DENIALS_MAX: usize = 1000;
+/// Pairs of who asks and who is asked that are told at most.
+const PAIRS_MAX: usize = 1000;
 
 /// Counts.
 #[derive(Debug, Default)]
@@ -24,16 +29,69 @@ pub(crate) struct Tally {
     /// Records for which there was no room.
     pub(crate) records_lost: u64,
     /// By protocol and verdict.
-    requests: BTreeMap<(&'static str, &'static str), u64>,
-    /// By file, line and field of a rule.
-    hits: BTreeMap<(String, u32, String), u64>,
+    pub(crate) requests: BTreeMap<(&'static str, &'static str), u64>,
+    /// By the rule's place in memory, which stays as long as it is held here.
+    hits: HashMap<usize, (Arc<RuleOrigin>, u64)>,
     /// What was (or would be) denied, and how often.
-    denials: BTreeMap<String, u64>,
-    /// Kinds of denials beyond those.
+    pub(crate) denials: BTreeMap<Denial, u64>,
+    /// Denials of kinds beyond those.
     pub(crate) denials_untold: u64,
+    /// What went on and what did not, by who asked whom.
+    pub(crate) pairs: BTreeMap<Pair, Outcome>,
+    /// Of pairs beyond those.
+    pub(crate) pairs_untold: Outcome,
+    pub(crate) timeline: Timeline,
+}
+
+/// Who wanted what of whom, and why not.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Denial {
+    pub(crate) source: String,
+    pub(crate) destination: String,
+    pub(crate) what: String,
+    pub(crate) why: String,
+}
+
+/// Who asks whom by what.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct Pair {
+    pub(crate) source: String,
+    pub(crate) destination: String,
+    pub(crate) port: u32,
+    pub(crate) protocol: &'static str,
+}
+
+/// How many went on, and how many were (or would be) denied.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Outcome {
+    pub(crate) forwarded: u64,
+    pub(crate) denied: u64,
+}
+
+impl Outcome {
+    /// Counts one.
+    pub(crate) fn count(&mut self, is_denied: bool) {
+        if is_denied {
+            self.denied += 1;
+        } else {
+            self.forwarded += 1;
+        }
+    }
+
+    /// All of them.
+    pub(crate) const fn sum(self) -> u64 {
+        self.forwarded + self.denied
+    }
 }
 
 impl Tally {
+    /// Counts a packet.
+    pub(crate) fn packet(&mut self, wire_len: u32, time_ns: u64) {
+        self.packets += 1;
+        self.bytes += u64::from(wire_len);
+        self.timeline.see(time_ns);
+    }
+
     /// Counts a record.
     pub(crate) fn record(&mut self, record: &L7Record, flow: &Flow) {
         let verdict = match record.verdict {
@@ -41,19 +99,28 @@ impl Tally {
             RecordVerdict::Dropped => "denied",
             RecordVerdict::Audit => "would be denied",
         };
-        *self.requests.entry((protocol(flow), verdict)).or_default() += 1;
+        let protocol = protocol(flow);
+        let is_denied = record.verdict != RecordVerdict::Forwarded;
+        *self.requests.entry((protocol, verdict)).or_default() += 1;
         if let Some(rule) = &record.rule {
-            *self.hits.entry(key(rule)).or_default() += 1;
+            let (_, hits) = self
+                .hits
+                .entry(Arc::as_ptr(rule).addr())
+                .or_insert_with(|| (Arc::clone(rule), 0));
+            *hits += 1;
         }
-        if record.verdict != RecordVerdict::Forwarded {
-            self.deny(flow);
-        }
+        self.count(flow, protocol, is_denied, record.time_ns);
     }
 
-    /// Counts a flow that was decided without looking inside.
-    pub(crate) fn flow(&mut self, flow: &Flow) {
+    /// Counts a conversation that was decided without looking inside; those that pass are no requests.
+    pub(crate) fn flow(&mut self, flow: &Flow, time_ns: u64) {
         if flow.verdict() == Verdict::Dropped || flow.verdict() == Verdict::Audit {
-            self.deny(flow);
+            let protocol = match flow.l4.as_ref().and_then(|l4| l4.protocol.as_ref()) {
+                Some(layer4::Protocol::Tcp(_)) => "TCP",
+                Some(layer4::Protocol::Udp(_)) => "UDP",
+                _ => "IP",
+            };
+            self.count(flow, protocol, true, time_ns);
         }
     }
 
@@ -62,17 +129,55 @@ impl Tally {
         !self.denials.is_empty()
     }
 
-    fn deny(&mut self, flow: &Flow) {
-        let text = denial(flow);
-        if self.denials.len() >= DENIALS_MAX && !self.denials.contains_key(&text) {
+    /// Each rule, and how often it was the one that allowed something.
+    pub(crate) fn hits<'r>(&self, rules: &'r [Arc<RuleOrigin>]) -> Vec<(&'r RuleOrigin, u64)> {
+        let mut by_place: HashMap<(&str, u32, &str), u64> = HashMap::new();
+        for (rule, hits) in self.hits.values() {
+            *by_place.entry((&rule.file, rule.line, &rule.path)).or_default() += hits;
+        }
+        let hits = |rule: &RuleOrigin| by_place.get(&(&*rule.file, rule.line, &*rule.path)).copied();
+        rules.iter().map(|rule| (&**rule, hits(rule).unwrap_or(0))).collect()
+    }
+
+    fn count(&mut self, flow: &Flow, protocol: &'static str, is_denied: bool, time_ns: u64) {
+        self.timeline.count(time_ns, is_denied);
+        let pair = Pair {
+            source: end(flow.source.as_ref(), flow.ip.as_ref().map(|ip| &ip.source)),
+            destination: end(flow.destination.as_ref(), flow.ip.as_ref().map(|ip| &ip.destination)),
+            port: port(flow),
+            protocol,
+        };
+        if is_denied {
+            self.deny(flow, &pair);
+        }
+        // An answer is told the other way round; who asked was counted.
+        if flow.is_reply != Some(true) {
+            let known = self.pairs.len() < PAIRS_MAX || self.pairs.contains_key(&pair);
+            let outcome = if known {
+                self.pairs.entry(pair).or_default()
+            } else {
+                &mut self.pairs_untold
+            };
+            outcome.count(is_denied);
+        }
+    }
+
+    fn deny(&mut self, flow: &Flow, pair: &Pair) {
+        let denial = Denial {
+            source: pair.source.clone(),
+            destination: format!("{}:{}", pair.destination, pair.port),
+            what: what(flow).unwrap_or_else(|| pair.protocol.to_owned()),
+            why: why(flow),
+        };
+        if self.denials.len() >= DENIALS_MAX && !self.denials.contains_key(&denial) {
             self.denials_untold += 1;
             return;
         }
-        *self.denials.entry(text).or_default() += 1;
+        *self.denials.entry(denial).or_default() += 1;
     }
 
     /// For people.
-    pub(crate) fn report(&self, rules: &[std::sync::Arc<RuleOrigin>], took: Duration) -> String {
+    pub(crate) fn report(&self, rules: &[Arc<RuleOrigin>], took: Duration) -> String {
         let mut out = String::new();
         let seconds = took.as_secs_f64().max(1e-9);
         // Sums of a capture are far below 2^52.
@@ -100,28 +205,30 @@ impl Tally {
         for ((protocol, verdict), count) in &self.requests {
             let _ = writeln!(out, "{protocol:>6}  {verdict:<15} {count}");
         }
-        for (text, count) in &self.denials {
-            let _ = writeln!(out, "denied {count} times: {text}");
+        for (denial, count) in &self.denials {
+            let Denial {
+                source,
+                destination,
+                what,
+                why,
+            } = denial;
+            let _ = writeln!(out, "denied {count} times: {source} -> {destination} {what} ({why})");
         }
         if self.denials_untold > 0 {
             let _ = writeln!(out, "and {} further denials", self.denials_untold);
         }
-        for rule in rules {
+        for (rule, hits) in self.hits(rules) {
             let place = format!("{}:{} {}", rule.file, rule.line, rule.path);
-            match self.hits.get(&key(rule)) {
-                Some(count) => {
-                    let _ = writeln!(out, "rule {place}: {count} times");
-                }
-                None => {
-                    let _ = writeln!(out, "rule {place}: never");
-                }
-            }
+            let _ = match hits {
+                0 => writeln!(out, "rule {place}: never"),
+                hits => writeln!(out, "rule {place}: {hits} times"),
+            };
         }
         out
     }
 
     /// For programs.
-    pub(crate) fn json(&self, rules: &[std::sync::Arc<RuleOrigin>]) -> serde_json::Value {
+    pub(crate) fn json(&self, rules: &[Arc<RuleOrigin>]) -> serde_json::Value {
         let requests: Vec<_> = self
             .requests
             .iter()
@@ -129,17 +236,22 @@ impl Tally {
                 serde_json::json!({"protocol": protocol, "verdict": verdict, "count": count})
             })
             .collect();
-        let rules: Vec<_> = rules
-            .iter()
-            .map(|rule| {
-                let hits = self.hits.get(&key(rule)).copied().unwrap_or(0);
+        let rules: Vec<_> = self
+            .hits(rules)
+            .into_iter()
+            .map(|(rule, hits)| {
                 serde_json::json!({"file": &*rule.file, "line": rule.line, "rule": rule.path, "hits": hits})
             })
             .collect();
         let denials: Vec<_> = self
             .denials
             .iter()
-            .map(|(what, count)| serde_json::json!({"what": what, "count": count}))
+            .map(|(denial, count)| {
+                serde_json::json!({
+                    "source": denial.source, "destination": denial.destination, "what": denial.what,
+                    "why": denial.why, "count": count,
+                })
+            })
             .collect();
         serde_json::json!({"summary": {
             "packets": self.packets, "bytes": self.bytes, "flows": self.conversations, "not_ip": self.not_ip,
@@ -147,10 +259,6 @@ impl Tally {
             "denials_untold": self.denials_untold, "records_lost": self.records_lost,
         }})
     }
-}
-
-fn key(rule: &RuleOrigin) -> (String, u32, String) {
-    (rule.file.to_string(), rule.line, rule.path.clone())
 }
 
 fn protocol(flow: &Flow) -> &'static str {
@@ -164,23 +272,36 @@ fn protocol(flow: &Flow) -> &'static str {
     }
 }
 
-/// Who wanted what of whom, and why not.
-fn denial(flow: &Flow) -> String {
-    let end = |end: Option<&seventh_flows::pb::flow::Endpoint>, ip: Option<&String>| match end {
+fn end(end: Option<&Endpoint>, ip: Option<&String>) -> String {
+    match end {
         Some(end) if !end.pod_name.is_empty() => format!("{}/{}", end.namespace, end.pod_name),
         _ => ip.cloned().unwrap_or_default(),
-    };
-    let ip = flow.ip.as_ref();
-    let what = match flow.l7.as_ref().and_then(|l7| l7.record.as_ref()) {
-        Some(layer7::Record::Http(http)) => format!("{} {}", http.method, http.url),
-        Some(layer7::Record::Dns(dns)) => format!("DNS {} {}", dns.qtypes.join(","), dns.query),
-        Some(layer7::Record::Tls(tls)) => format!("TLS {}", tls.sni),
-        _ => String::new(),
-    };
-    let why = flow.decision.as_ref().map_or("", |decision| &decision.reason);
-    format!(
-        "{} -> {} {what} ({why})",
-        end(flow.source.as_ref(), ip.map(|ip| &ip.source)),
-        end(flow.destination.as_ref(), ip.map(|ip| &ip.destination)),
-    )
+    }
+}
+
+/// The destination's; 0 if there is none.
+pub(super) fn port(flow: &Flow) -> u32 {
+    match flow.l4.as_ref().and_then(|l4| l4.protocol.as_ref()) {
+        Some(layer4::Protocol::Tcp(tcp)) => tcp.destination_port,
+        Some(layer4::Protocol::Udp(udp)) => udp.destination_port,
+        _ => 0,
+    }
+}
+
+/// What was asked for, if that could be read.
+fn what(flow: &Flow) -> Option<String> {
+    match flow.l7.as_ref()?.record.as_ref()? {
+        layer7::Record::Http(http) => Some(format!("{} {}", http.method, http.url)),
+        layer7::Record::Dns(dns) => Some(format!("DNS {} {}", dns.qtypes.join(","), dns.query)),
+        layer7::Record::Tls(tls) if tls.quic => Some(format!("QUIC {}", tls.sni)),
+        layer7::Record::Tls(tls) => Some(format!("TLS {}", tls.sni)),
+        layer7::Record::Kafka(_) => None,
+    }
+}
+
+fn why(flow: &Flow) -> String {
+    let decided = flow.decision.as_ref().map(|decision| decision.reason.clone());
+    decided
+        .filter(|reason| !reason.is_empty())
+        .unwrap_or_else(|| flow.drop_reason_desc().as_str_name().to_ascii_lowercase())
 }

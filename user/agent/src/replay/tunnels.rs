@@ -8,13 +8,15 @@ use super::link::{self, IPV4, IPV6};
 const DEPTH_MAX: usize = 4;
 const UDP: u8 = 17;
 const GRE: u8 = 47;
+/// What GRE calls PPP in PPTP (RFC 2637 §4.1).
+const PPTP: u16 = 0x880b;
 const VXLAN_PORT: u16 = 4789;
 const GENEVE_PORT: u16 = 6081;
 
 /// Kinds of tunnels that can be looked into.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Tunnel {
-    /// RFC 2784, with Ethernet or IP inside
+    /// RFC 2784, with Ethernet or IP inside, and RFC 2637 (PPTP)
     Gre,
     /// RFC 7348
     Vxlan,
@@ -77,6 +79,13 @@ fn gre(packet: &[u8], at: usize) -> Option<(u16, usize)> {
     let version = packet.get(at + 1)? & 0x07;
     let kind = u16::from_be_bytes(*packet.get(at + 2..)?.first_chunk()?);
     let bit = |mask: u8| usize::from(flags & mask != 0) * 4;
+    if version == 1 && kind == PPTP {
+        // The key is always there; then the packet's number and an acknowledgement, if their bits are.
+        let acknowledgement = usize::from(packet.get(at + 1)? & 0x80 != 0) * 4;
+        let behind = at + 8 + bit(0x10) + acknowledgement;
+        let has_address = packet.get(behind..)?.starts_with(&[0xff, 0x03]);
+        return link::ppp(packet, behind + 2 * usize::from(has_address));
+    }
     if version != 0 {
         return None;
     }
@@ -109,6 +118,13 @@ mod tests {
             (
                 Tunnel::Gre,
                 v4(47, &[&[0xb0, 0, 0x65, 0x58][..], &[0; 12], &frame].concat()),
+            ),
+            (
+                Tunnel::Gre,
+                v4(
+                    47,
+                    &[&[0x30, 0x81, 0x88, 0x0b][..], &[0; 12], &[0xff, 3, 0, 0x21], &inside].concat(),
+                ),
             ),
             (
                 Tunnel::Vxlan,

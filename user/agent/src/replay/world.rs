@@ -8,10 +8,11 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, ensure};
 use ipnet::IpNet;
 use seventh_abi::mapped_v4;
-use seventh_engine::{EndpointView, EngineShared, PolicyView};
+use seventh_engine::{EndpointView, EngineShared, Lacking, Names, PolicyView};
 use seventh_policy::{CompiledPolicy, Ipcache, Owner, RuleOrigin, RuleSetKind, Severity};
 use seventh_verdict_cache::KeyHasher;
 
+use super::shard::SHARDS;
 use crate::config::Config;
 use crate::observer::Directory;
 use crate::policy_store::{Loaded, PolicyStore};
@@ -19,9 +20,9 @@ use crate::publisher::Enforced;
 
 /// Interface of the one endpoint that everything passes where there are no policies.
 pub(crate) const EVERYWHERE: u32 = 1;
-/// Verdicts that are remembered.
+/// Verdicts that all engines remember.
 const VERDICTS_MAX: usize = 1 << 16;
-/// Records between two looks at the queue: what waited for a missing segment is read at once, 256 KiB of the smallest
+/// Records of one engine between two looks at its queue: what waited for a missing segment is read at once, 256 KiB of the smallest
 /// requests.
 const RECORDS_MAX: usize = 1 << 15;
 /// The keys' hash need not be secret: nobody can choose the capture after it.
@@ -29,12 +30,44 @@ const HASH_KEY: [u8; 16] = *b"seventh replays!";
 
 /// See the module's head.
 pub(crate) struct World {
-    pub(crate) shared: Arc<EngineShared>,
+    /// What the engine of each shard knows.
+    pub(crate) shared: Vec<Arc<EngineShared>>,
+    /// The policies in force.
+    pub(crate) view: Arc<PolicyView>,
     pub(crate) directory: Directory,
-    /// Interfaces of the endpoints by their addresses; none where everything is only shown.
-    endpoints: Option<HashMap<[u8; 16], u32>>,
+    pub(crate) endpoints: Arc<Endpoints>,
     /// Every L7 rule, once.
     pub(crate) rules: Vec<Arc<RuleOrigin>>,
+    naming: Option<Naming>,
+}
+
+/// Who is governed.
+#[derive(Debug)]
+pub(crate) struct Endpoints {
+    /// Interfaces of the endpoints by their addresses; none where everything is only shown.
+    by_address: Option<HashMap<[u8; 16], u32>>,
+}
+
+/// Rules mention names, so what one conversation learns decides about others.
+struct Naming {
+    store: PolicyStore,
+    enforced: Vec<Enforced>,
+    ipcache: Arc<Ipcache>,
+}
+
+impl Endpoints {
+    /// Whether policies judge.
+    pub(crate) const fn are_governed(&self) -> bool {
+        self.by_address.is_some()
+    }
+
+    /// Interface of the endpoint that opens, and of the one that is opened to.
+    pub(crate) fn of(&self, opener: [u8; 16], other: [u8; 16]) -> [Option<u32>; 2] {
+        match &self.by_address {
+            None => [Some(EVERYWHERE), None],
+            Some(known) => [opener, other].map(|address| known.get(&address).copied()),
+        }
+    }
 }
 
 impl World {
@@ -46,16 +79,17 @@ impl World {
             epoch: 1,
             policy: Arc::new(CompiledPolicy::observe()),
         };
-        let shared = engine_shared();
-        shared.set_policy(Arc::new(PolicyView {
+        let view = Arc::new(PolicyView {
             endpoints: [(EVERYWHERE, endpoint)].into(),
             ipcache: Arc::new(Ipcache::new()),
-        }));
+        });
         Self {
-            shared,
+            shared: engines(SHARDS, &view),
+            view,
             directory: Directory::default(),
-            endpoints: None,
+            endpoints: Arc::new(Endpoints { by_address: None }),
             rules: Vec::new(),
+            naming: None,
         }
     }
 
@@ -71,9 +105,8 @@ impl World {
             endpoints.display()
         );
         config.policy_dirs = policies.to_vec();
-        let shared = engine_shared();
         let (mut store, identities) = PolicyStore::new(&config)?;
-        let loaded = store.load(&config.endpoints, shared.names())?;
+        let loaded = store.load(&config.endpoints, &Names::default())?;
         refuse_errors(&loaded)?;
         let enforced: Vec<Enforced> = (1..)
             .zip(config.endpoints.iter().zip(identities))
@@ -81,53 +114,88 @@ impl World {
             .map(|((id, (endpoint, identity)), policy)| Enforced::at(endpoint, id, identity, Arc::clone(policy)))
             .collect();
         let ipcache = Arc::new(ipcache(&enforced, &loaded));
-        let names = shared.names().set_rules(&loaded.names.rules(&ipcache), false);
-        names.ok().context("names cannot be sorted by these rules")?;
-        let views = enforced.iter().filter_map(|endpoint| {
-            let view = EndpointView {
-                id: endpoint.id,
-                name: endpoint.config.name.as_str().into(),
-                epoch: endpoint.epoch,
-                policy: endpoint.policy.clone()?,
-            };
-            Some((endpoint.ifindex?, view))
-        });
-        shared.set_policy(Arc::new(PolicyView {
-            endpoints: views.collect(),
-            ipcache,
-        }));
+        let by_name = loaded.names.are_asked_for();
+        // Names are learned in one table, in the order of the capture.
+        let shards = if by_name { 1 } else { SHARDS };
+        let view = Arc::new(view(&enforced, &ipcache));
+        let shared = engines(shards, &view);
+        for shared in &shared {
+            let sorted = shared.names().set_rules(&loaded.names.rules(&ipcache), false);
+            sorted.ok().context("names cannot be sorted by these rules")?;
+        }
         let addresses = enforced.iter().flat_map(|endpoint| {
             let ips = endpoint.config.ips.iter();
             ips.filter_map(|ip| Some((mapped(*ip), endpoint.ifindex?)))
         });
         Ok(Self {
             directory: Directory::new(&enforced, store.identities(), 1),
-            endpoints: Some(addresses.collect()),
+            endpoints: Arc::new(Endpoints {
+                by_address: Some(addresses.collect()),
+            }),
             rules: rules(&loaded.policies),
             shared,
+            view,
+            naming: by_name.then_some(Naming {
+                store,
+                enforced,
+                ipcache,
+            }),
         })
     }
 
-    /// Whether policies judge.
-    pub(crate) const fn judges(&self) -> bool {
-        self.endpoints.is_some()
+    /// Whether rules mention names: [`Self::tend`] has something to do.
+    pub(crate) const fn is_by_name(&self) -> bool {
+        self.naming.is_some()
     }
 
-    /// Interface of the endpoint that opens, and of the one that is opened to.
-    pub(crate) fn endpoints_of(&self, opener: [u8; 16], other: [u8; 16]) -> [Option<u32>; 2] {
-        match &self.endpoints {
-            None => [Some(EVERYWHERE), None],
-            Some(known) => [opener, other].map(|address| known.get(&address).copied()),
+    /// Lets names go whose time is over, and gives identities to what was learned under several of them.
+    pub(crate) fn tend(&mut self, now_ns: u64) {
+        let (Some(naming), Some(shared)) = (&mut self.naming, self.shared.first()) else {
+            return;
+        };
+        for Lacking { scope, class } in shared.names().tend(now_ns) {
+            // Without one the addresses stay shut, as they do for an agent.
+            let Ok((identity, patches)) = naming.store.define(scope, &class) else {
+                continue;
+            };
+            for endpoint in &mut naming.enforced {
+                let id = endpoint.policy.as_ref().map(|policy| policy.policy_id());
+                let patch = patches.iter().rfind(|patch| Some(patch.policy.policy_id()) == id);
+                if let Some(patch) = patch {
+                    endpoint.policy = Some(Arc::clone(&patch.policy));
+                }
+            }
+            self.view = Arc::new(view(&naming.enforced, &naming.ipcache));
+            shared.set_policy(Arc::clone(&self.view));
+            shared.names().define(class, identity);
+            self.directory = Directory::new(&naming.enforced, naming.store.identities(), 1);
         }
     }
 }
 
-fn engine_shared() -> Arc<EngineShared> {
-    Arc::new(EngineShared::new(
-        KeyHasher::from_secret(HASH_KEY),
-        VERDICTS_MAX,
-        RECORDS_MAX,
-    ))
+fn view(enforced: &[Enforced], ipcache: &Arc<Ipcache>) -> PolicyView {
+    let views = enforced.iter().filter_map(|endpoint| {
+        let view = EndpointView {
+            id: endpoint.id,
+            name: endpoint.config.name.as_str().into(),
+            epoch: endpoint.epoch,
+            policy: endpoint.policy.clone()?,
+        };
+        Some((endpoint.ifindex?, view))
+    });
+    PolicyView {
+        endpoints: views.collect(),
+        ipcache: Arc::clone(ipcache),
+    }
+}
+
+fn engines(count: usize, view: &Arc<PolicyView>) -> Vec<Arc<EngineShared>> {
+    let engine = |_| {
+        let shared = EngineShared::new(KeyHasher::from_secret(HASH_KEY), VERDICTS_MAX / count, RECORDS_MAX);
+        shared.set_policy(Arc::clone(view));
+        Arc::new(shared)
+    };
+    (0..count).map(engine).collect()
 }
 
 fn refuse_errors(loaded: &Loaded) -> Result<()> {

@@ -1,0 +1,319 @@
+//! One part of the conversations of a capture: who opened them, and the engine that reads them.
+//!
+//! There are always as many shards, however many threads work on them: what a replay tells does not depend on that.
+
+use std::sync::Arc;
+
+use seventh_abi::{Direction, DropReason, Event, EventKind, FlowKey, Hook, PuntMeta, Verdict as KernelVerdict};
+use seventh_engine::{Beside, Denials, EngineLimits, EngineShared, L7Record, PolicyView, Seen};
+use seventh_parsers::packet::{Frame, TcpFlags, Transport};
+use seventh_policy::L4Decision;
+
+use super::conversations::{Conversation, Conversations, Place, Sender};
+use super::world::Endpoints;
+
+/// Shards of a replay; more threads than these have nothing to do.
+pub(crate) const SHARDS: usize = 8;
+/// Number of the packet of what is told when nothing more comes.
+const AFTER_ALL: u64 = u64::MAX;
+const TICK_NS: u64 = 1_000_000_000;
+
+/// What came of a packet.
+#[derive(Debug)]
+pub(crate) struct Told {
+    /// The packet's number in the replay.
+    pub(crate) packet: u64,
+    /// Which shard tells it.
+    pub(crate) shard: usize,
+    pub(crate) what: What,
+}
+
+/// See [`Told`].
+#[derive(Debug)]
+pub(crate) enum What {
+    /// Something inside was judged, or shown.
+    Record(L7Record),
+    /// The decision about a conversation that needs no look inside, as the kernel would tell it.
+    Decision(Event),
+}
+
+/// An IP packet behind a frame's head that was made for it, and when and as which one it was captured.
+#[derive(Debug)]
+pub(crate) struct Captured<'a> {
+    pub(crate) frame: &'a mut [u8],
+    pub(crate) time_ns: u64,
+    pub(crate) packet: u64,
+}
+
+/// See the module's head.
+#[derive(Debug)]
+pub(crate) struct Shard {
+    number: usize,
+    shared: Arc<EngineShared>,
+    endpoints: Arc<Endpoints>,
+    beside: Beside,
+    conversations: Conversations,
+    tick_ns: u64,
+    last_ns: u64,
+}
+
+impl Shard {
+    /// One of `of` shards that has seen nothing.
+    pub(crate) fn new(
+        number: usize,
+        of: usize,
+        shared: Arc<EngineShared>,
+        endpoints: Arc<Endpoints>,
+        denials: Denials,
+    ) -> Self {
+        let whole = EngineLimits::default();
+        let limits = EngineLimits {
+            // A shard may get more than its share of the connections.
+            flows_max: 2 * whole.flows_max / of,
+            quic_flows_max: 2 * whole.quic_flows_max / of,
+            held_bytes_max: whole.held_bytes_max / of,
+            // What is quiet is kept as long as there is room.
+            quiet_timeout_ns: whole.idle_timeout_ns,
+            ..whole
+        };
+        Self {
+            number,
+            beside: Beside::new(Arc::clone(&shared), limits, denials),
+            shared,
+            endpoints,
+            conversations: Conversations::one_of(of),
+            tick_ns: 0,
+            last_ns: 0,
+        }
+    }
+
+    /// Conversations that began.
+    pub(crate) fn conversations(&self) -> u64 {
+        self.conversations.count
+    }
+
+    /// Takes a packet of one of its conversations.
+    pub(crate) fn take(&mut self, captured: Captured<'_>, out: &mut Vec<Told>) {
+        let Captured { frame, time_ns, packet } = captured;
+        self.last_ns = time_ns;
+        if time_ns >= self.tick_ns {
+            self.beside.tick(time_ns);
+            self.tick_ns = time_ns + TICK_NS;
+        }
+        // Who dealt it has read its headers.
+        let Ok(parsed) = Frame::parse_cut(frame) else { return };
+        let (conversation, sender) = self.conversations.meet(&parsed);
+        let opening = conversation.is_new.then(|| Opening::of(&parsed, sender));
+        if let Some(opening) = &opening {
+            conversation.is_new = false;
+            let view = self.shared.policy();
+            conversation.at = opening.places(&self.endpoints, &self.shared, &view);
+            if self.endpoints.are_governed() {
+                opening.tell(&self.endpoints, &self.shared, &view, time_ns, |event| {
+                    out.push(Told {
+                        packet,
+                        shard: self.number,
+                        what: What::Decision(event),
+                    });
+                });
+            }
+        }
+        let known = conversation.clone();
+        self.show(frame, &known, sender, time_ns);
+        self.tell_records(packet, out);
+    }
+
+    /// Nothing more comes.
+    pub(crate) fn finish(&mut self, out: &mut Vec<Told>) {
+        self.beside.finish(self.last_ns);
+        self.tell_records(AFTER_ALL, out);
+    }
+
+    /// Shows the engine the frame at each hook that it passes.
+    fn show(&mut self, frame: &mut [u8], conversation: &Conversation, sender: Sender, time_ns: u64) {
+        for (hook, place) in HOOKS.into_iter().zip(conversation.at) {
+            let Place::Engine(ifindex) = place else { continue };
+            // What comes back passes at the other hook of the same endpoint.
+            let taken_at = match (sender, hook) {
+                (Sender::Opener, hook) => hook,
+                (Sender::Other, Hook::FromEndpoint) => Hook::ToEndpoint,
+                (Sender::Other, Hook::ToEndpoint) => Hook::FromEndpoint,
+            };
+            let meta = PuntMeta {
+                hook: taken_at,
+                ifindex,
+                base_seq: conversation.base_seq,
+                acked_seq: conversation.acked_seq,
+                reply_idle: true,
+                closed: false,
+                reply: sender == Sender::Other,
+                boundary: false,
+                clean: true,
+            };
+            if let Some(place) = frame.first_chunk_mut() {
+                *place = meta.encode();
+            }
+            let _: Seen = self.beside.observe(frame, time_ns);
+        }
+    }
+
+    fn tell_records(&self, packet: u64, out: &mut Vec<Told>) {
+        while let Some(record) = self.shared.take_record() {
+            out.push(Told {
+                packet,
+                shard: self.number,
+                what: What::Record(record),
+            });
+        }
+    }
+}
+
+const HOOKS: [Hook; 2] = [Hook::FromEndpoint, Hook::ToEndpoint];
+
+/// What a policy says without looking inside.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Says {
+    Allow,
+    Inspect,
+    Deny(DropReason),
+}
+
+/// The first packet of a conversation, as its opener would send it.
+struct Opening {
+    source: [u8; 16],
+    destination: [u8; 16],
+    source_port: u16,
+    destination_port: u16,
+    protocol: u8,
+    is_ipv4: bool,
+    tcp_flags: u8,
+}
+
+impl Opening {
+    fn of(frame: &Frame<'_>, sender: Sender) -> Self {
+        let (source_port, destination_port) = frame.transport().ports();
+        let flags = match frame.transport() {
+            Transport::Tcp(tcp) => tcp.flags,
+            Transport::Udp(_) => TcpFlags(0),
+        };
+        let sent = Self {
+            source: frame.source(),
+            destination: frame.destination(),
+            source_port,
+            destination_port,
+            protocol: frame.transport().protocol(),
+            is_ipv4: frame.is_ipv4(),
+            tcp_flags: flags.0,
+        };
+        match sender {
+            Sender::Opener => sent,
+            Sender::Other => Self {
+                source: sent.destination,
+                destination: sent.source,
+                source_port: sent.destination_port,
+                destination_port: sent.source_port,
+                ..sent
+            },
+        }
+    }
+
+    /// Where the engine is to look at the conversation.
+    fn places(&self, endpoints: &Endpoints, shared: &EngineShared, view: &PolicyView) -> [Place; 2] {
+        let mut places = [Place::None; 2];
+        let interfaces = endpoints.of(self.source, self.destination);
+        for ((hook, ifindex), place) in HOOKS.into_iter().zip(interfaces).zip(&mut places) {
+            let Some(ifindex) = ifindex else { continue };
+            *place = match self.ask(shared, view, hook, ifindex).1 {
+                Says::Inspect => Place::Engine(ifindex),
+                Says::Allow | Says::Deny(_) => Place::Done,
+            };
+        }
+        places
+    }
+
+    /// The decisions that need no look inside.
+    fn tell(
+        &self,
+        endpoints: &Endpoints,
+        shared: &EngineShared,
+        view: &PolicyView,
+        time_ns: u64,
+        mut tell: impl FnMut(Event),
+    ) {
+        let interfaces = endpoints.of(self.source, self.destination);
+        for (hook, ifindex) in HOOKS.into_iter().zip(interfaces) {
+            let Some(ifindex) = ifindex else { continue };
+            let (identity, says) = self.ask(shared, view, hook, ifindex);
+            tell(self.event(hook, ifindex, identity, says, time_ns));
+        }
+    }
+
+    /// The peer's identity, and the decision of the endpoint's policy.
+    fn ask(&self, shared: &EngineShared, view: &PolicyView, hook: Hook, ifindex: u32) -> (u32, Says) {
+        let Some(endpoint) = view.endpoints.get(&ifindex) else {
+            return (0, Says::Allow);
+        };
+        let opener = (self.source, self.source_port);
+        let other = (self.destination, self.destination_port);
+        let direction = direction_of(hook);
+        let (local, peer) = match direction {
+            Direction::Egress => (opener, other),
+            Direction::Ingress => (other, opener),
+        };
+        let flow = FlowKey {
+            local_addr: local.0,
+            peer_addr: peer.0,
+            ifindex,
+            local_port: local.1,
+            peer_port: peer.1,
+            protocol: self.protocol,
+            direction: direction as u8,
+            pad: [0; 2],
+        };
+        // There is no kernel that could be under another policy.
+        let identity = shared.peer_identity(view, endpoint, &flow).unwrap_or(0);
+        let decision = endpoint
+            .policy
+            .lookup(direction, identity, self.protocol, self.destination_port);
+        let says = match decision {
+            L4Decision::Allow => Says::Allow,
+            L4Decision::Deny(reason) => Says::Deny(reason),
+            L4Decision::Inspect(_) => Says::Inspect,
+        };
+        (identity, says)
+    }
+
+    fn event(&self, hook: Hook, ifindex: u32, peer_identity: u32, says: Says, time_ns: u64) -> Event {
+        let (kind, reason, verdict) = match says {
+            Says::Allow => (EventKind::FlowDecided, 0, KernelVerdict::Forward as u8),
+            Says::Inspect => (EventKind::FlowDecided, 0, KernelVerdict::Inspect as u8),
+            Says::Deny(reason) => (EventKind::Drop, reason as u8, 0),
+        };
+        Event {
+            time_ns,
+            source: self.source,
+            destination: self.destination,
+            ifindex,
+            peer_identity,
+            length: 0,
+            source_port: self.source_port,
+            destination_port: self.destination_port,
+            protocol: self.protocol,
+            tcp_flags: self.tcp_flags,
+            kind: kind as u8,
+            reason,
+            verdict,
+            hook: hook as u8,
+            ip_version: if self.is_ipv4 { 4 } else { 6 },
+            direction: direction_of(hook) as u8,
+        }
+    }
+}
+
+/// Of what the opener sends.
+const fn direction_of(hook: Hook) -> Direction {
+    match hook {
+        Hook::FromEndpoint => Direction::Egress,
+        Hook::ToEndpoint => Direction::Ingress,
+    }
+}
