@@ -24,6 +24,7 @@ mod loss;
 mod metrics;
 mod policies;
 mod probe;
+mod replay;
 mod requests;
 mod rules;
 mod server;
