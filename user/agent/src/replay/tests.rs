@@ -173,7 +173,9 @@ fn verdict(flow: &Flow) -> Option<String> {
 
 #[test]
 fn captures_under_policies_get_the_verdicts_that_their_authors_meant() {
-    for fixture in manifest("verdicts/").unwrap() {
+    let fixtures = manifest("verdicts/").unwrap();
+    assert!(!fixtures.is_empty());
+    for fixture in fixtures {
         let folder = fixture.path.parent().unwrap();
         let world = World::under_policies(&[folder.join("policy.yaml")], &folder.join("endpoints.yaml")).unwrap();
         let rules = world.rules.clone();

@@ -24,8 +24,9 @@ use serde_json::Value;
 use seventh::lab::Lab;
 
 use crate::client::{Connection, IMPATIENCE, PATIENCE};
-use crate::stage::{binary, lab, until};
+use crate::stage::{binary, lab_with_world, until};
 
+/// Of the world, which no endpoint is.
 const OUTSIDE: &str = "198.18.0.0/16";
 const OPENED: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 1);
 const SHUT: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 5);
@@ -146,7 +147,7 @@ fn traffic(lab: &Lab) {
     let client = lab.endpoint("client").unwrap();
     let statuses = client.run(move || {
         let mut connection = Connection::open(server, PATIENCE).unwrap();
-        let asked = ["/public/1", "/public/2?q=1", "/denied"].map(|path| connection.get(path).unwrap().status);
+        let asked = ["/public/1", "/public/2", "/denied"].map(|path| connection.get(path).unwrap().status);
         let by_name = |address: Ipv4Addr| TcpStream::connect_timeout(&(address, 8080).into(), IMPATIENCE).is_ok();
         assert!(by_name(OPENED) && !by_name(SHUT));
         asked
@@ -192,17 +193,18 @@ fn requests(flows: &[Value]) -> Vec<String> {
     told
 }
 
-/// To which address and port something was dropped without looking inside, and why.
+/// To which address and port policy let nothing through, without looking inside. What the gate drops of a connection that
+/// it has refused never passed anybody who captures.
 fn shut(flows: &[Value]) -> BTreeSet<String> {
     flows
         .iter()
-        .filter(|flow| flow["verdict"] == "DROPPED" && flow["l7"].is_null())
+        .filter(|flow| flow["drop_reason_desc"] == "POLICY_DENIED" && flow["l7"].is_null())
         .map(|flow| {
             format!(
                 "{} {} {} {}",
+                flow["verdict"],
                 flow["IP"]["destination"],
                 flow["l4"]["TCP"]["destination_port"],
-                flow["drop_reason_desc"],
                 flow["source"]["pod_name"]
             )
         })
@@ -211,10 +213,11 @@ fn shut(flows: &[Value]) -> BTreeSet<String> {
 
 #[test]
 fn a_capture_of_what_was_enforced_gets_the_same_verdicts() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = lab_with_world() else { return };
     lab.start_tls("server", &["allowed.test", "denied.test"], "").unwrap();
     lab.start_unbound("server", ZONE).unwrap();
-    lab.play_outside("server", OUTSIDE).unwrap();
+    lab.start_nginx("world", None).unwrap();
+    lab.play_outside("world", OUTSIDE).unwrap();
     lab.start_agent(binary(), POLICY, "").unwrap();
     let sniffer = Sniffer::start(&lab, "client");
     traffic(&lab);
