@@ -24,6 +24,8 @@ mod wrk;
 use std::{
     path::{Path, PathBuf},
     process::ExitCode,
+    thread,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, ensure};
@@ -32,7 +34,7 @@ use nix::sys::resource::{Resource, getrlimit, setrlimit};
 
 use crate::{
     cost::Meter,
-    load::Load,
+    load::{Load, Sample},
     network::{Network, Scale},
     proxies::Programs,
     report::Report,
@@ -41,6 +43,9 @@ use crate::{
 
 /// Files that this program and what it starts must each be allowed to open: ten thousand connections, on both sides of a proxy.
 const FILES_MIN: u64 = 12_000;
+/// How often a run is tried that gives nothing, and how long a stall is given to end.
+const ATTEMPTS: u32 = 3;
+const STALL: Duration = Duration::from_secs(1);
 
 /// Compares live traffic without enforcement, under Seventh, and under proxies with the same rules.
 #[derive(Debug, Parser)]
@@ -153,11 +158,7 @@ fn networks(options: &Options, loads: &[Load], programs: &Programs, scale: Scale
 
 fn run_load(networks: &[Network], round: u32, load: Load, meter: &Meter, scale: Scale, report: &mut Report) {
     for network in networks.iter().filter(|network| network.way.handles(load.kind())) {
-        // A stall, which also traffic without enforcement has, is no measurement; what stalls twice is broken.
-        let sample = network
-            .measure(load, meter, scale)
-            .or_else(|_| network.measure(load, meter, scale));
-        match sample {
+        match measure(network, load, meter, scale) {
             Ok(sample) => {
                 report.add(round, load, network.way, sample);
             }
@@ -168,6 +169,19 @@ fn run_load(networks: &[Network], round: u32, load: Load, meter: &Meter, scale: 
             }
         }
     }
+}
+
+/// A stall, which also traffic without enforcement has, is no measurement; what stalls again and again is broken.
+fn measure(network: &Network, load: Load, meter: &Meter, scale: Scale) -> Result<Sample> {
+    let mut sample = network.measure(load, meter, scale);
+    for _ in 1..ATTEMPTS {
+        if sample.is_ok() {
+            break;
+        }
+        thread::sleep(STALL);
+        sample = network.measure(load, meter, scale);
+    }
+    sample
 }
 
 fn programs(options: &Options) -> Result<Programs> {
