@@ -177,11 +177,11 @@ mod tests {
         let files = [
             (
                 "a/src/lib.rs",
-                "mod inline { mod deep; }\n#[path = \"other/name.rs\"]\nmod named;\n#[path = \"../shared/far.rs\"]\nmod far;\nmacro_rules! m { () => { mod made; } }",
+                "mod inline { mod deep; }\n#[path = \"other/name.rs\"]\nmod named;\n#[path = \"../beside/far.rs\"]\nmod far;\nmacro_rules! m { () => { mod made; } }",
             ),
             ("a/src/inline/deep.rs", ""),
             ("a/src/other/name.rs", ""),
-            ("a/shared/far.rs", ""),
+            ("a/beside/far.rs", ""),
             ("a/src/made.rs", ""),
             ("a/src/named.rs", ""),
         ];
