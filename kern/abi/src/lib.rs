@@ -15,6 +15,8 @@ mod protocol;
 mod punt;
 mod reason;
 
+use core::net::IpAddr;
+
 pub use counter::{COUNTERS_MAX, Counter, drop_counter};
 pub use event::{Event, EventKind};
 pub use flow::{
@@ -40,6 +42,15 @@ pub type Addr = [u8; 16];
 #[must_use]
 pub const fn mapped_v4(v4: [u8; 4]) -> Addr {
     [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, v4[0], v4[1], v4[2], v4[3]]
+}
+
+/// An address in the mapped form.
+#[must_use]
+pub const fn mapped(ip: IpAddr) -> Addr {
+    match ip {
+        IpAddr::V4(v4) => mapped_v4(v4.octets()),
+        IpAddr::V6(v6) => v6.octets(),
+    }
 }
 
 /// Names of the maps and programs in the kernel object; also their file names under the pin directory.

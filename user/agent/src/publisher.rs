@@ -70,6 +70,15 @@ impl Enforced {
         self.ifindex.is_some() && !self.in_kernel
     }
 
+    /// Goes by a policy that knows more identities, if it is this endpoint's.
+    pub(crate) fn adopt(&mut self, patch: &PolicyPatch) {
+        if let Some(policy) = &mut self.policy
+            && policy.policy_id() == patch.policy.policy_id()
+        {
+            *policy = Arc::clone(&patch.policy);
+        }
+    }
+
     /// One word for people.
     pub(crate) fn state(&self) -> &'static str {
         match (self.ifindex, self.in_kernel && self.attached) {
@@ -191,7 +200,7 @@ impl Publisher {
     fn try_publish(&mut self, loaded: &Loaded, store: &mut PolicyStore) -> Result<bool> {
         let moved = self.follow_devices()?;
         self.node_addresses = addresses()?;
-        let ipcache = self.ipcache(&loaded.prefixes);
+        let ipcache = ipcache(&loaded.prefixes, &self.node_addresses, &self.endpoints);
         let wanted = kernel_ipcache(&ipcache);
         let changing = loaded.patches.iter().filter(|patch| patch.changes_rows());
         let patched: HashSet<u32> = changing.map(|patch| patch.policy.policy_id()).collect();
@@ -200,12 +209,14 @@ impl Publisher {
         let ipcache = Arc::new(ipcache);
         if changed == 0 && !moved && wanted == self.ipcache {
             if !loaded.patches.is_empty() {
-                self.engine.set_policy(Arc::new(self.view(Arc::clone(&ipcache))));
+                self.engine
+                    .set_policy(Arc::new(view(&self.endpoints, Arc::clone(&ipcache))));
             }
             self.sort_names(&loaded.names, &ipcache, store)?;
             return Ok(false);
         }
-        self.engine.set_policy(Arc::new(self.view(Arc::clone(&ipcache))));
+        self.engine
+            .set_policy(Arc::new(view(&self.endpoints, Arc::clone(&ipcache))));
         for patch in &loaded.patches {
             self.apply(patch)?;
         }
@@ -295,34 +306,6 @@ impl Publisher {
         }
     }
 
-    fn ipcache(&self, prefixes: &HashMap<IpNet, IdentityId>) -> Ipcache {
-        let mut ipcache = Ipcache::new();
-        for (prefix, identity) in prefixes {
-            let owner = Owner {
-                identity: *identity,
-                ifindex: 0,
-            };
-            ipcache.insert(*prefix, owner);
-        }
-        for address in &self.node_addresses {
-            let owner = Owner {
-                identity: HOST,
-                ifindex: 0,
-            };
-            ipcache.insert(IpNet::from(*address), owner);
-        }
-        for endpoint in &self.endpoints {
-            for address in &endpoint.config.ips {
-                let owner = Owner {
-                    identity: endpoint.identity,
-                    ifindex: endpoint.ifindex.unwrap_or(0),
-                };
-                ipcache.insert(IpNet::from(*address), owner);
-            }
-        }
-        ipcache
-    }
-
     /// Sorts names by these rules, unless they are. What was learned since the rules were loaded may lack an identity
     /// under them: it is made first, so that nothing that is open is shut.
     fn sort_names(&mut self, loaded: &LoadedNames, ipcache: &Arc<Ipcache>, store: &mut PolicyStore) -> Result<()> {
@@ -354,31 +337,12 @@ impl Publisher {
         for patch in patches {
             self.apply(patch)?;
             for endpoint in &mut self.endpoints {
-                let same = |policy: &Arc<CompiledPolicy>| policy.policy_id() == patch.policy.policy_id();
-                if endpoint.policy.as_ref().is_some_and(same) {
-                    endpoint.policy = Some(Arc::clone(&patch.policy));
-                }
+                endpoint.adopt(patch);
             }
         }
         let ipcache = Arc::clone(&self.engine.policy().ipcache);
-        self.engine.set_policy(Arc::new(self.view(ipcache)));
+        self.engine.set_policy(Arc::new(view(&self.endpoints, ipcache)));
         Ok(())
-    }
-
-    fn view(&self, ipcache: Arc<Ipcache>) -> PolicyView {
-        let endpoints = self.endpoints.iter().filter_map(|endpoint| {
-            let view = EndpointView {
-                id: endpoint.id,
-                name: endpoint.config.name.as_str().into(),
-                epoch: endpoint.epoch,
-                policy: Arc::clone(endpoint.policy.as_ref()?),
-            };
-            Some((endpoint.ifindex?, view))
-        });
-        PolicyView {
-            endpoints: endpoints.collect(),
-            ipcache,
-        }
     }
 
     fn apply(&mut self, patch: &PolicyPatch) -> Result<()> {
@@ -453,6 +417,46 @@ fn moved_key(base: u32, key: PolicyKey) -> PolicyKey {
         policy_id: base.wrapping_add(u32::from_be_bytes(key.policy_id)).to_be_bytes(),
         ..key
     }
+}
+
+/// What the engine goes by: the endpoints that are there, with their policies.
+pub(crate) fn view(endpoints: &[Enforced], ipcache: Arc<Ipcache>) -> PolicyView {
+    let endpoints = endpoints.iter().filter_map(|endpoint| {
+        let view = EndpointView {
+            id: endpoint.id,
+            name: endpoint.config.name.as_str().into(),
+            epoch: endpoint.epoch,
+            policy: Arc::clone(endpoint.policy.as_ref()?),
+        };
+        Some((endpoint.ifindex?, view))
+    });
+    PolicyView {
+        endpoints: endpoints.collect(),
+        ipcache,
+    }
+}
+
+/// Whose addresses are whose: those that rules name, the node's own, and the endpoints'.
+pub(crate) fn ipcache(
+    prefixes: &HashMap<IpNet, IdentityId>,
+    node_addresses: &[IpAddr],
+    endpoints: &[Enforced],
+) -> Ipcache {
+    let owner = |identity, ifindex| Owner { identity, ifindex };
+    let mut ipcache = Ipcache::new();
+    for (prefix, identity) in prefixes {
+        ipcache.insert(*prefix, owner(*identity, 0));
+    }
+    for address in node_addresses {
+        ipcache.insert(IpNet::from(*address), owner(HOST, 0));
+    }
+    for endpoint in endpoints {
+        for address in &endpoint.config.ips {
+            let owner = owner(endpoint.identity, endpoint.ifindex.unwrap_or(0));
+            ipcache.insert(IpNet::from(*address), owner);
+        }
+    }
+    ipcache
 }
 
 fn kernel_ipcache(ipcache: &Ipcache) -> HashMap<IpcachePrefix, IpcacheEntry> {

@@ -61,6 +61,16 @@ impl RuleSet {
         &self.kind
     }
 
+    /// Where its rules stand, one by one.
+    pub fn origins(&self) -> impl Iterator<Item = &Arc<RuleOrigin>> {
+        (0..).map_while(|index| match &self.kind {
+            RuleSetKind::Http(rules) => rules.origin(index),
+            RuleSetKind::Dns(rules) => rules.origin(index),
+            RuleSetKind::Tls(rules) => rules.origin(index),
+            RuleSetKind::Observe => None,
+        })
+    }
+
     /// The rule without L7 part that covers the same traffic, if there is one: then whatever is well-formed is allowed
     /// and the L7 rules only make it visible.
     #[must_use]

@@ -37,7 +37,7 @@ enum RawMidStream {
     Deny,
 }
 
-const SECOND_NS: u64 = 1_000_000_000;
+pub(super) const SECOND_NS: u64 = 1_000_000_000;
 /// A day: as long as anybody's connection tracking waits.
 const SECONDS_MAX: u64 = 86_400;
 

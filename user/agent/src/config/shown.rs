@@ -6,13 +6,12 @@ use seventh_datapath::AttachMode;
 use seventh_engine::{DnsRefusal, EngineLimits, NameLimits};
 use seventh_flows::HeaderRedaction;
 
+use super::inspection::SECOND_NS;
 use super::{Config, HubbleConfig, HubbleListen, HubbleTls, MetricsConfig, TlsConfig};
 use crate::fqdn::FqdnConfig;
 
 /// A setting's name and its value; an empty value is none.
 pub(crate) type Shown = (&'static str, String);
-
-const SECOND_NS: u64 = 1_000_000_000;
 
 impl Config {
     /// Every setting that only the file and the command line give, in the order of the documentation. Taken apart field

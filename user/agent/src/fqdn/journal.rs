@@ -211,10 +211,7 @@ impl Journal {
             return Ok(());
         }
         let fresh = with_suffix(&self.path, ".new");
-        match fs::remove_file(&fresh) {
-            Err(e) if e.kind() != ErrorKind::NotFound => return Err(e).context(fresh.display().to_string()),
-            _ => {}
-        }
+        remove(&fresh)?;
         let next = Self::open(fresh.clone())?;
         fs::rename(&self.path, &before).with_context(|| before.display().to_string())?;
         if let Err(e) = fs::rename(&fresh, &self.path) {
@@ -230,11 +227,15 @@ impl Journal {
     /// # Errors
     /// The file before cannot be removed.
     pub(super) fn settle(&self) -> Result<()> {
-        let before = path_before(&self.path);
-        match fs::remove_file(&before) {
-            Err(e) if e.kind() != ErrorKind::NotFound => Err(e).with_context(|| before.display().to_string()),
-            _ => Ok(()),
-        }
+        remove(&path_before(&self.path))
+    }
+}
+
+/// Sees to it that there is no such file.
+fn remove(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(e) if e.kind() != ErrorKind::NotFound => Err(e).with_context(|| path.display().to_string()),
+        _ => Ok(()),
     }
 }
 

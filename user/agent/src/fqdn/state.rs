@@ -12,7 +12,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
-use seventh_abi::{Addr, mapped_v4};
+use seventh_abi::mapped;
 use seventh_engine::{LearnedName, Learning, SCOPE_NODE};
 use seventh_policy::name_pattern::NamePattern;
 
@@ -259,13 +259,6 @@ fn wall_clock() -> Duration {
 
 fn after(now_ns: u64, left: Duration) -> u64 {
     now_ns.saturating_add(u64::try_from(left.as_nanos()).unwrap_or(u64::MAX))
-}
-
-fn mapped(ip: IpAddr) -> Addr {
-    match ip {
-        IpAddr::V4(v4) => mapped_v4(v4.octets()),
-        IpAddr::V6(v6) => v6.octets(),
-    }
 }
 
 #[cfg(test)]

@@ -22,7 +22,7 @@ use seventh_flows::{
         L7FlowType, Layer4, Layer7, Policy, Sctp, Tcp, TcpFlags, Tls, TrafficDirection, Udp, Verdict, layer4, layer7,
     },
 };
-use seventh_policy::{Deciders, Matched, RowWidth, RuleOrigin, RuleSet, RuleSetKind};
+use seventh_policy::{Deciders, Matched, RowWidth, RuleOrigin, RuleSet};
 
 use super::{clock::Moment, directory::Directory, ip, names::SeenNames};
 
@@ -570,13 +570,7 @@ fn policy(origin: &RuleOrigin, revision: u64) -> Policy {
 
 /// The policies that a rule set is made of.
 fn policies_in(rules: &RuleSet, revision: u64) -> Vec<Policy> {
-    let origin = |index: u32| match rules.kind() {
-        RuleSetKind::Http(rules) => rules.origin(index),
-        RuleSetKind::Dns(rules) => rules.origin(index),
-        RuleSetKind::Tls(rules) => rules.origin(index),
-        RuleSetKind::Observe => None,
-    };
-    policies_of((0..).map_while(origin), revision)
+    policies_of(rules.origins(), revision)
 }
 
 /// The policies of these rules, each once, by name, at most [`POLICIES_MAX`].

@@ -378,31 +378,28 @@ fn nanoseconds(units: u64, interface: &Interface) -> u64 {
     u64::try_from(ns.saturating_add(offset).max(0)).unwrap_or(u64::MAX)
 }
 
-/// 0 where there are too few bytes: callers have checked.
 fn number32(bytes: &[u8], at: usize, big_endian: bool) -> u32 {
-    let chunk = bytes
-        .get(at..)
-        .and_then(|rest| rest.first_chunk())
-        .copied()
-        .unwrap_or_default();
-    if big_endian {
-        u32::from_be_bytes(chunk)
+    let of = if big_endian {
+        u32::from_be_bytes
     } else {
-        u32::from_le_bytes(chunk)
-    }
+        u32::from_le_bytes
+    };
+    of(chunk(bytes, at))
 }
 
 fn number16(bytes: &[u8], at: usize, big_endian: bool) -> u16 {
-    let chunk = bytes
-        .get(at..)
-        .and_then(|rest| rest.first_chunk())
-        .copied()
-        .unwrap_or_default();
-    if big_endian {
-        u16::from_be_bytes(chunk)
+    let of = if big_endian {
+        u16::from_be_bytes
     } else {
-        u16::from_le_bytes(chunk)
-    }
+        u16::from_le_bytes
+    };
+    of(chunk(bytes, at))
+}
+
+/// Zeros where there are too few bytes: callers have checked.
+fn chunk<const N: usize>(bytes: &[u8], at: usize) -> [u8; N] {
+    let rest = bytes.get(at..);
+    rest.and_then(|rest| rest.first_chunk()).copied().unwrap_or([0; N])
 }
 
 #[cfg(test)]

@@ -1,12 +1,12 @@
 //! Packets in packets.
 
 use clap::ValueEnum;
+use seventh_abi::PROTOCOL_UDP;
 
 use super::link::{self, IPV4, IPV6};
 
 /// Tunnels in tunnels at most.
 const DEPTH_MAX: usize = 4;
-const UDP: u8 = 17;
 const GRE: u8 = 47;
 /// What GRE calls PPP in PPTP (RFC 2637 §4.1).
 const PPTP: u16 = 0x880b;
@@ -57,7 +57,7 @@ fn step(packet: &[u8], ether_type: u16, at: usize, looked_into: &[Tunnel]) -> Op
         4 if has(Tunnel::Ipip) => Some((IPV4, payload)),
         41 if has(Tunnel::Ipip) => Some((IPV6, payload)),
         GRE if has(Tunnel::Gre) => gre(packet, payload),
-        UDP => match u16::from_be_bytes(*packet.get(payload + 2..)?.first_chunk()?) {
+        PROTOCOL_UDP => match u16::from_be_bytes(*packet.get(payload + 2..)?.first_chunk()?) {
             // Flags with the bit for a network number.
             VXLAN_PORT if has(Tunnel::Vxlan) && packet.get(payload + 8)? & 0x08 != 0 => {
                 link::ethernet(packet, payload + 16)

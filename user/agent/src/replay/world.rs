@@ -1,22 +1,20 @@
 //! Endpoints and policies that a capture is judged by.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use anyhow::{Context as _, Result, ensure};
-use ipnet::IpNet;
-use seventh_abi::mapped_v4;
+use seventh_abi::mapped;
 use seventh_engine::{EndpointView, EngineShared, Lacking, Names, PolicyView};
-use seventh_policy::{CompiledPolicy, Ipcache, Owner, RuleOrigin, RuleSetKind, Severity};
+use seventh_policy::{CompiledPolicy, Ipcache, RuleOrigin, Severity};
 use seventh_verdict_cache::KeyHasher;
 
 use super::shard::SHARDS;
 use crate::config::Config;
 use crate::observer::Directory;
 use crate::policy_store::{Loaded, PolicyStore};
-use crate::publisher::Enforced;
+use crate::publisher::{Enforced, ipcache, view};
 
 /// Interface of the one endpoint that everything passes where there are no policies.
 pub(crate) const EVERYWHERE: u32 = 1;
@@ -113,11 +111,11 @@ impl World {
             .zip(&loaded.policies)
             .map(|((id, (endpoint, identity)), policy)| Enforced::at(endpoint, id, identity, Arc::clone(policy)))
             .collect();
-        let ipcache = Arc::new(ipcache(&enforced, &loaded));
+        let ipcache = Arc::new(ipcache(&loaded.prefixes, &[], &enforced));
         let by_name = loaded.names.are_asked_for();
         // Names are learned in one table, in the order of the capture.
         let shards = if by_name { 1 } else { SHARDS };
-        let view = Arc::new(view(&enforced, &ipcache));
+        let view = Arc::new(view(&enforced, Arc::clone(&ipcache)));
         let shared = engines(shards, &view);
         for shared in &shared {
             let sorted = shared.names().set_rules(&loaded.names.rules(&ipcache), false);
@@ -159,33 +157,13 @@ impl World {
                 continue;
             };
             for endpoint in &mut naming.enforced {
-                let id = endpoint.policy.as_ref().map(|policy| policy.policy_id());
-                let patch = patches.iter().rfind(|patch| Some(patch.policy.policy_id()) == id);
-                if let Some(patch) = patch {
-                    endpoint.policy = Some(Arc::clone(&patch.policy));
-                }
+                patches.iter().for_each(|patch| endpoint.adopt(patch));
             }
-            self.view = Arc::new(view(&naming.enforced, &naming.ipcache));
+            self.view = Arc::new(view(&naming.enforced, Arc::clone(&naming.ipcache)));
             shared.set_policy(Arc::clone(&self.view));
             shared.names().define(class, identity);
             self.directory = Directory::new(&naming.enforced, naming.store.identities(), 1);
         }
-    }
-}
-
-fn view(enforced: &[Enforced], ipcache: &Arc<Ipcache>) -> PolicyView {
-    let views = enforced.iter().filter_map(|endpoint| {
-        let view = EndpointView {
-            id: endpoint.id,
-            name: endpoint.config.name.as_str().into(),
-            epoch: endpoint.epoch,
-            policy: endpoint.policy.clone()?,
-        };
-        Some((endpoint.ifindex?, view))
-    });
-    PolicyView {
-        endpoints: views.collect(),
-        ipcache: Arc::clone(ipcache),
     }
 }
 
@@ -219,47 +197,11 @@ fn refuse_errors(loaded: &Loaded) -> Result<()> {
     Ok(())
 }
 
-fn ipcache(endpoints: &[Enforced], loaded: &Loaded) -> Ipcache {
-    let mut ipcache = Ipcache::new();
-    for (prefix, identity) in &loaded.prefixes {
-        let owner = Owner {
-            identity: *identity,
-            ifindex: 0,
-        };
-        ipcache.insert(*prefix, owner);
-    }
-    for endpoint in endpoints {
-        for address in &endpoint.config.ips {
-            let owner = Owner {
-                identity: endpoint.identity,
-                ifindex: endpoint.ifindex.unwrap_or(0),
-            };
-            ipcache.insert(IpNet::from(*address), owner);
-        }
-    }
-    ipcache
-}
-
 /// Every rule of every rule set, in the order of files and lines.
 fn rules(policies: &[Arc<CompiledPolicy>]) -> Vec<Arc<RuleOrigin>> {
-    let mut rules: Vec<Arc<RuleOrigin>> = Vec::new();
-    for set in policies.iter().flat_map(|policy| policy.rule_sets()) {
-        let origin = |index: u32| match set.kind() {
-            RuleSetKind::Http(rules) => rules.origin(index),
-            RuleSetKind::Dns(rules) => rules.origin(index),
-            RuleSetKind::Tls(rules) => rules.origin(index),
-            RuleSetKind::Observe => None,
-        };
-        rules.extend((0..).map_while(origin).cloned());
-    }
+    let sets = policies.iter().flat_map(|policy| policy.rule_sets());
+    let mut rules: Vec<Arc<RuleOrigin>> = sets.flat_map(|set| set.origins().cloned()).collect();
     rules.sort_by(|a, b| (&a.file, a.line, &a.path).cmp(&(&b.file, b.line, &b.path)));
     rules.dedup_by(|a, b| (&a.file, a.line, &a.path) == (&b.file, b.line, &b.path));
     rules
-}
-
-fn mapped(ip: IpAddr) -> [u8; 16] {
-    match ip {
-        IpAddr::V4(v4) => mapped_v4(v4.octets()),
-        IpAddr::V6(v6) => v6.octets(),
-    }
 }

@@ -11,7 +11,7 @@ mod workers;
 use std::{
     collections::HashMap,
     io::{Read as _, Write as _},
-    net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket},
+    net::{SocketAddr, TcpListener, TcpStream, UdpSocket},
     os::fd::{FromRawFd as _, OwnedFd},
     process::Command,
     sync::{
@@ -29,9 +29,8 @@ use nix::{
     unistd::gettid,
 };
 use seventh_abi::{
-    Addr, Counter, Direction, DropReason, Endpoint, EndpointFlags, IDENTITY_ANY, InjectAction, InjectMeta,
-    IpcacheEntry, POLICY_PREFIX_ANY_PROTO, POLICY_PREFIX_FULL, PolicyEntry, PolicyKey, PolicyVerdict, PuntMeta,
-    Replies,
+    Counter, Direction, DropReason, Endpoint, EndpointFlags, IDENTITY_ANY, InjectAction, InjectMeta, IpcacheEntry,
+    POLICY_PREFIX_ANY_PROTO, POLICY_PREFIX_FULL, PolicyEntry, PolicyKey, PolicyVerdict, PuntMeta, Replies, mapped,
 };
 use seventh_datapath::{AttachMode, Datapath, Disposition, IpcachePrefix, PuntChannel, Settings};
 
@@ -105,13 +104,6 @@ fn join(namespace: &Namespace, host: &str, n: u8, mtu: u32) {
         ip(&format!("route add default via 10.77.{n}.1"));
         ip(&format!("route add default via fd77:{n}::1"));
     });
-}
-
-fn mapped(ip: IpAddr) -> Addr {
-    match ip {
-        IpAddr::V4(v4) => v4.to_ipv6_mapped().octets(),
-        IpAddr::V6(v6) => v6.octets(),
-    }
 }
 
 struct Lab {
