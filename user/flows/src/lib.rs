@@ -23,4 +23,4 @@ pub mod timestamp;
 pub use descriptors::descriptors;
 pub use reason::{drop_reason_text, hubble_reason};
 pub use redact::{HeaderRedaction, REDACTED, Redaction};
-pub use ring::{CAPACITY_DEFAULT, CAPACITY_MAX, Cursor, Read, Ring, RingCapacity, RingError, RingWriter};
+pub use ring::{CAPACITY_DEFAULT, CAPACITY_MAX, Cursor, Held, Read, Ring, RingCapacity, RingError, RingWriter};

@@ -4,6 +4,7 @@
 //! reader that finds another number in the slot than it wanted was overtaken, and learns exactly how many records it
 //! lost. What a slow reader still holds is one record at a time, so memory is bounded by the capacity.
 
+use std::ops::Deref;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -52,7 +53,19 @@ impl Default for RingCapacity {
 #[derive(Debug)]
 struct Numbered<T> {
     number: u64,
-    record: Arc<T>,
+    record: T,
+}
+
+/// A record that a reader has. It stays as it is when the ring overwrites it.
+#[derive(Debug)]
+pub struct Held<T>(Arc<Numbered<T>>);
+
+impl<T> Deref for Held<T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.0.record
+    }
 }
 
 /// What readers see.
@@ -79,7 +92,7 @@ pub struct Cursor {
 #[derive(Debug)]
 pub enum Read<T> {
     /// The next record.
-    Record(Arc<T>),
+    Record(Held<T>),
     /// So many records were overwritten before this reader came to them.
     Lost(u64),
     /// Nothing new.
@@ -152,7 +165,7 @@ impl<T> Ring<T> {
             match slot {
                 Some(found) if found.number == cursor.next => {
                     cursor.next += 1;
-                    return Read::Record(Arc::clone(&found.record));
+                    return Read::Record(Held(found));
                 }
                 // Overtaken between the two looks: the head has moved on, or is about to.
                 _ => std::hint::spin_loop(),
@@ -161,12 +174,12 @@ impl<T> Ring<T> {
     }
 
     /// Reads backwards: the record before the cursor, if the ring still holds it.
-    pub fn read_back(&self, cursor: &mut Cursor) -> Option<Arc<T>> {
+    pub fn read_back(&self, cursor: &mut Cursor) -> Option<Held<T>> {
         let number = cursor.next.checked_sub(1)?;
         let found = self.slot(number)?.load_full()?;
         (found.number == number).then(|| {
             cursor.next = number;
-            Arc::clone(&found.record)
+            Held(found)
         })
     }
 
@@ -181,20 +194,16 @@ impl<T> Ring<T> {
 }
 
 impl<T> RingWriter<T> {
-    /// Puts the record in the place of the oldest. Never waits for a reader.
-    pub fn push(&mut self, record: T) -> Arc<T> {
+    /// Puts the record in the place of the oldest, and gives that one back if there is one and no reader holds it. Never
+    /// waits for a reader.
+    pub fn push(&mut self, record: T) -> Option<T> {
         // Relaxed: nobody else changes it.
         let number = self.ring.head.load(Ordering::Relaxed);
-        let record = Arc::new(record);
-        if let Some(slot) = self.ring.slot(number) {
-            slot.store(Some(Arc::new(Numbered {
-                number,
-                record: Arc::clone(&record),
-            })));
-        }
+        let slot = self.ring.slot(number);
+        let oldest = slot.and_then(|slot| slot.swap(Some(Arc::new(Numbered { number, record }))));
         // Release: whoever sees the new head finds the record; partner is `Ring::written`.
         self.ring.head.store(number + 1, Ordering::Release);
-        record
+        Some(Arc::into_inner(oldest?)?.record)
     }
 
     /// For readers.
@@ -241,7 +250,9 @@ mod tests {
     fn one_who_was_overtaken_learns_exactly_how_much_is_lost() {
         let (mut writer, ring) = Ring::create(capacity(7));
         let mut cursor = ring.oldest();
-        (0..20_u32).for_each(|i| drop(writer.push(i)));
+        for i in 0..20_u32 {
+            writer.push(i);
+        }
         assert!(matches!(ring.read(&mut cursor), Read::Lost(13)));
         for i in 13..20 {
             assert!(matches!(ring.read(&mut cursor), Read::Record(record) if *record == i));
@@ -250,11 +261,23 @@ mod tests {
     }
 
     #[test]
+    fn what_is_overwritten_comes_back_unless_a_reader_holds_it() {
+        let (mut writer, ring) = Ring::create(capacity(1));
+        assert_eq!(writer.push(1), None);
+        assert_eq!(writer.push(2), Some(1));
+        let held = ring.read_back(&mut ring.newest()).unwrap();
+        assert_eq!(writer.push(3), None);
+        assert_eq!(*held, 2);
+    }
+
+    #[test]
     fn backwards_it_ends_where_the_ring_does() {
         let (mut writer, ring) = Ring::create(capacity(3));
         let mut empty = ring.newest();
         assert!(ring.read_back(&mut empty).is_none());
-        (0..5_u32).for_each(|i| drop(writer.push(i)));
+        for i in 0..5_u32 {
+            writer.push(i);
+        }
         let mut cursor = ring.newest();
         let back: Vec<u32> = std::iter::from_fn(|| ring.read_back(&mut cursor)).map(|r| *r).collect();
         assert_eq!(back, [4, 3, 2]);

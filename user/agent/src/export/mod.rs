@@ -316,7 +316,7 @@ impl Exporter {
         let mut batch = Vec::new();
         while batch.len() < BATCH {
             match self.observer.records().read(&mut self.cursor) {
-                Read::Record(record) => batch.push(record),
+                Read::Record(noted) => batch.push(noted.response()),
                 // Relaxed: see `ExportStats`.
                 Read::Lost(number) => drop(self.stats.lost.fetch_add(number, Ordering::Relaxed)),
                 Read::Nothing => break,

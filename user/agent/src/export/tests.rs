@@ -20,7 +20,10 @@ use seventh_flows::{
 use tokio::{sync::watch, task::JoinHandle, time::sleep};
 
 use super::{Exporters, Manager, spec};
-use crate::{observer::Observer, reloaded::Reloaded};
+use crate::{
+    observer::{Noted, Observer},
+    reloaded::Reloaded,
+};
 
 /// Cilium's own test files; their names say what is wrong with them.
 #[test]
@@ -63,7 +66,7 @@ fn a_wrong_value_names_its_field() {
 struct Lab {
     dir: tempfile::TempDir,
     observer: Arc<Observer>,
-    writer: RingWriter<GetFlowsResponse>,
+    writer: RingWriter<Noted>,
     exporters: Arc<Exporters>,
     stop: watch::Sender<bool>,
     task: JoinHandle<()>,
@@ -110,11 +113,12 @@ impl Lab {
             "u".repeat(padding)
         );
         let flow: Flow = from_json(&text, UnknownFields::Refuse).unwrap();
-        self.writer.push(GetFlowsResponse {
+        let response = GetFlowsResponse {
             node_name: "node".into(),
             time: None,
             response_types: Some(ResponseTypes::Flow(flow)),
-        });
+        };
+        self.writer.push(response.into());
         self.observer.wake();
     }
 

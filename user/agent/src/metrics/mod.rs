@@ -135,7 +135,8 @@ fn count(metrics: &Metrics, plugins: &Plugins, observer: &Observer, cursor: &mut
         match observer.records().read(cursor) {
             Read::Nothing => return taken,
             Read::Lost(number) => metrics.lost(LostEventSource::HubbleRingBuffer, number),
-            Read::Record(record) => count_one(metrics, plugins, &record),
+            Read::Record(noted) if plugins.is_empty() && !noted.is_loss() => {}
+            Read::Record(noted) => count_one(metrics, plugins, &noted.response()),
         }
     }
     BATCH

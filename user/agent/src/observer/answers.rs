@@ -119,12 +119,12 @@ pub(super) fn connection(record: &L7Record) -> FlowKey {
 
 /// What the first bytes of an answer say.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Status<'a> {
-    pub(super) protocol: &'a str,
+pub(super) struct Status {
+    pub(super) protocol: &'static str,
     pub(super) code: u16,
 }
 
-impl Status<'_> {
+impl Status {
     fn is_interim(self) -> bool {
         is_interim(self.code)
     }
@@ -136,14 +136,14 @@ pub(super) const fn is_interim(code: u16) -> bool {
 }
 
 /// Version and code; `None` if the bytes are not an answer of HTTP/1 (RFC 9112 section 4: `HTTP/1.1 200 `).
-pub(super) fn status(head: &[u8]) -> Option<Status<'_>> {
+pub(super) fn status(head: &[u8]) -> Option<Status> {
     let text = std::str::from_utf8(head.get(..12)?).ok()?;
     let (protocol, code) = text.split_once(' ')?;
     let digits = code.len() == 3 && code.bytes().all(|byte| byte.is_ascii_digit());
-    let known = matches!(protocol, "HTTP/1.0" | "HTTP/1.1");
+    let protocol = ["HTTP/1.1", "HTTP/1.0"].into_iter().find(|known| *known == protocol)?;
     Some(Status {
         protocol,
-        code: code.parse().ok().filter(|_| digits && known)?,
+        code: code.parse().ok().filter(|_| digits)?,
     })
 }
 

@@ -50,18 +50,18 @@ impl Moment {
     }
 
     /// The time of day of a kernel's stamp.
-    pub(super) fn wall(&self, monotonic_ns: u64) -> prost_types::Timestamp {
+    pub(crate) fn wall(&self, monotonic_ns: u64) -> prost_types::Timestamp {
         let ago = Duration::from_nanos(self.monotonic_ns.saturating_sub(monotonic_ns));
         self.wall.checked_sub(ago).unwrap_or(self.wall).into()
     }
 
     /// Now, on the engine's clock.
-    pub(super) fn engine_ns(&self) -> u64 {
+    pub(crate) fn engine_ns(&self) -> u64 {
         self.engine_ns
     }
 
     /// The engine's stamp on the kernel's clock.
-    pub(super) fn monotonic(&self, engine_ns: u64) -> u64 {
+    pub(crate) fn monotonic(&self, engine_ns: u64) -> u64 {
         self.monotonic_ns
             .saturating_sub(self.engine_ns.saturating_sub(engine_ns))
     }

@@ -1,22 +1,15 @@
 //! Empties the queues of kernel and engine into the ring, in the background.
 
 use std::{
-    cell::RefCell,
     sync::Arc,
     time::{Duration, Instant},
 };
 
+use prost_types::Timestamp;
 use seventh_abi::Answer;
 use seventh_datapath::{AnswerReader, EventReader, PieceReader};
 use seventh_engine::{EngineShared, L7Record, NameLimits, RecordVerdict};
-use seventh_flows::{
-    Redaction, RingWriter,
-    json::to_json,
-    pb::{
-        flow::{Flow, LostEventSource},
-        observer::GetFlowsResponse,
-    },
-};
+use seventh_flows::{Read, Redaction, RingWriter, json::to_json, pb::flow::LostEventSource};
 use tokio::{task::yield_now, time::sleep};
 use tracing::Level;
 
@@ -24,9 +17,10 @@ use super::{
     Observer,
     answers::{Asked, Request, Requests, connection, status},
     clock::Moment,
-    flow_response, lost_response,
+    lost_response,
     names::SeenNames,
-    record::{Answered, Scribe, Uuids},
+    noted::{Happened, Noted, Setting},
+    record::{Answered, Seen, Uuids, tellings},
     streams::{Said, Streams, Told},
 };
 
@@ -60,12 +54,11 @@ pub(crate) struct Sources {
 /// The only writer of the ring.
 pub(crate) struct Collector {
     observer: Arc<Observer>,
-    writer: RingWriter<GetFlowsResponse>,
+    writer: RingWriter<Noted>,
     sources: Sources,
-    redaction: Redaction,
-    requests: Requests<L7Record>,
-    streams: Streams<L7Record>,
-    uuids: Arc<Uuids>,
+    setting: Arc<Setting>,
+    requests: Requests<Arc<L7Record>>,
+    streams: Streams<Arc<L7Record>>,
     names: SeenNames,
     engine_lost: u64,
     kernel_lost: u64,
@@ -76,17 +69,24 @@ pub(crate) struct Collector {
     answers: Vec<Answer>,
     /// The same over HTTP/2.
     told: Vec<Told>,
-    /// Used again.
-    flows: Vec<Flow>,
+    /// What this turn found. Used again.
+    noted: Vec<Noted>,
 }
 
 impl Collector {
     pub(crate) fn new(
         observer: Arc<Observer>,
-        writer: RingWriter<GetFlowsResponse>,
+        writer: RingWriter<Noted>,
         sources: Sources,
         redaction: Redaction,
     ) -> Self {
+        let setting = Setting {
+            node: observer.node.as_str().into(),
+            directory: observer.directory.load_full(),
+            view: sources.engine.policy(),
+            uuids: Arc::new(Uuids::new()),
+            redaction: Arc::new(redaction),
+        };
         Self {
             observer,
             writer,
@@ -94,16 +94,15 @@ impl Collector {
             kernel_lost: (sources.kernel_lost)(),
             names: SeenNames::new(sources.name_limits, &sources.engine.names().list()),
             sources,
-            redaction,
+            setting: Arc::new(setting),
             requests: Requests::default(),
             streams: Streams::default(),
-            uuids: Arc::new(Uuids::new()),
             engine_lost: 0,
             answers_lost: 0,
             next_loss_look: Instant::now(),
             answers: Vec::new(),
             told: Vec::new(),
-            flows: Vec::new(),
+            noted: Vec::new(),
         }
     }
 
@@ -135,25 +134,50 @@ impl Collector {
         // Answers first and last: the record of a request is in its queue before its answer can be in its own.
         self.read_answers();
         self.read_pieces();
-        let (directory, view) = (self.observer.directory.load_full(), self.sources.engine.policy());
+        self.set_setting();
         let moment = Moment::now(self.sources.workers_began);
-        let node = self.observer.node.clone();
-        let uuids = Arc::clone(&self.uuids);
-        let names = RefCell::new(std::mem::take(&mut self.names));
-        let scribe = Scribe {
-            node: &node,
-            directory: &directory,
-            view: &view,
-            moment,
-            uuids: &uuids,
-            names: &names,
-        };
-        self.take_events(&scribe);
-        let behind = self.take_records(&scribe);
-        self.take_answers(behind, &scribe);
-        self.take_told(behind, &scribe);
-        self.names = names.into_inner();
+        self.take_events(moment);
+        let behind = self.take_records(moment);
+        self.take_answers(behind, moment);
+        self.take_told(behind, moment);
         self.write_all()
+    }
+
+    /// Under other names or another policy what happened until now is told at once, so that the ring keeps none of the former
+    /// ones alive.
+    fn set_setting(&mut self) {
+        let (directory, view) = (self.observer.directory.load_full(), self.sources.engine.policy());
+        if self.setting.is(&directory, &view) {
+            return;
+        }
+        let ring = self.writer.ring();
+        let mut cursor = ring.oldest();
+        while let Read::Record(noted) = ring.read(&mut cursor) {
+            drop(noted.response());
+        }
+        self.setting = Arc::new(Setting {
+            node: Arc::clone(&self.setting.node),
+            directory,
+            view,
+            uuids: Arc::clone(&self.setting.uuids),
+            redaction: Arc::clone(&self.setting.redaction),
+        });
+    }
+
+    fn note(&mut self, happened: Happened, time: Timestamp, moment: Moment) {
+        let (ifindex, source, destination) = match &happened {
+            Happened::Event(event, _) => (event.ifindex, event.source, event.destination),
+            Happened::Record(record) | Happened::Answer(record, _) => {
+                (record.ifindex, record.source, record.destination)
+            }
+        };
+        let endpoint = self.setting.view.endpoints.get(&ifindex);
+        let names = endpoint.map(|endpoint| self.names.of_ends(endpoint.id, source, destination, moment.engine_ns()));
+        let seen = Seen {
+            time,
+            names: names.unwrap_or_default(),
+        };
+        self.noted.push(Noted::new(happened, seen, &self.setting));
     }
 
     fn read_answers(&mut self) {
@@ -180,49 +204,52 @@ impl Collector {
         }
     }
 
-    fn take_events(&mut self, scribe: &Scribe<'_>) {
+    fn take_events(&mut self, moment: Moment) {
         for _ in 0..BATCH {
             let Some(event) = self.sources.events.as_mut().and_then(EventReader::next_record) else {
                 break;
             };
-            self.flows.extend(scribe.of_kernel(&event));
+            for telling in tellings(&event) {
+                self.note(Happened::Event(event, *telling), moment.wall(event.time_ns), moment);
+            }
         }
     }
 
     /// If there are more than it takes: when the last one happened that it took.
-    fn take_records(&mut self, scribe: &Scribe<'_>) -> Option<u64> {
+    fn take_records(&mut self, moment: Moment) -> Option<u64> {
         let mut last = None;
         for _ in 0..BATCH {
-            let record = self.sources.engine.take_record()?;
-            last = Some(scribe.moment.monotonic(record.time_ns));
-            self.flows.push(scribe.of_engine(&record));
-            scribe.names.borrow_mut().learn(&record);
-            self.remember(record, scribe.moment);
+            let record = Arc::new(self.sources.engine.take_record()?);
+            let time_ns = moment.monotonic(record.time_ns);
+            last = Some(time_ns);
+            self.note(Happened::Record(Arc::clone(&record)), moment.wall(time_ns), moment);
+            self.names.learn(&record);
+            self.remember(record, time_ns);
         }
         last
     }
 
     /// Only requests that went on are answered by somebody else; those of HTTP where the kernel sees it.
-    fn remember(&mut self, record: L7Record, moment: Moment) {
+    fn remember(&mut self, record: Arc<L7Record>, time_ns: u64) {
         let stream = match record.http() {
             Some(http) if record.verdict == RecordVerdict::Forwarded => http.stream,
-            _ => return self.sources.engine.recycle_record(record),
+            _ => return,
         };
         let (key, base_seq) = (connection(&record), record.base_seq);
         let request = Request {
-            time_ns: moment.monotonic(record.time_ns),
+            time_ns,
             bytes: record.bytes(),
             what: record,
         };
         match (stream, base_seq) {
             (Some(stream), Some(base_seq)) => self.streams.remember((key, base_seq), stream, request),
-            (Some(_), None) => self.sources.engine.recycle_record(request.what),
+            (Some(_), None) => {}
             (None, _) => self.requests.remember(key, request),
         }
     }
 
     /// Whose records may not have been taken yet (`behind`) waits.
-    fn take_answers(&mut self, behind: Option<u64>, scribe: &Scribe<'_>) {
+    fn take_answers(&mut self, behind: Option<u64>, moment: Moment) {
         for answer in std::mem::take(&mut self.answers) {
             if behind.is_some_and(|last_ns| answer.time_ns > last_ns) {
                 self.answers.push(answer);
@@ -230,16 +257,16 @@ impl Collector {
             }
             match self.requests.answered(&answer) {
                 Asked::Request(asked) => {
-                    let answered = status(&answer.head).map(|status| Answered {
-                        time_ns: answer.time_ns,
+                    let Some(status) = status(&answer.head) else {
+                        continue;
+                    };
+                    let answered = Answered {
                         latency_ns: answer.latency_ns,
                         protocol: status.protocol,
                         code: status.code,
                         grpc_status: None,
-                    });
-                    self.flows
-                        .extend(answered.map(|answered| scribe.of_answer(&answered, &asked)));
-                    self.sources.engine.recycle_record(asked);
+                    };
+                    self.note(Happened::Answer(asked, answered), moment.wall(answer.time_ns), moment);
                 }
                 Asked::Interim | Asked::Several => {}
                 Asked::Nothing if behind.is_some() => self.answers.push(answer),
@@ -249,7 +276,7 @@ impl Collector {
     }
 
     /// The same over HTTP/2.
-    fn take_told(&mut self, behind: Option<u64>, scribe: &Scribe<'_>) {
+    fn take_told(&mut self, behind: Option<u64>, moment: Moment) {
         for told in std::mem::take(&mut self.told) {
             if behind.is_some_and(|last_ns| told.time_ns > last_ns) {
                 self.told.push(told);
@@ -258,14 +285,13 @@ impl Collector {
             match self.streams.said(&told) {
                 Said::Answer(answer) => {
                     let answered = Answered {
-                        time_ns: answer.time_ns,
                         latency_ns: answer.time_ns.saturating_sub(answer.asked_ns),
                         protocol: answer.asked.http().map_or("", |http| http.version),
                         code: answer.status,
                         grpc_status: answer.grpc_status,
                     };
-                    self.flows.push(scribe.of_answer(&answered, &answer.asked));
-                    self.sources.engine.recycle_record(answer.asked);
+                    let time = moment.wall(answer.time_ns);
+                    self.note(Happened::Answer(answer.asked, answered), time, moment);
                 }
                 Said::Nothing => {}
                 Said::Lost => self.answers_lost += 1,
@@ -275,17 +301,18 @@ impl Collector {
 
     /// What came from several queues is told in the order in which it happened.
     fn write_all(&mut self) -> usize {
-        let mut flows = std::mem::take(&mut self.flows);
-        flows.sort_by_key(|flow| flow.time.as_ref().map(|time| (time.seconds, time.nanos)));
-        let count = flows.len();
-        for flow in flows.drain(..) {
-            let response = flow_response(flow, &self.redaction);
+        let mut noted = std::mem::take(&mut self.noted);
+        noted.sort_by_key(|noted| (noted.time().seconds, noted.time().nanos));
+        let count = noted.len();
+        for noted in noted.drain(..) {
             if tracing::enabled!(Level::TRACE) {
-                tracing::trace!(record = to_json(&response), "flow");
+                tracing::trace!(record = to_json(&*noted.response()), "flow");
             }
-            self.writer.push(response);
+            if let Some(record) = self.writer.push(noted).and_then(Noted::into_record) {
+                self.sources.engine.recycle_record(record);
+            }
         }
-        self.flows = flows;
+        self.noted = noted;
         if count > 0 {
             self.observer.written(count as u64);
         }
@@ -306,7 +333,8 @@ impl Collector {
             ),
         ];
         for (source, number) in new.into_iter().filter(|(_, number)| *number > 0) {
-            self.writer.push(lost_response(&self.observer.node, source, number));
+            self.writer
+                .push(lost_response(&self.observer.node, source, number).into());
             self.observer.written(0);
         }
         (self.engine_lost, self.kernel_lost) = (engine, kernel);

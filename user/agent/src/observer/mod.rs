@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! kernel events ─┐
-//! kernel answers ┼─► collector ─► ring of records ─► GetFlows (filters, masks), exporters, metrics
+//! kernel answers ┼─► collector ─► ring of what happened ─► flows, made for the first who reads: GetFlows, exporters, metrics
 //! engine records ┘
 //! ```
 
@@ -12,6 +12,7 @@ mod collector;
 mod directory;
 mod events;
 mod names;
+mod noted;
 mod record;
 mod selection;
 mod service;
@@ -40,7 +41,8 @@ pub(crate) use clock::Moment;
 pub(crate) use collector::{Collector, Sources};
 pub(crate) use directory::Directory;
 pub(crate) use names::SeenNames;
-pub(crate) use record::{Scribe, Uuids};
+pub(crate) use noted::Noted;
+pub(crate) use record::{Scribe, Seen, Uuids, tellings};
 pub(crate) use service::{Address, Servers, servers};
 
 /// Records of the agent's own events that are kept.
@@ -57,7 +59,7 @@ pub(crate) fn ip(mapped: [u8; 16]) -> IpAddr {
 pub(crate) struct Observer {
     node: String,
     started: Instant,
-    flows: Arc<Ring<GetFlowsResponse>>,
+    flows: Arc<Ring<Noted>>,
     /// Flows among the records that were ever written; the others tell of losses.
     seen: AtomicU64,
     agent_events: Mutex<RingWriter<GetAgentEventsResponse>>,
@@ -78,7 +80,7 @@ struct Rate {
 
 impl Observer {
     /// An observer that has seen nothing, and the end at which its collector writes.
-    pub(crate) fn new(node: &str, capacity: RingCapacity) -> (Arc<Self>, RingWriter<GetFlowsResponse>) {
+    pub(crate) fn new(node: &str, capacity: RingCapacity) -> (Arc<Self>, RingWriter<Noted>) {
         let (writer, flows) = Ring::create(capacity);
         let (agent_events, agent_ring) = Ring::create(RingCapacity::new(AGENT_EVENTS).unwrap_or_default());
         let started = Instant::now();
@@ -106,7 +108,7 @@ impl Observer {
     }
 
     /// The ring of records, for those who read all of them with a cursor of their own.
-    pub(crate) fn records(&self) -> &Ring<GetFlowsResponse> {
+    pub(crate) fn records(&self) -> &Ring<Noted> {
         &self.flows
     }
 
@@ -187,7 +189,7 @@ fn version() -> String {
     format!("seventh v{}", env!("CARGO_PKG_VERSION"))
 }
 
-/// A flow as the ring holds it.
+/// A flow as it is told.
 fn flow_response(mut flow: Flow, redaction: &Redaction) -> GetFlowsResponse {
     redaction.apply(&mut flow);
     #[expect(deprecated, reason = "Hubble's client prints it and makes none of its own")]
@@ -201,7 +203,7 @@ fn flow_response(mut flow: Flow, redaction: &Redaction) -> GetFlowsResponse {
     }
 }
 
-/// A loss as the ring holds it.
+/// A loss as it is told.
 fn lost_response(node: &str, source: LostEventSource, number: u64) -> GetFlowsResponse {
     GetFlowsResponse {
         node_name: node.to_owned(),

@@ -18,6 +18,13 @@ const NAMES_MAX: usize = 64;
 const NAMES_TOLD_MAX: usize = 8;
 const SECOND_NS: u64 = 1_000_000_000;
 
+/// Names of the two ends of a flow, in their order, without the final dot.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct EndNames {
+    pub(super) source: Vec<String>,
+    pub(super) destination: Vec<String>,
+}
+
 /// Names by endpoint and address.
 #[derive(Debug, Default)]
 pub(crate) struct SeenNames {
@@ -66,8 +73,19 @@ impl SeenNames {
         }
     }
 
-    /// Names under which the endpoint knows the address, in their order, without the final dot.
-    pub(super) fn of(&self, endpoint_id: u32, address: IpAddr, now_ns: u64) -> Vec<String> {
+    /// Under which names the endpoint knows both ends.
+    pub(crate) fn of_ends(&self, endpoint_id: u32, source: [u8; 16], destination: [u8; 16], now_ns: u64) -> EndNames {
+        if self.by_endpoint.is_empty() {
+            return EndNames::default();
+        }
+        EndNames {
+            source: self.of(endpoint_id, ip(source), now_ns),
+            destination: self.of(endpoint_id, ip(destination), now_ns),
+        }
+    }
+
+    /// Names under which the endpoint knows the address.
+    fn of(&self, endpoint_id: u32, address: IpAddr, now_ns: u64) -> Vec<String> {
         let mut names: Vec<String> = [endpoint_id, SCOPE_NODE]
             .iter()
             .filter_map(|scope| self.by_endpoint.get(scope)?.by_address.get(&address))

@@ -1,7 +1,6 @@
 //! Records of kernel and engine become flows.
 
 use std::{
-    cell::RefCell,
     collections::BTreeMap,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     sync::{
@@ -10,6 +9,7 @@ use std::{
     },
 };
 
+use prost_types::Timestamp;
 use seventh_abi::{
     Direction, DropReason, Event, EventKind, Hook, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP,
     PROTOCOL_UDP, Verdict as KernelVerdict,
@@ -24,7 +24,7 @@ use seventh_flows::{
 };
 use seventh_policy::{Deciders, Matched, RowWidth, RuleOrigin, RuleSet};
 
-use super::{clock::Moment, directory::Directory, ip, names::SeenNames};
+use super::{directory::Directory, ip, names::EndNames};
 
 /// `policy_match_type` where no row matched.
 const MATCH_NONE: u32 = 0;
@@ -77,19 +77,44 @@ pub(crate) struct Scribe<'a> {
     pub(crate) node: &'a str,
     pub(crate) directory: &'a Directory,
     pub(crate) view: &'a PolicyView,
-    pub(crate) moment: Moment,
     pub(crate) uuids: &'a Uuids,
-    /// In a cell: what one record teaches counts for the next.
-    pub(crate) names: &'a RefCell<SeenNames>,
+}
+
+/// What has to be found out when something happens: it is another later.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Seen {
+    pub(crate) time: Timestamp,
+    pub(crate) names: EndNames,
+}
+
+/// What is told of an event of the kernel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Telling {
+    /// The first decision over a flow.
+    Decision,
+    /// That a policy dropped, as Hubble tells it before the drop.
+    Denial,
+    Drop,
+}
+
+/// In this order.
+pub(crate) fn tellings(happened: &Event) -> &'static [Telling] {
+    if happened.kind == EventKind::FlowDecided as u8 {
+        &[Telling::Decision]
+    } else if DropReason::from_code(happened.reason).is_some_and(is_of_policy) {
+        &[Telling::Denial, Telling::Drop]
+    } else {
+        &[Telling::Drop]
+    }
 }
 
 impl Scribe<'_> {
     /// A request, a ClientHello, a question or answer of DNS, or a frame that the engine dropped.
-    pub(crate) fn of_engine(&self, record: &L7Record) -> Flow {
+    pub(crate) fn of_engine(&self, record: &L7Record, seen: &Seen) -> Flow {
         let egress = record.hook == Hook::FromEndpoint;
         let peer = |is_peer: bool| if is_peer { record.peer_identity } else { 0 };
         let mut flow = self.frame(Packet {
-            time_ns: self.moment.monotonic(record.time_ns),
+            seen,
             source: record.source,
             destination: record.destination,
             source_identity: peer(!egress),
@@ -127,9 +152,8 @@ impl Scribe<'_> {
     }
 
     /// The answer to a request of HTTP that went on.
-    pub(super) fn of_answer(&self, answer: &Answered<'_>, asked: &L7Record) -> Flow {
-        let mut flow = self.of_engine(asked);
-        flow.time = Some(self.moment.wall(answer.time_ns));
+    pub(super) fn of_answer(&self, answer: &Answered, asked: &L7Record, seen: &Seen) -> Flow {
+        let mut flow = self.of_engine(asked, seen);
         turn_round(&mut flow);
         if let Some(l7) = &mut flow.l7 {
             l7.r#type = L7FlowType::Response.into();
@@ -146,12 +170,44 @@ impl Scribe<'_> {
         flow
     }
 
-    /// A first decision, a drop, or, where a policy dropped, both, as Hubble has it.
-    pub(crate) fn of_kernel(&self, happened: &Event) -> Vec<Flow> {
+    /// One of [`tellings`].
+    pub(crate) fn of_kernel(&self, happened: &Event, telling: Telling, seen: &Seen) -> Flow {
+        let mut flow = self.of_event(happened, seen);
+        match telling {
+            Telling::Decision => {
+                let inspected = happened.verdict == KernelVerdict::Inspect as u8;
+                let verdict = if inspected {
+                    Verdict::Redirected
+                } else {
+                    Verdict::Forwarded
+                };
+                flow.verdict = verdict.into();
+                flow.is_reply = Some(false);
+                flow.event_type = event(event_type::POLICY_VERDICT, 0);
+                flow.policy_match_type = self.match_type(happened);
+                self.name_deciders(&mut flow, &self.deciders(happened), true);
+            }
+            Telling::Denial => {
+                let reason = self.tell_drop(&mut flow, happened);
+                flow.event_type = event(event_type::POLICY_VERDICT, 0);
+                flow.policy_match_type = match reason {
+                    Some(DropReason::PolicyDenied) => MATCH_NONE,
+                    _ => self.match_type(happened),
+                };
+            }
+            Telling::Drop => {
+                self.tell_drop(&mut flow, happened);
+                flow.event_type = event(event_type::DROP, flow.drop_reason_desc);
+            }
+        }
+        flow
+    }
+
+    fn of_event(&self, happened: &Event, seen: &Seen) -> Flow {
         let from_endpoint = happened.hook == Hook::FromEndpoint as u8;
         let peer = |is_peer: bool| if is_peer { happened.peer_identity } else { 0 };
         let mut flow = self.frame(Packet {
-            time_ns: happened.time_ns,
+            seen,
             source: happened.source,
             destination: happened.destination,
             source_identity: peer(!from_endpoint),
@@ -169,51 +225,22 @@ impl Scribe<'_> {
             flow.ip = None;
         }
         flow.r#type = FlowType::L3L4.into();
-        if happened.kind == EventKind::FlowDecided as u8 {
-            let inspected = happened.verdict == KernelVerdict::Inspect as u8;
-            let verdict = if inspected {
-                Verdict::Redirected
-            } else {
-                Verdict::Forwarded
-            };
-            flow.verdict = verdict.into();
-            flow.is_reply = Some(false);
-            flow.event_type = event(event_type::POLICY_VERDICT, 0);
-            flow.policy_match_type = self.match_type(happened);
-            self.name_deciders(&mut flow, &self.deciders(happened), true);
-            return vec![flow];
-        }
-        self.of_drop(happened, flow)
+        flow
     }
 
-    fn of_drop(&self, happened: &Event, mut flow: Flow) -> Vec<Flow> {
+    fn tell_drop(&self, flow: &mut Flow, happened: &Event) -> Option<DropReason> {
         flow.verdict = Verdict::Dropped.into();
         if is_reply(happened) {
             flow.is_reply = Some(true);
-            mark_reply(&mut flow, true);
+            mark_reply(flow, true);
         }
-        let reason = DropReason::from_code(happened.reason);
-        if let Some(reason) = reason {
-            give_reason(&mut flow, reason);
+        let reason = DropReason::from_code(happened.reason)?;
+        give_reason(flow, reason);
+        // What nothing allows has no rule that denies it.
+        if is_of_policy(reason) && reason != DropReason::PolicyDenied {
+            self.name_deciders(flow, &self.deciders(happened), false);
         }
-        let mut flows = Vec::with_capacity(2);
-        if reason.is_some_and(is_of_policy) {
-            // What nothing allows has no rule that denies it.
-            if reason != Some(DropReason::PolicyDenied) {
-                self.name_deciders(&mut flow, &self.deciders(happened), false);
-            }
-            let mut verdict = flow.clone();
-            verdict.uuid = self.uuids.next();
-            verdict.policy_match_type = match reason {
-                Some(DropReason::PolicyDenied) => MATCH_NONE,
-                _ => self.match_type(happened),
-            };
-            verdict.event_type = event(event_type::POLICY_VERDICT, 0);
-            flows.push(verdict);
-        }
-        flow.event_type = event(event_type::DROP, flow.drop_reason_desc);
-        flows.push(flow);
-        flows
+        Some(reason)
     }
 
     fn match_type(&self, happened: &Event) -> u32 {
@@ -249,22 +276,16 @@ impl Scribe<'_> {
         }
     }
 
-    fn frame(&self, packet: Packet) -> Flow {
+    fn frame(&self, packet: Packet<'_>) -> Flow {
         let (source, destination) = (ip(packet.source), ip(packet.destination));
         let end = |address, identity| self.directory.end(address, identity, &self.view.ipcache);
-        let endpoint = self.view.endpoints.get(&packet.ifindex);
-        let names = |address| {
-            endpoint.map_or_else(Vec::new, |endpoint| {
-                self.names.borrow().of(endpoint.id, address, self.moment.engine_ns())
-            })
-        };
         let version = if source.is_ipv4() {
             IpVersion::IPv4
         } else {
             IpVersion::IPv6
         };
         let mut flow = Flow {
-            time: Some(self.moment.wall(packet.time_ns)),
+            time: Some(packet.seen.time),
             source: Some(end(source, packet.source_identity)),
             destination: Some(end(destination, packet.destination_identity)),
             uuid: self.uuids.next(),
@@ -287,8 +308,8 @@ impl Scribe<'_> {
             }
             .into(),
             interface: Some(self.directory.interface(packet.ifindex)),
-            source_names: names(source),
-            destination_names: names(destination),
+            source_names: packet.seen.names.source.clone(),
+            destination_names: packet.seen.names.destination.clone(),
             ..Flow::default()
         };
         mark_reply(&mut flow, false);
@@ -333,19 +354,17 @@ fn deciding_policies(flow: &mut Flow, egress: bool, allowed: bool) -> &mut Vec<P
 
 /// What is told of the answer to a request of HTTP.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Answered<'a> {
-    /// When it came, on the kernel's clock.
-    pub(super) time_ns: u64,
+pub(super) struct Answered {
     /// From the request to the answer's first byte.
     pub(super) latency_ns: u64,
-    pub(super) protocol: &'a str,
+    pub(super) protocol: &'static str,
     pub(super) code: u16,
     pub(super) grpc_status: Option<u32>,
 }
 
 /// What all records have.
-struct Packet {
-    time_ns: u64,
+struct Packet<'a> {
+    seen: &'a Seen,
     source: [u8; 16],
     destination: [u8; 16],
     source_identity: u32,

@@ -4,38 +4,37 @@ use std::sync::Arc;
 
 use prost_types::Timestamp;
 use seventh_flows::{
-    Cursor, Read, Ring,
-    pb::observer::{
-        GetAgentEventsRequest, GetAgentEventsResponse, GetFlowsRequest, GetFlowsResponse,
-        get_flows_response::ResponseTypes,
-    },
+    Cursor, Held, Read, Ring,
+    pb::observer::{GetAgentEventsRequest, GetAgentEventsResponse, GetFlowsRequest},
 };
+
+use super::noted::Noted;
 
 /// Records that are looked at before somebody else has a turn.
 const LOOKS_MAX: usize = 1024;
 
 /// A record with its time.
 pub(super) trait Recorded {
-    fn time(&self) -> Option<&Timestamp>;
+    fn time(&self) -> Option<Timestamp>;
     /// Tells of a loss, which everybody is told and nobody counts.
     fn is_loss(&self) -> bool {
         false
     }
 }
 
-impl Recorded for GetFlowsResponse {
-    fn time(&self) -> Option<&Timestamp> {
-        self.time.as_ref()
+impl Recorded for Noted {
+    fn time(&self) -> Option<Timestamp> {
+        Some(self.time())
     }
 
     fn is_loss(&self) -> bool {
-        matches!(self.response_types, Some(ResponseTypes::LostEvents(_)))
+        self.is_loss()
     }
 }
 
 impl Recorded for GetAgentEventsResponse {
-    fn time(&self) -> Option<&Timestamp> {
-        self.time.as_ref()
+    fn time(&self) -> Option<Timestamp> {
+        self.time
     }
 }
 
@@ -76,7 +75,7 @@ impl From<&GetAgentEventsRequest> for Window {
 /// What comes next.
 #[derive(Debug)]
 pub(super) enum Step<T> {
-    Record(Arc<T>),
+    Record(Held<T>),
     /// So many were overwritten before this caller came to them.
     Lost(u64),
     /// Nothing new yet.
@@ -133,10 +132,10 @@ impl<T: Recorded> Selection<T> {
                 Read::Nothing => return Step::End,
                 Read::Lost(number) => return Step::Lost(number),
                 Read::Record(record) => {
-                    if is_after(record.time(), self.window.until.as_ref()) {
+                    if is_after(record.time(), self.window.until) {
                         return Step::End;
                     }
-                    if is_before(record.time(), self.window.since.as_ref()) {
+                    if is_before(record.time(), self.window.since) {
                         continue;
                     }
                     if record.is_loss() {
@@ -164,9 +163,9 @@ fn beginning<T: Recorded>(ring: &Ring<T>, window: &Window, wanted: &impl Fn(&T) 
         let before = cursor;
         match ring.read_back(&mut cursor) {
             None => break,
-            Some(record) if is_before(record.time(), window.since.as_ref()) => return before,
+            Some(record) if is_before(record.time(), window.since) => return before,
             Some(record) => {
-                let counts = !record.is_loss() && !is_after(record.time(), window.until.as_ref()) && wanted(&record);
+                let counts = !record.is_loss() && !is_after(record.time(), window.until) && wanted(&record);
                 found += u64::from(counts);
             }
         }
@@ -174,12 +173,12 @@ fn beginning<T: Recorded>(ring: &Ring<T>, window: &Window, wanted: &impl Fn(&T) 
     cursor
 }
 
-fn is_before(time: Option<&Timestamp>, bound: Option<&Timestamp>) -> bool {
+fn is_before(time: Option<Timestamp>, bound: Option<Timestamp>) -> bool {
     time.zip(bound)
         .is_some_and(|(time, bound)| (time.seconds, time.nanos) < (bound.seconds, bound.nanos))
 }
 
-fn is_after(time: Option<&Timestamp>, bound: Option<&Timestamp>) -> bool {
+fn is_after(time: Option<Timestamp>, bound: Option<Timestamp>) -> bool {
     time.zip(bound)
         .is_some_and(|(time, bound)| (time.seconds, time.nanos) > (bound.seconds, bound.nanos))
 }
@@ -202,8 +201,8 @@ mod tests {
     struct At(Timestamp);
 
     impl Recorded for At {
-        fn time(&self) -> Option<&Timestamp> {
-            Some(&self.0)
+        fn time(&self) -> Option<Timestamp> {
+            Some(self.0)
         }
     }
 
@@ -356,8 +355,8 @@ mod tests {
     }
 
     impl Recorded for Counted {
-        fn time(&self) -> Option<&Timestamp> {
-            Some(&self.0)
+        fn time(&self) -> Option<Timestamp> {
+            Some(self.0)
         }
     }
 

@@ -26,6 +26,7 @@ use tonic::{Request, Response, Status};
 
 use super::{
     Observer, lost_response,
+    noted::Noted,
     selection::{Recorded, Selection, Step, Window},
     version,
 };
@@ -99,7 +100,7 @@ impl ObserverApi for ObserverService {
         let invalid = |reason: String| Status::invalid_argument(reason);
         let filters = FilterSet::new(&request.whitelist, &request.blacklist).map_err(|e| invalid(e.to_string()))?;
         let mask = mask_of(&request).map_err(invalid)?;
-        let wanted = move |response: &GetFlowsResponse| match &response.response_types {
+        let wanted = move |noted: &Noted| match &noted.response().response_types {
             Some(ResponseTypes::Flow(flow)) => filters.matches(flow),
             _ => false,
         };
@@ -108,7 +109,8 @@ impl ObserverApi for ObserverService {
         let permit = admitted(&self.streams)?;
         let node = self.observer.node.clone();
         let lost = move |number| Some(lost_response(&node, LostEventSource::HubbleRingBuffer, number));
-        let records = stream(Arc::clone(&self.observer), selection, lost, permit);
+        let told = |noted: &Noted| Arc::unwrap_or_clone(noted.response());
+        let records = stream(Arc::clone(&self.observer), selection, told, lost, permit);
         Ok(Response::new(Box::pin(
             records.map(move |record| record.map(|record| masked(&mask, record))),
         )))
@@ -125,7 +127,7 @@ impl ObserverApi for ObserverService {
             Selection::new(&self.observer.agent_ring, window, |_| true).map_err(Status::invalid_argument)?;
         let permit = admitted(&self.streams)?;
         // This kind of stream has no words for a loss.
-        let events = stream(Arc::clone(&self.observer), selection, |_| None, permit);
+        let events = stream(Arc::clone(&self.observer), selection, Clone::clone, |_| None, permit);
         Ok(Response::new(Box::pin(events)))
     }
 
@@ -206,12 +208,13 @@ fn masked(mask: &FieldMask, mut response: GetFlowsResponse) -> GetFlowsResponse 
 }
 
 /// Sends what is selected until the caller goes, or there is no more.
-fn stream<T: Recorded + Clone + Send + Sync + 'static>(
+fn stream<T: Recorded + Send + Sync + 'static, M: Send + 'static>(
     observer: Arc<Observer>,
     mut selection: Selection<T>,
-    lost: impl Fn(u64) -> Option<T> + Send + 'static,
+    told: impl Fn(&T) -> M + Send + 'static,
+    lost: impl Fn(u64) -> Option<M> + Send + 'static,
     permit: OwnedSemaphorePermit,
-) -> ReceiverStream<Result<T, Status>> {
+) -> ReceiverStream<Result<M, Status>> {
     let (sender, receiver) = mpsc::channel(ON_THE_WAY);
     tokio::spawn(async move {
         let _permit = permit;
@@ -219,7 +222,7 @@ fn stream<T: Recorded + Clone + Send + Sync + 'static>(
             // Before looking: what is written after the look wakes this.
             let news = observer.news.notified();
             let record = match selection.step() {
-                Step::Record(record) => T::clone(&record),
+                Step::Record(record) => told(&record),
                 Step::Lost(number) => match lost(number) {
                     Some(record) => record,
                     None => continue,

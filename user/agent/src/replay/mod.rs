@@ -23,7 +23,6 @@ mod timeline;
 mod tunnels;
 mod world;
 
-use std::cell::RefCell;
 use std::io::Read;
 use std::sync::Arc;
 
@@ -38,7 +37,7 @@ pub(crate) use tally::Tally;
 pub(crate) use tunnels::Tunnel;
 pub(crate) use world::World;
 
-use crate::observer::{Moment, Scribe, SeenNames, Uuids};
+use crate::observer::{Moment, Scribe, Seen, SeenNames, Uuids, tellings};
 use capture::{Capture, HEADROOM, Packet};
 use crew::Crew;
 use fragments::{Fragment, Fragments};
@@ -68,7 +67,7 @@ struct Teller {
     world: World,
     audit: bool,
     uuids: Uuids,
-    names: RefCell<SeenNames>,
+    names: SeenNames,
     tally: Tally,
 }
 
@@ -87,7 +86,7 @@ impl Replay {
                 world,
                 audit,
                 uuids: Uuids::counted(),
-                names: RefCell::default(),
+                names: SeenNames::default(),
                 tally: Tally::default(),
             },
             tunnels,
@@ -210,8 +209,9 @@ impl Teller {
         for Told { shard, what, .. } in told.drain(..) {
             match what {
                 What::Record(record) => {
-                    let flow = self.scribe().of_engine(&record);
-                    self.names.borrow_mut().learn(&record);
+                    let seen = self.seen(record.time_ns, record.ifindex, record.source, record.destination);
+                    let flow = self.scribe().of_engine(&record, &seen);
+                    self.names.learn(&record);
                     self.tally.record(&record, &flow);
                     if self.world.is_by_name() && record.dns().is_some() {
                         self.world.tend(record.time_ns);
@@ -222,7 +222,9 @@ impl Teller {
                     tell(flow);
                 }
                 What::Decision(event) => {
-                    for mut flow in self.scribe().of_kernel(&event) {
+                    let seen = self.seen(event.time_ns, event.ifindex, event.source, event.destination);
+                    for telling in tellings(&event) {
+                        let mut flow = self.scribe().of_kernel(&event, *telling, &seen);
                         if self.audit && flow.verdict() == Verdict::Dropped {
                             flow.set_verdict(Verdict::Audit);
                         }
@@ -239,9 +241,17 @@ impl Teller {
             node: NODE,
             directory: &self.world.directory,
             view: &self.world.view,
-            moment: Moment::of_captures(),
             uuids: &self.uuids,
-            names: &self.names,
+        }
+    }
+
+    fn seen(&self, time_ns: u64, ifindex: u32, source: [u8; 16], destination: [u8; 16]) -> Seen {
+        let moment = Moment::of_captures();
+        let endpoint = self.world.view.endpoints.get(&ifindex);
+        let names = endpoint.map(|endpoint| self.names.of_ends(endpoint.id, source, destination, moment.engine_ns()));
+        Seen {
+            time: moment.wall(moment.monotonic(time_ns)),
+            names: names.unwrap_or_default(),
         }
     }
 }

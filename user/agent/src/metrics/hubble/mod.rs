@@ -36,6 +36,11 @@ impl Plugins {
         }
     }
 
+    /// None is in force.
+    pub(super) fn is_empty(&self) -> bool {
+        self.running.is_empty()
+    }
+
     /// From now on these count. One that stays as it was goes on with its numbers. Returns what a scrape shows.
     pub(super) fn set(&mut self, specs: &[PluginSpec]) -> Vec<Arc<Registry>> {
         let mut before = std::mem::take(&mut self.running);
