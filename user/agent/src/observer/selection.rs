@@ -212,7 +212,9 @@ mod tests {
 
     fn ring(seconds: std::ops::Range<i64>) -> RingWriter<At> {
         let (mut writer, _) = Ring::create(RingCapacity::new(15).unwrap());
-        seconds.for_each(|s| drop(writer.push(At(second(s)))));
+        for s in seconds {
+            writer.push(At(second(s)));
+        }
         writer
     }
 
@@ -331,9 +333,13 @@ mod tests {
         );
         assert_eq!(drain(&mut only_new), (vec![], "wait"));
         assert_eq!(drain(&mut last_and_new), (vec![8], "wait"));
-        (10..12).for_each(|s| drop(writer.push(At(second(s)))));
+        for s in 10..12 {
+            writer.push(At(second(s)));
+        }
         assert_eq!(drain(&mut only_new), (vec![10], "wait"));
-        (12..40).for_each(|s| drop(writer.push(At(second(s)))));
+        for s in 12..40 {
+            writer.push(At(second(s)));
+        }
         assert_eq!(drain(&mut last_and_new).0[..2], [-15, 26]);
     }
 
