@@ -53,6 +53,7 @@ fn rules(count: usize) -> HttpRuleSet {
         name: "bench".into(),
         labels: Labels::new(Vec::new()),
         log: None,
+        audit: false,
         path: "spec.ingress[0].toPorts[0].rules.http[0]".to_owned(),
     });
     let rules: Vec<HttpRule> = (0..count)

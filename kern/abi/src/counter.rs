@@ -37,6 +37,12 @@ pub enum Counter {
     AnswerLost = 267,
     /// A packet that had to be inspected and passed, because no agent runs and the configuration wants it so.
     PassedUnread = 268,
+    /// Frames that were copied beside the traffic.
+    Copied = 270,
+    /// Those that found their ring buffer full.
+    CopyLost = 271,
+    /// Packets that passed and would be dropped if what is in audit were enforced; of flows, the first.
+    Audited = 272,
 }
 
 impl Counter {
@@ -55,6 +61,9 @@ impl Counter {
         (Counter::AnswerCopied, "answer_copied"),
         (Counter::AnswerLost, "answer_lost"),
         (Counter::PassedUnread, "passed_unread"),
+        (Counter::Copied, "copied"),
+        (Counter::CopyLost, "copy_lost"),
+        (Counter::Audited, "audited"),
     ];
 }
 

@@ -10,6 +10,8 @@ pub enum EventKind {
     Drop = 1,
     /// A new flow was decided; `verdict` says how.
     FlowDecided = 2,
+    /// A packet, or with it a flow, passed that the policy in audit would not let pass; `reason` says why.
+    Audited = 3,
 }
 
 /// One record. Addresses and ports are the packet's own, source first.

@@ -76,6 +76,16 @@ impl FlowFlags {
     pub const READ_LONG_HEADERS: u16 = 1024;
     /// Bytes of the connection went on unread: it has no known beginning until a SYN with another number begins the next.
     pub const PASSED_UNREAD: u16 = 2048;
+    /// The opener's bytes are copied to whoever judges beside the traffic, except what [`CopySkip`] names.
+    pub const COPY: u16 = 4096;
+    /// Those of the other side, too.
+    pub const COPY_REPLIES: u16 = 8192;
+    /// The policy in audit would have the flow read.
+    pub const AUDIT_INSPECT: u16 = 16_384;
+    /// Nothing more of this connection need be copied.
+    pub const COPIED: u16 = 32_768;
+    /// The bits that a decision sets for copying; replaced when a flow is decided again.
+    pub const COPYING: u16 = Self::COPY | Self::COPY_REPLIES | Self::AUDIT_INSPECT;
 }
 
 /// Value of the flow table.
@@ -212,6 +222,53 @@ pub struct AnswerPiece {
     pub pad: [u8; 2],
 }
 
+/// Bytes of a frame that a record of the ring of copies has room for: the smallest that does is taken. Of a frame that is
+/// longer than the last only the beginning is copied; no super-packet of TCP is, unless somebody allows larger ones.
+pub const COPY_ROOMS: [usize; 4] = [440, 1976, 16_312, 65_592];
+
+/// Head of a record of the ring of copies; the frame follows, with [`crate::PuntMeta`] in the place of its MAC addresses.
+/// Its checksums may be incomplete, and its IP length may be more than what was copied.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(C)]
+pub struct CopyHeader {
+    /// `bpf_ktime_get_ns`.
+    pub time_ns: u64,
+    /// Flow of the frame.
+    pub key: FlowKey,
+    /// [`FlowState::epoch`].
+    pub epoch: u32,
+    /// [`FlowState::base_seq`], valid or not: tells a connection from an older one under the same key.
+    pub base_seq: u32,
+    /// Length of the whole frame.
+    pub length: u32,
+    /// TCP sequence number of its first byte of payload, else 0.
+    pub sequence: u32,
+    /// Bytes of the frame that are there. What the record has behind them means nothing.
+    pub captured: u32,
+}
+
+/// Value of the table of what need not be copied, by [`FlowKey`]. Written by user space; it counts for the connection and
+/// the epoch that it names only.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[repr(C)]
+pub struct CopySkip {
+    /// [`FlowState::epoch`].
+    pub epoch: u32,
+    /// [`FlowState::base_seq`].
+    pub base_seq: u32,
+    /// Opener's sequence numbers from here on,
+    pub start: u32,
+    /// to before this one, need no copy.
+    pub end: u32,
+    /// [`CopySkip::ALL`] or 0.
+    pub flags: u32,
+}
+
+impl CopySkip {
+    /// Nothing of the flow is needed any more.
+    pub const ALL: u32 = 1;
+}
+
 /// Key of the table of fragmented datagrams whose first fragment was allowed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
@@ -236,4 +293,6 @@ const _: () = assert!(size_of::<FlowKey>() == 44);
 const _: () = assert!(size_of::<FlowState>() == 88);
 const _: () = assert!(size_of::<FragmentKey>() == 44);
 const _: () = assert!(size_of::<AnswerPiece>() == 72);
+const _: () = assert!(size_of::<CopyHeader>() == 72);
+const _: () = assert!(size_of::<CopySkip>() == 20);
 const _: () = assert!(size_of::<Answer>() == 64 + ANSWER_HEAD_LEN);

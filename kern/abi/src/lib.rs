@@ -20,8 +20,8 @@ use core::net::IpAddr;
 pub use counter::{COUNTERS_MAX, Counter, drop_counter};
 pub use event::{Event, EventKind};
 pub use flow::{
-    ANSWER_HEAD_LEN, Answer, AnswerPiece, Direction, FlowFlags, FlowKey, FlowState, FragmentKey, Frames, PIECE_LEN_MAX,
-    Verdict,
+    ANSWER_HEAD_LEN, Answer, AnswerPiece, COPY_ROOMS, CopyHeader, CopySkip, Direction, FlowFlags, FlowKey, FlowState,
+    FragmentKey, Frames, PIECE_LEN_MAX, Verdict,
 };
 pub use policy::{
     ConfigFlags, DatapathConfig, Endpoint, EndpointFlags, IDENTITY_ANY, IdleLimits, IpcacheEntry, IpcacheKey,
@@ -33,7 +33,7 @@ pub use punt::{Hook, InjectAction, InjectMeta, PuntMeta, Replies};
 pub use reason::DropReason;
 
 /// Version of every layout and number in this crate; stored in the configuration map.
-pub const ABI_VERSION: u32 = 7;
+pub const ABI_VERSION: u32 = 8;
 
 /// An address as the maps hold it: 16 bytes in network order, IPv4 mapped into `::ffff:0:0/96`.
 pub type Addr = [u8; 16];
@@ -61,6 +61,8 @@ pub mod names {
     pub const TC_TO_ENDPOINT: &str = "tc_to_endpoint";
     /// Program that the two above go on to with answers of HTTP/2.
     pub const TC_ANSWERS: &str = "tc_answers";
+    /// Program that they go on to where something is judged beside the traffic.
+    pub const TC_BESIDE: &str = "tc_beside";
     /// Program on the near end of a punt pair: frames that the engine gives back.
     pub const TC_FROM_PUNT: &str = "tc_from_punt";
     /// Program on the far end of a punt pair: hands frames to the worker's AF_XDP socket.
@@ -89,17 +91,21 @@ pub mod names {
     pub const EVENTS: &str = "EVENTS";
     /// Ring buffer of [`crate::Answer`].
     pub const ANSWERS: &str = "ANSWERS";
-    /// Programs that others go on to: the first is [`TC_ANSWERS`].
+    /// Programs that others go on to: the first is [`TC_ANSWERS`], the second [`TC_BESIDE`].
     pub const TAILS: &str = "TAILS";
     /// Ring buffer of [`crate::AnswerPiece`].
     pub const ANSWER_PIECES: &str = "ANSWER_PIECES";
+    /// Ring buffer of [`crate::CopyHeader`] and the frame.
+    pub const COPIES: &str = "COPIES";
+    /// [`super::FlowKey`] → [`super::CopySkip`], least recently used out first.
+    pub const COPY_SKIPS: &str = "COPY_SKIPS";
 }
 
 #[cfg(feature = "user")]
 mod pod {
     use super::{
-        DatapathConfig, Endpoint, Event, FlowKey, FlowState, FragmentKey, IpcacheEntry, IpcacheKey, NameEntry, NameKey,
-        PolicyEntry, PolicyKey,
+        CopySkip, DatapathConfig, Endpoint, Event, FlowKey, FlowState, FragmentKey, IpcacheEntry, IpcacheKey,
+        NameEntry, NameKey, PolicyEntry, PolicyKey,
     };
 
     macro_rules! pod {
@@ -110,6 +116,7 @@ mod pod {
         )+};
     }
     pod!(
+        CopySkip,
         DatapathConfig,
         Endpoint,
         Event,

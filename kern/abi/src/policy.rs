@@ -74,6 +74,20 @@ impl EndpointFlags {
     pub const ENFORCE_INGRESS: u32 = 1;
     /// Egress is in default deny.
     pub const ENFORCE_EGRESS: u32 = 2;
+    /// Either: what is not allowed may be dropped.
+    pub const ENFORCE: u32 = Self::ENFORCE_INGRESS | Self::ENFORCE_EGRESS;
+    /// What `audit_policy_id` would not let pass is told. It passes.
+    pub const AUDIT: u32 = 4;
+    /// Ingress would be in default deny under `audit_policy_id`.
+    pub const AUDIT_INGRESS: u32 = 8;
+    /// Egress would be in default deny under `audit_policy_id`.
+    pub const AUDIT_EGRESS: u32 = 16;
+    /// The policy in audit goes by names that only user space knows: what it seems to deny for want of one is copied, too.
+    pub const AUDIT_NAMES: u32 = 32;
+    /// What passes is copied to be shown.
+    pub const OBSERVE: u32 = 64;
+    /// Something is judged beside the traffic.
+    pub const BESIDE: u32 = Self::AUDIT | Self::OBSERVE;
 }
 
 /// An endpoint, by the interface index of the host side of its veth.
@@ -93,6 +107,8 @@ pub struct Endpoint {
     pub flags: u32,
     /// Its part of the table of names, 0 if it has none. Switched together with the policy.
     pub name_scope: u32,
+    /// What is asked of flows that `policy_id` lets pass, if [`EndpointFlags::AUDIT`] is set. Switched together with it.
+    pub audit_policy_id: u32,
 }
 
 /// Identity 0 in a policy key: whoever the peer is.
@@ -214,7 +230,7 @@ pub struct NameEntry {
 }
 
 const _: () = assert!(size_of::<DatapathConfig>() == 24 + 4 * WORKERS_MAX + 24);
-const _: () = assert!(size_of::<Endpoint>() == 24);
+const _: () = assert!(size_of::<Endpoint>() == 28);
 const _: () = assert!(size_of::<PolicyKey>() == 12 && POLICY_PREFIX_FULL == 96);
 const _: () = assert!(size_of::<PolicyEntry>() == 8);
 const _: () = assert!(size_of::<IpcacheKey>() == 16);

@@ -13,7 +13,7 @@ use seventh_abi::{AnswerPiece, Counter, FlowState, Frames, PIECE_LEN_MAX, Verdic
 
 use crate::{
     counters::{PASS, QUIETLY, count},
-    maps::{ANSWER_PIECES, FLOWS, SCRATCH, Scratch, TAILS},
+    maps::{ANSWER_PIECES, FLOWS, SCRATCH, Scratch},
     packet::{FRAGMENT_NONE, TCP_ACK, TCP_RST, TCP_SYN},
 };
 
@@ -39,32 +39,15 @@ pub fn ask(scratch: &mut Scratch, flow: &FlowState) {
     }
 }
 
-/// Goes on to [`follow`] if that was asked for.
-#[inline(always)]
-pub fn go_on(ctx: &TcContext, action: i32) -> i32 {
-    if action != PASS {
-        return action;
-    }
-    if let Some(scratch) = SCRATCH.get_ptr_mut(0) {
-        // SAFETY: this CPU's element, used by nobody else while the program runs; any bytes are a valid `Scratch`.
-        let scratch = unsafe { &mut *scratch };
-        if scratch.follows == 1 {
-            scratch.follows = 0;
-            // SAFETY: the helper only comes back if there is no such program; then the packet passes all the same.
-            unsafe { TAILS.tail_call(ctx, 0) };
-        }
-    }
-    action
-}
-
 /// The program: what was decided is in the scratch memory.
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
     let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
         return PASS;
     };
-    // SAFETY: as in `go_on`.
+    // SAFETY: this CPU's element, used by nobody else while the program runs; any bytes are a valid `Scratch`.
     let scratch = unsafe { &mut *scratch };
+    scratch.follows = 0;
     let Some(flow) = FLOWS.get_ptr_mut(&scratch.other_key) else {
         return PASS;
     };

@@ -1,7 +1,7 @@
 //! Every exit of a program increments exactly one counter; drops and first decisions also make an event.
 
 use aya_ebpf::{bindings::BPF_RB_NO_WAKEUP, helpers::bpf_ktime_get_ns, programs::TcContext};
-use seventh_abi::{Counter, DropReason, Event, EventKind, Hook, Verdict, drop_counter};
+use seventh_abi::{Counter, DropReason, EndpointFlags, Event, EventKind, Hook, Verdict, drop_counter};
 
 use crate::{
     hook::Scene,
@@ -11,7 +11,8 @@ use crate::{
 
 /// The packet goes on to whoever else is attached, then to the stack.
 pub const PASS: i32 = -1;
-const SHOT: i32 = 2;
+/// The packet ends here.
+pub const SHOT: i32 = 2;
 /// How records are submitted: whoever reads the rings looks by itself, so nobody has to be woken on a packet's way.
 pub const QUIETLY: u64 = BPF_RB_NO_WAKEUP as u64;
 
@@ -50,6 +51,26 @@ pub fn drop_packet(scene: &Scene<'_>, peer_identity: u32, reason: u8) -> i32 {
         u32::from_be_bytes([scene.direction, EventKind::Drop as u8, reason, 0]),
     );
     SHOT
+}
+
+/// Drops, unless nothing is enforced at the endpoint: then it passes, and is told of if the endpoint is in audit.
+#[inline(always)]
+pub fn drop_if_enforced(scene: &Scene<'_>, peer_identity: u32, reason: DropReason) -> i32 {
+    if scene.endpoint.flags & EndpointFlags::ENFORCE != 0 {
+        return drop_packet(scene, peer_identity, reason as u8);
+    }
+    if scene.endpoint.flags & EndpointFlags::AUDIT != 0 {
+        tell(scene, peer_identity, reason as u8);
+    }
+    pass(Counter::Forwarded)
+}
+
+/// Tells of a packet that passes and would be dropped if what is in audit were enforced.
+#[inline(always)]
+pub fn tell(scene: &Scene<'_>, peer_identity: u32, reason: u8) {
+    count(Counter::Audited as u32);
+    let tag = u32::from_be_bytes([scene.direction, EventKind::Audited as u8, reason, 0]);
+    emit(scene.ctx, &scene.scratch.packet, scene.hook, peer_identity, tag);
 }
 
 /// Reports the first decision of a flow.

@@ -9,16 +9,17 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use seventh_abi::{
-    Counter, DatapathConfig, Direction, DropReason, Endpoint, FlowFlags, FlowKey, FlowState, FragmentKey, Frames, Hook,
-    PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Verdict,
+    Counter, DatapathConfig, Direction, DropReason, Endpoint, EndpointFlags, FlowFlags, FlowKey, FlowState,
+    FragmentKey, Frames, Hook, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Verdict,
 };
 
 use crate::{
-    answer, answer_frames,
-    counters::{PASS, count, drop_packet, pass, report_flow, shot},
+    answer, answer_frames, beside,
+    counters::{PASS, count, drop_if_enforced, drop_packet, pass, report_flow, shot, tell},
     icmp, inspect,
     maps::{CONFIG, ENDPOINTS, FLOWS, FRAGMENTS, SCRATCH, Scratch},
     packet::{FRAGMENT_FIRST, FRAGMENT_LATER, Frame, Packet, TCP_ACK, TCP_SYN, parse},
+    policy::Question,
 };
 
 /// Everything a decision reads, gathered once.
@@ -69,7 +70,6 @@ pub fn classify(ctx: &TcContext, hook: Hook) -> i32 {
         ifindex,
         now_ns,
     };
-    scene.scratch.follows = 0;
     let frame = parse(ctx, &mut scene.scratch.packet);
     if endpoint.flags == 0 {
         return unmanaged(&mut scene);
@@ -77,7 +77,7 @@ pub fn classify(ctx: &TcContext, hook: Hook) -> i32 {
     match frame {
         Frame::Ip => classify_ip(&mut scene),
         Frame::Arp => pass(Counter::Unmanaged),
-        Frame::Drop(reason) => drop_packet(&scene, 0, reason as u8),
+        Frame::Drop(reason) => drop_if_enforced(&scene, 0, reason),
     }
 }
 
@@ -86,18 +86,19 @@ pub fn classify(ctx: &TcContext, hook: Hook) -> i32 {
 #[inline(always)]
 fn unmanaged(scene: &mut Scene<'_>) -> i32 {
     let packet = &scene.scratch.packet;
-    let [first, second, ..] = packet.source;
-    let link_local = packet.ip_version == 6 && first == 0xfe && second & 0xc0 == 0x80;
-    if packet.ip_version == 0 || link_local || is_unspecified(packet) || owns_source(scene) {
+    if packet.ip_version == 0 || is_nobodys(packet) || owns_source(scene) {
         return pass(Counter::Unmanaged);
     }
     drop_packet(scene, 0, DropReason::InvalidSourceIp as u8)
 }
 
+/// The source is link-local or unspecified.
 #[inline(always)]
-fn is_unspecified(packet: &Packet) -> bool {
+fn is_nobodys(packet: &Packet) -> bool {
+    let [first, second, ..] = packet.source;
+    let link_local = packet.ip_version == 6 && first == 0xfe && second & 0xc0 == 0x80;
     let source = u128::from_be_bytes(packet.source);
-    source == 0 || (packet.ip_version == 4 && source == 0xffff_0000_0000)
+    link_local || source == 0 || (packet.ip_version == 4 && source == 0xffff_0000_0000)
 }
 
 /// True for a frame that the engine gave back; its mark is taken off again.
@@ -218,7 +219,12 @@ fn forward_packet(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
         if packet.tcp_flags & TCP_SYN != 0 {
             opens = packet.tcp_flags & TCP_ACK == 0;
             if inspect::reuses_numbers(packet, flow) {
-                return drop_packet(scene, flow.peer_identity, DropReason::SequenceReused as u8);
+                if scene.endpoint.flags & EndpointFlags::ENFORCE != 0 || flow.verdict != Verdict::Forward as u8 {
+                    return drop_packet(scene, flow.peer_identity, DropReason::SequenceReused as u8);
+                }
+                if flow.flags & FlowFlags::AUDIT_INSPECT != 0 {
+                    tell(scene, flow.peer_identity, DropReason::SequenceReused as u8);
+                }
             }
             let pending_base_seq = packet.sequence.wrapping_add(1);
             if flow.pending_base_seq != pending_base_seq {
@@ -240,8 +246,10 @@ fn forward_packet(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
         if !decided_again(scene, flow) {
             return drop_denied(scene);
         }
+        beside::ask(scene, beside::ASK_AGAIN);
     }
     if flow.verdict == Verdict::Forward as u8 {
+        beside::ask_opener(scene, flow);
         if flow.flags & FlowFlags::READ_LONG_HEADERS != 0 {
             return inspect::settled_quic(scene, flow);
         }
@@ -263,7 +271,9 @@ fn reply_packet(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
         if !decided_again(scene, flow) {
             return drop_denied(scene);
         }
+        beside::ask(scene, beside::ASK_AGAIN | beside::REPLY);
     }
+    beside::ask_reply(scene, flow);
     if scene.scratch.packet.protocol == PROTOCOL_TCP {
         if flow.flags & FlowFlags::EXPECT_ANSWER != 0 {
             answer::copy(scene, flow);
@@ -291,7 +301,7 @@ fn decided_again(scene: &Scene<'_>, flow: &mut FlowState) -> bool {
     count(Counter::FlowRedecided as u32);
     flow.peer_identity = answer.peer_identity;
     flow.rule_set = answer.rule_set;
-    flow.flags = flow.flags & !FlowFlags::READ_LONG_HEADERS | answer.flow_flags;
+    flow.flags = flow.flags & !(FlowFlags::READ_LONG_HEADERS | FlowFlags::COPYING) | answer.flow_flags;
     flow.by_name |= answer.by_name;
     if flow.verdict != answer.verdict {
         // What has passed, or will, without being read, is no stream with a known beginning. What lies in the other
@@ -316,7 +326,7 @@ pub fn drop_denied(scene: &Scene<'_>) -> i32 {
 /// Tier 5: nobody knows this flow. `opens` is set for a packet that begins a connection.
 #[inline(always)]
 fn new_flow(scene: &mut Scene<'_>, opens: bool) -> i32 {
-    if !owns_source(scene) {
+    if !may_speak(scene) {
         return drop_packet(scene, 0, DropReason::InvalidSourceIp as u8);
     }
     scene.scratch.question.decide(scene.endpoint, &scene.scratch.key);
@@ -333,11 +343,20 @@ fn new_flow(scene: &mut Scene<'_>, opens: bool) -> i32 {
     fill_new_flow(scene);
     let peer_identity = scene.scratch.question.peer_identity;
     if FLOWS.insert(&scene.scratch.key, &scene.scratch.new_flow, 0).is_err() {
-        return drop_packet(scene, peer_identity, DropReason::FlowTableFull as u8);
+        return drop_if_enforced(scene, peer_identity, DropReason::FlowTableFull);
     }
     count(Counter::FlowCreated as u32);
+    let asks = if opens {
+        beside::ASK_NEW
+    } else {
+        beside::ASK_NEW | beside::MIDSTREAM
+    };
+    beside::ask(scene, asks);
     if scene.scratch.question.verdict == Verdict::Forward as u8 {
-        report_flow(scene, peer_identity, Verdict::Forward);
+        // Who asks also tells, or what would be denied would be told of twice.
+        if scene.scratch.beside == 0 {
+            report_flow(scene, peer_identity, Verdict::Forward);
+        }
         return pass(Counter::Forwarded);
     }
     report_flow(scene, peer_identity, Verdict::Inspect);
@@ -356,28 +375,39 @@ const EPHEMERAL_FIRST: u16 = 32_768;
 /// always refused; a denied one only where the ports do not tell who is the client. Leaves `scratch.question` as it was.
 #[inline(always)]
 fn is_perhaps_a_reply(scene: &mut Scene<'_>) -> bool {
-    let protocol = scene.scratch.packet.protocol;
-    if protocol == PROTOCOL_ICMP || protocol == PROTOCOL_ICMPV6 {
-        return false;
-    }
     let Scratch {
         packet,
         other_key,
         question,
         ..
     } = &mut *scene.scratch;
+    if is_icmp(packet) {
+        return false;
+    }
     let (peer_identity, by_name) = (question.peer_identity, question.by_name);
     question.decide(scene.endpoint, other_key);
     question.peer_identity = peer_identity;
     question.by_name = by_name;
-    let denied = question.verdict == 0;
-    let inspected = question.verdict == Verdict::Inspect as u8;
+    let perhaps = answers_such(packet, question);
     question.verdict = Verdict::Forward as u8;
     question.reason = 0;
     question.rule_set = 0;
     question.flow_flags = 0;
+    perhaps
+}
+
+#[inline(always)]
+pub fn is_icmp(packet: &Packet) -> bool {
+    packet.protocol == PROTOCOL_ICMP || packet.protocol == PROTOCOL_ICMPV6
+}
+
+/// `question` holds what is said of the conversation that the packet perhaps answers.
+#[inline(always)]
+pub fn answers_such(packet: &Packet, question: &Question) -> bool {
+    let denied = question.verdict == 0;
+    let inspected = question.verdict == Verdict::Inspect as u8;
     let from_client = packet.source_port >= EPHEMERAL_FIRST && packet.destination_port < EPHEMERAL_FIRST;
-    inspected || (denied && protocol == PROTOCOL_TCP && !from_client)
+    inspected || (denied && packet.protocol == PROTOCOL_TCP && !from_client)
 }
 
 #[inline(always)]
@@ -413,11 +443,27 @@ fn fill_new_flow(scene: &mut Scene<'_>) {
 
 /// An endpoint may only speak for addresses that the ipcache knows as its own.
 #[inline(always)]
-pub fn owns_source(scene: &mut Scene<'_>) -> bool {
+fn owns_source(scene: &mut Scene<'_>) -> bool {
     match scene.hook {
         Hook::FromEndpoint => scene.scratch.question.owner(&scene.scratch.packet.source) == scene.ifindex,
         Hook::ToEndpoint => true,
     }
+}
+
+/// The same where policy is asked. Where nothing is enforced an endpoint speaks as one does of which no policy speaks: also
+/// from link-local and unspecified addresses, which is told of. From somebody else's never: policies of others go by it.
+#[inline(always)]
+pub fn may_speak(scene: &mut Scene<'_>) -> bool {
+    if owns_source(scene) {
+        return true;
+    }
+    if scene.endpoint.flags & EndpointFlags::ENFORCE != 0 || !is_nobodys(&scene.scratch.packet) {
+        return false;
+    }
+    if scene.endpoint.flags & EndpointFlags::AUDIT != 0 {
+        tell(scene, 0, DropReason::InvalidSourceIp as u8);
+    }
+    true
 }
 
 #[inline(always)]
@@ -439,7 +485,7 @@ fn later_fragment(scene: &Scene<'_>) -> i32 {
     if FRAGMENTS.get_ptr(&fragment_key(scene)).is_some() {
         return pass(Counter::Forwarded);
     }
-    drop_packet(scene, 0, DropReason::FragmentNotFound as u8)
+    drop_if_enforced(scene, 0, DropReason::FragmentNotFound)
 }
 
 /// The rest of this datagram may pass. The table forgets the oldest datagrams by itself; if it takes no entry the rest

@@ -3,8 +3,9 @@
 use seventh_abi::{Addr, Counter, Direction, DropReason, Hook, PROTOCOL_ICMP, PROTOCOL_ICMPV6, Verdict, mapped_v4};
 
 use crate::{
+    beside,
     counters::{drop_packet, pass},
-    hook::{Scene, classify_flow, drop_denied, fill_key, live_flow, opposite, own_direction, owns_source},
+    hook::{Scene, classify_flow, drop_denied, fill_key, live_flow, may_speak, opposite, own_direction},
     maps::Scratch,
     packet::read,
 };
@@ -76,7 +77,7 @@ fn echo_reply(scene: &mut Scene<'_>) -> i32 {
 /// No flow: the policy decides each packet by its type.
 #[inline(always)]
 fn by_type(scene: &mut Scene<'_>) -> i32 {
-    if !owns_source(scene) {
+    if !may_speak(scene) {
         return drop_packet(scene, 0, DropReason::InvalidSourceIp as u8);
     }
     let direction = own_direction(scene.hook);
@@ -87,6 +88,7 @@ fn by_type(scene: &mut Scene<'_>) -> i32 {
     };
     question.decide_port(scene.endpoint, peer, direction, packet.protocol, packet.source_port);
     if question.verdict == Verdict::Forward as u8 {
+        beside::ask(scene, beside::ASK_TYPE);
         return pass(Counter::Forwarded);
     }
     if question.verdict != 0 {

@@ -85,7 +85,7 @@ pub fn settled_quic(scene: &Scene<'_>, flow: &mut FlowState) -> i32 {
 
 /// Whether the datagram, or one of a super-packet's, begins with a long header. What cannot be seen is taken for one.
 #[inline(never)]
-fn has_long_header(scene: &Scene<'_>) -> bool {
+pub fn has_long_header(scene: &Scene<'_>) -> bool {
     let packet = &scene.scratch.packet;
     // SAFETY: reads a field of the context that the kernel passed in.
     let datagram_len = unsafe { (*scene.ctx.skb.skb).gso_size };
@@ -120,8 +120,13 @@ pub fn note_sent(packet: &Packet, flow: &mut FlowState) {
 /// may have said so in its name.
 #[inline(always)]
 fn needs_no_inspection(packet: &Packet, flow: &FlowState) -> bool {
-    const NEEDED: u16 = FlowFlags::BASE_VALID | FlowFlags::BYPASS_VALID;
-    if flow.flags & NEEDED != NEEDED {
+    flow.flags & FlowFlags::BASE_VALID != 0 && lies_in_bypass(packet, flow)
+}
+
+/// The same on a flow whose beginning need not be known, because nothing depends on it.
+#[inline(always)]
+pub fn lies_in_bypass(packet: &Packet, flow: &FlowState) -> bool {
+    if flow.flags & FlowFlags::BYPASS_VALID == 0 {
         return false;
     }
     let start = packet.sequence;
@@ -250,8 +255,8 @@ fn accept_connection(packet: &Packet, flow: &mut FlowState, next: u32) {
     flow.frame_end = next;
     flow.frames = Frames::First as u8;
     flow.pieces = 0;
-    flow.flags =
-        FlowFlags::BASE_VALID | FlowFlags::REPLY_VALID | FlowFlags::REPLIED | flow.flags & FlowFlags::PUNT_REPLIES;
+    const KEPT: u16 = FlowFlags::PUNT_REPLIES | FlowFlags::COPYING;
+    flow.flags = FlowFlags::BASE_VALID | FlowFlags::REPLY_VALID | FlowFlags::REPLIED | flow.flags & KEPT;
     if flow.verdict == Verdict::Closed as u8 {
         flow.verdict = Verdict::Inspect as u8;
     }

@@ -1,8 +1,9 @@
 //! The kernel half of Seventh: decides L3/L4, lets inspected bytes pass, and sends what must be read to the engine.
 //!
-//! Five programs. `tc_from_endpoint` and `tc_to_endpoint` sit on the host side of every endpoint's veth and share one
-//! decision, [`hook::classify`]; `tc_answers` goes on where they let an answer of HTTP/2 pass. `xdp_punt` hands punted frames to a worker's AF_XDP socket; `tc_from_punt` takes back
-//! what the engine returns.
+//! Six programs. `tc_from_endpoint` and `tc_to_endpoint` sit on the host side of every endpoint's veth and share one
+//! decision, [`hook::classify`]; `tc_beside` goes on where what passes is judged beside the traffic, `tc_answers` where it
+//! is an answer of HTTP/2. `xdp_punt` hands punted frames to a worker's AF_XDP socket; `tc_from_punt` takes back what the
+//! engine returns.
 //!
 //! On any other target than BPF this is an empty program, so that the ordinary stable clippy can read it.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -13,11 +14,14 @@
 
 mod answer;
 mod answer_frames;
+mod beside;
+mod copy;
 mod counters;
 mod hook;
 mod icmp;
 mod inspect;
 mod maps;
+mod onward;
 mod packet;
 mod policy;
 mod punt;
@@ -31,16 +35,22 @@ use seventh_abi::Hook;
 /// Ingress of an endpoint's host-side device: egress policy of the endpoint.
 #[classifier]
 pub fn tc_from_endpoint(ctx: TcContext) -> i32 {
-    answer_frames::go_on(&ctx, hook::classify(&ctx, Hook::FromEndpoint))
+    onward::go_on(&ctx, hook::classify(&ctx, Hook::FromEndpoint))
 }
 
 /// Egress of an endpoint's host-side device: ingress policy of the endpoint.
 #[classifier]
 pub fn tc_to_endpoint(ctx: TcContext) -> i32 {
-    answer_frames::go_on(&ctx, hook::classify(&ctx, Hook::ToEndpoint))
+    onward::go_on(&ctx, hook::classify(&ctx, Hook::ToEndpoint))
 }
 
-/// Where the two above go on to with answers of HTTP/2.
+/// Where the two above go on to with what is judged beside the traffic.
+#[classifier]
+pub fn tc_beside(ctx: TcContext) -> i32 {
+    beside::run(&ctx)
+}
+
+/// Where they go on to with answers of HTTP/2.
 #[classifier]
 pub fn tc_answers(ctx: TcContext) -> i32 {
     answer_frames::run(&ctx)

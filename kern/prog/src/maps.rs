@@ -6,8 +6,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, XskMap},
 };
 use seventh_abi::{
-    AnswerPiece, COUNTERS_MAX, DatapathConfig, Endpoint, FlowKey, FlowState, FragmentKey, IpcacheEntry, IpcacheKey,
-    NameEntry, NameKey, PIECE_LEN_MAX, PolicyEntry, PolicyKey, WORKERS_MAX,
+    AnswerPiece, COUNTERS_MAX, CopySkip, DatapathConfig, Endpoint, FlowKey, FlowState, FragmentKey, IpcacheEntry,
+    IpcacheKey, NameEntry, NameKey, PIECE_LEN_MAX, PolicyEntry, PolicyKey, WORKERS_MAX,
 };
 
 use crate::{packet::Packet, policy::Question};
@@ -46,11 +46,19 @@ pub static ANSWERS: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
 
 /// Programs that one of them goes on to.
 #[map]
-pub static TAILS: ProgramArray = ProgramArray::with_max_entries(1, 0);
+pub static TAILS: ProgramArray = ProgramArray::with_max_entries(2, 0);
 
 /// Pieces of answers of HTTP/2.
 #[map]
 pub static ANSWER_PIECES: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+/// Copies of frames, for whoever judges beside the traffic.
+#[map]
+pub static COPIES: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
+
+/// What need not be copied.
+#[map]
+pub static COPY_SKIPS: LruHashMap<FlowKey, CopySkip> = LruHashMap::with_max_entries(65_536, 0);
 
 /// See [`SCRATCH`].
 #[repr(C)]
@@ -61,6 +69,8 @@ pub struct Scratch {
     /// The same flow opened by the other side, or one that an ICMP error quotes.
     pub other_key: FlowKey,
     pub question: Question,
+    /// The same question to the policy in audit.
+    pub audit: Question,
     pub new_flow: FlowState,
     pub piece: Piece,
     /// Header of a frame.
@@ -71,6 +81,13 @@ pub struct Scratch {
     /// 1 if the packet is to be followed, from this sequence number on.
     pub follows: u32,
     pub follow_from: u32,
+    /// What is to be looked at beside the traffic, in bits of [`crate::beside`], if the packet passes.
+    pub beside: u32,
+    /// What was decided, for programs that the deciding one goes on to.
+    pub action: i32,
+    /// A [`seventh_abi::Hook`].
+    pub hook: u8,
+    pub direction: u8,
 }
 
 /// A record of [`ANSWER_PIECES`].

@@ -28,7 +28,9 @@ pub struct Question {
     pub by_name: u8,
     /// The question may go by names whose time is over.
     lingering: u8,
-    pad: [u8; 2],
+    /// The policy in audit is asked.
+    audit: u8,
+    pad: u8,
 }
 
 impl Question {
@@ -36,6 +38,7 @@ impl Question {
     #[inline(always)]
     pub fn decide(&mut self, endpoint: &Endpoint, flow: &FlowKey) {
         self.lingering = 0;
+        self.audit = 0;
         self.decide_flow(endpoint, flow);
     }
 
@@ -48,6 +51,14 @@ impl Question {
             self.lingering = 1;
             self.decide_flow(endpoint, flow);
         }
+    }
+
+    /// What the policy in audit would decide of a flow.
+    #[inline(always)]
+    pub fn decide_audit(&mut self, endpoint: &Endpoint, flow: &FlowKey) {
+        self.lingering = 0;
+        self.audit = 1;
+        self.decide_flow(endpoint, flow);
     }
 
     #[inline(always)]
@@ -65,6 +76,15 @@ impl Question {
     #[inline(always)]
     pub fn decide_port(&mut self, endpoint: &Endpoint, peer: &Addr, direction: u8, protocol: u8, port: u16) {
         self.lingering = 0;
+        self.audit = 0;
+        self.decide_by(endpoint, peer, direction, protocol, port);
+    }
+
+    /// The same of the policy in audit.
+    #[inline(always)]
+    pub fn audit_port(&mut self, endpoint: &Endpoint, peer: &Addr, direction: u8, protocol: u8, port: u16) {
+        self.lingering = 0;
+        self.audit = 1;
         self.decide_by(endpoint, peer, direction, protocol, port);
     }
 
@@ -105,7 +125,12 @@ fn answer(endpoint: &Endpoint, question: &mut Question) {
     question.peer.prefix_len = 128;
     question.peer_identity = peer_identity(endpoint, question);
     question.key.prefix_len = POLICY_PREFIX_FULL;
-    question.key.data.policy_id = endpoint.policy_id.to_be_bytes();
+    let policy_id = if question.audit != 0 {
+        endpoint.audit_policy_id
+    } else {
+        endpoint.policy_id
+    };
+    question.key.data.policy_id = policy_id.to_be_bytes();
     question.key.data.identity = question.peer_identity.to_be_bytes();
     let mut entry = POLICY.get(&question.key);
     if entry.is_none() {
@@ -117,7 +142,7 @@ fn answer(endpoint: &Endpoint, question: &mut Question) {
     question.rule_set = 0;
     question.flow_flags = 0;
     match entry {
-        None if default_deny(endpoint, question.key.data.direction) => question.reason = DropReason::PolicyDenied as u8,
+        None if default_deny(endpoint, question) => question.reason = DropReason::PolicyDenied as u8,
         None => question.verdict = Verdict::Forward as u8,
         Some(entry) if entry.verdict == PolicyVerdict::Allow as u8 => question.verdict = Verdict::Forward as u8,
         Some(entry) if entry.verdict == PolicyVerdict::Inspect as u8 => {
@@ -159,11 +184,13 @@ fn peer_identity(endpoint: &Endpoint, question: &mut Question) -> u32 {
 }
 
 #[inline(always)]
-fn default_deny(endpoint: &Endpoint, direction: u8) -> bool {
-    let flag = if direction == Direction::Ingress as u8 {
-        EndpointFlags::ENFORCE_INGRESS
-    } else {
-        EndpointFlags::ENFORCE_EGRESS
+fn default_deny(endpoint: &Endpoint, question: &Question) -> bool {
+    let ingress = question.key.data.direction == Direction::Ingress as u8;
+    let flag = match (ingress, question.audit != 0) {
+        (true, false) => EndpointFlags::ENFORCE_INGRESS,
+        (false, false) => EndpointFlags::ENFORCE_EGRESS,
+        (true, true) => EndpointFlags::AUDIT_INGRESS,
+        (false, true) => EndpointFlags::AUDIT_EGRESS,
     };
     endpoint.flags & flag != 0
 }

@@ -9,7 +9,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use notify::{RecursiveMode, Watcher as _};
 use seventh_abi::Counter;
-use seventh_datapath::{CounterReader, Datapath, Settings};
+use seventh_datapath::{AnswerReader, CounterReader, Datapath, EventReader, PieceReader, Settings};
 use seventh_engine::{EngineLimits, EngineShared, Names};
 use seventh_policy::{Finding, Severity};
 use seventh_verdict_cache::KeyHasher;
@@ -24,6 +24,7 @@ use tracing::{error, info, warn};
 
 use crate::{
     api,
+    audit::{AuditModes, AuditSink, CopyCounts, Onlooker},
     config::Config,
     export,
     fqdn::{self, KernelNames},
@@ -31,7 +32,7 @@ use crate::{
     log_filter::LogFilter,
     metrics::{self, Metrics},
     node::{NodeLock, interface_index},
-    observer::{self, Address, Collector, Directory, Observer, Sources},
+    observer::{self, Address, Busy, Collector, Directory, Explain, Observer, Sources},
     policy_store::{Loaded, PolicyStore},
     publisher::Publisher,
     reloaded::Reloaded,
@@ -60,6 +61,9 @@ pub(crate) struct Shared {
     pub(crate) log: LogFilter,
     pub(crate) started: Instant,
     pub(crate) engine: Arc<EngineShared>,
+    /// Judges copies, by what is in audit.
+    pub(crate) onlooker: Arc<EngineShared>,
+    pub(crate) copies: Arc<CopyCounts>,
     pub(crate) observer: Arc<Observer>,
     pub(crate) names: Arc<KernelNames>,
     pub(crate) exporters: Arc<export::Exporters>,
@@ -71,6 +75,7 @@ pub(crate) struct State {
     /// Taken out when the agent ends.
     pub(crate) publisher: Option<Publisher>,
     pub(crate) workers: Workers,
+    onlooker: Onlooker,
     pub(crate) findings: Vec<Finding>,
     pub(crate) rejections: usize,
     pub(crate) dangling: usize,
@@ -84,6 +89,19 @@ impl Shared {
     pub(crate) fn state(&self) -> MutexGuard<'_, State> {
         // Whatever panicked has been reported; the state is replaced as a whole by the next load.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts an endpoint as a whole in audit, or has its policies enforced; in force, for live flows too, when this returns.
+    ///
+    /// # Errors
+    /// It cannot be written down, or the change is not in force.
+    pub(crate) fn set_audit(&self, endpoint: &str, audit: bool) -> Result<()> {
+        self.state().store.set_audit(endpoint, audit)?;
+        reload(self, &self.config);
+        match &self.state().failure {
+            None => Ok(()),
+            Some(reason) => bail!("it is set, but not in force yet; it is tried again: {reason}"),
+        }
     }
 
     /// Now, on the engine's clock.
@@ -206,18 +224,17 @@ impl StopSignals {
 /// somebody who inspects.
 async fn start(config: &Config, log: LogFilter) -> Result<(Arc<Shared>, Collector)> {
     let started = Instant::now();
-    let (mut store, identities) = PolicyStore::new(config)?;
+    let (mut store, identities) = PolicyStore::new(config, AuditModes::kept(config)?)?;
     let names = Arc::new(KernelNames::default());
-    let hasher = KeyHasher::random().map_err(|e| anyhow!("no random bytes from the system: {e}"))?;
-    let table = Names::new(config.fqdn.limits, Box::new(fqdn::Sink(Arc::clone(&names))));
-    let engine = Arc::new(EngineShared::new(hasher, VERDICTS_MAX, RECORDS_MAX).with_names(table));
+    let [engine, onlooker] = engines(config, &names)?;
     fqdn::restore(engine.names(), config, nanoseconds(started))?;
-    let loaded = store.load(&config.endpoints, engine.names())?;
+    let loaded = store.load(&config.endpoints, &[engine.names(), onlooker.names()])?;
     log_findings(&loaded.findings);
     check_loaded(&loaded)?;
     check_interfaces(config)?;
     let (mut datapath, channels) = Datapath::start(settings(config)).await?;
-    let (events, answers, pieces) = (datapath.take_events(), datapath.take_answers(), datapath.take_pieces());
+    let rings = Rings::take(&mut datapath);
+    let copies = datapath.take_copies();
     let kernel_lost = kernel_lost(datapath.counter_reader());
     if let Some(table) = datapath.take_names() {
         let scopes = datapath.endpoints().values().map(|old| old.name_scope).collect();
@@ -225,7 +242,8 @@ async fn start(config: &Config, log: LogFilter) -> Result<(Arc<Shared>, Collecto
     }
     names.keep(config);
     let mut workers = Workers::new(channels, &engine, limits(config), started);
-    let mut publisher = Publisher::new(datapath, Arc::clone(&engine), Arc::clone(&names), config, &identities);
+    let engines = [Arc::clone(&engine), Arc::clone(&onlooker)];
+    let mut publisher = Publisher::new(datapath, engines, Arc::clone(&names), config, &identities);
     if let Err(e) = put_in_force(&mut publisher, &mut workers, &mut store, &loaded) {
         workers.stop();
         // Enforcement that an earlier agent left stays; what this one began does not.
@@ -236,18 +254,19 @@ async fn start(config: &Config, log: LogFilter) -> Result<(Arc<Shared>, Collecto
         return Err(e);
     }
     let (observer, writer) = Observer::new(&config.node, config.hubble.capacity);
-    observer.set_directory(Directory::new(
-        publisher.endpoints(),
-        store.identities(),
-        publisher.revision(),
-    ));
+    let directory = Directory::new(publisher.endpoints(), store.identities(), publisher.revision());
+    observer.set_directory(directory);
     observer.agent_started(publisher.endpoints());
+    let counts = Arc::new(CopyCounts::default());
+    let looking = Onlooker::start(copies, &onlooker, limits(config), started, &counts)?;
     let shared = Arc::new(Shared {
         node: config.node.clone(),
         config: config.clone(),
         log,
         started,
         engine,
+        onlooker,
+        copies: counts,
         observer: Arc::clone(&observer),
         names: Arc::clone(&names),
         exporters: Arc::default(),
@@ -255,6 +274,7 @@ async fn start(config: &Config, log: LogFilter) -> Result<(Arc<Shared>, Collecto
             store,
             publisher: Some(publisher),
             workers,
+            onlooker: looking,
             documents: loaded.documents,
             rejections: loaded.rejections,
             dangling: loaded.dangling,
@@ -263,17 +283,59 @@ async fn start(config: &Config, log: LogFilter) -> Result<(Arc<Shared>, Collecto
             failure: None,
         }),
     });
-    let sources = Sources {
-        engine: Arc::clone(&shared.engine),
-        name_limits: config.fqdn.limits,
-        workers_began: started,
-        events,
-        answers,
-        pieces,
-        kernel_lost,
-    };
-    let collector = Collector::new(observer, writer, sources, config.hubble.redaction.clone());
+    let sources = sources(&shared, config, rings, kernel_lost);
+    let collector = Collector::new(
+        observer,
+        writer,
+        sources,
+        config.hubble.redaction.clone(),
+        explain(&shared),
+    );
     Ok((shared, collector))
+}
+
+/// What the kernel tells.
+struct Rings {
+    events: Option<EventReader>,
+    answers: Option<AnswerReader>,
+    pieces: Option<PieceReader>,
+}
+
+impl Rings {
+    fn take(datapath: &mut Datapath) -> Self {
+        Self {
+            events: datapath.take_events(),
+            answers: datapath.take_answers(),
+            pieces: datapath.take_pieces(),
+        }
+    }
+}
+
+/// What the engine goes by that decides, and the one that only looks on.
+fn engines(config: &Config, names: &Arc<KernelNames>) -> Result<[Arc<EngineShared>; 2]> {
+    let hasher = || KeyHasher::random().map_err(|e| anyhow!("no random bytes from the system: {e}"));
+    let new = |names| -> Result<_> {
+        let shared = EngineShared::new(hasher()?, VERDICTS_MAX, RECORDS_MAX);
+        Ok(Arc::new(shared.with_names(names)))
+    };
+    let limits = config.fqdn.limits;
+    let table = Arc::new(Names::new(limits, Box::new(fqdn::Sink(Arc::clone(names)))));
+    let beside = Names::new(limits, Box::new(AuditSink(Arc::clone(names))));
+    let beside = beside.with_others(Arc::clone(&table));
+    Ok([new(table)?, new(Arc::new(beside))?])
+}
+
+fn sources(shared: &Shared, config: &Config, rings: Rings, kernel_lost: Box<dyn Fn() -> u64 + Send>) -> Sources {
+    Sources {
+        engine: Arc::clone(&shared.engine),
+        onlooker: Arc::clone(&shared.onlooker),
+        name_limits: config.fqdn.limits,
+        workers_began: shared.started,
+        events: rings.events,
+        answers: rings.answers,
+        pieces: rings.pieces,
+        kernel_lost,
+    }
 }
 
 fn check_loaded(loaded: &Loaded) -> Result<()> {
@@ -295,12 +357,31 @@ fn limits(config: &Config) -> EngineLimits {
     }
 }
 
+/// Looks for the rule that came nearest.
+fn explain(shared: &Arc<Shared>) -> Explain {
+    // The ring of records, which asks, is the agent's own.
+    let shared = Arc::downgrade(shared);
+    Box::new(move |denied, revision| {
+        let shared = shared.upgrade().ok_or(Busy)?;
+        // Who reads records does not wait for a change of policy.
+        let state = shared.state.try_lock().map_err(|_| Busy)?;
+        let publisher = state
+            .publisher
+            .as_ref()
+            .filter(|p| p.revision() == revision)
+            .ok_or(Busy)?;
+        let mut endpoints = publisher.endpoints().iter();
+        let endpoint = endpoints.find(|endpoint| endpoint.ifindex == Some(denied.ifindex));
+        Ok(endpoint.and_then(|endpoint| state.store.nearest(&endpoint.config, denied)))
+    })
+}
+
 /// How many records the kernel's rings had no room for. Asked every second by whoever empties them, who must not wait for
 /// a change of policy.
 fn kernel_lost(counters: CounterReader) -> Box<dyn Fn() -> u64 + Send> {
     Box::new(move || {
         let at = |counter: Counter| counters.read(counter as u32).unwrap_or(0);
-        at(Counter::EventLost) + at(Counter::AnswerLost)
+        at(Counter::EventLost) + at(Counter::AnswerLost) + at(Counter::CopyLost)
     })
 }
 
@@ -351,6 +432,7 @@ async fn end(shared: &Shared, tasks: Vec<JoinHandle<()>>, keep: bool) -> Result<
     let publisher = {
         let mut state = shared.state();
         state.workers.stop();
+        state.onlooker.stop();
         state.publisher.take()
     };
     if let Err(e) = fqdn::save(shared) {
@@ -416,7 +498,7 @@ pub(crate) fn reload(shared: &Shared, config: &Config) {
     let State { store, publisher, .. } = &mut *state;
     let Some(publisher) = publisher else { return };
     let result = store
-        .load(&config.endpoints, shared.engine.names())
+        .load(&config.endpoints, &[shared.engine.names(), shared.onlooker.names()])
         .and_then(|loaded| publisher.publish(&loaded, store).map(|changed| (loaded, changed)));
     let told = Directory::new(publisher.endpoints(), store.identities(), publisher.revision());
     shared.observer.set_directory(told);

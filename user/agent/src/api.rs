@@ -36,11 +36,11 @@ pub mod v1 {
 }
 
 use v1::{
-    CleanNamesRequest, CleanNamesResponse, FlowEntries, GetPolicyRequest, Identities, IpcacheEntries, LearnedName,
-    LearnedNames, ListEndpointsRequest, ListEndpointsResponse, ListFlowEntriesRequest, ListIdentitiesRequest,
-    ListIpcacheRequest, ListNameRowsRequest, ListNamesRequest, ListPolicyRowsRequest, ListSettingsRequest,
-    ListSettingsResponse, NameRows, PolicyDocument, PolicyRows, SetSettingRequest, Setting, StatusRequest,
-    StatusResponse,
+    CleanNamesRequest, CleanNamesResponse, ConfigureEndpointRequest, ConfigureEndpointResponse, FlowEntries,
+    GetPolicyRequest, Identities, IpcacheEntries, LearnedName, LearnedNames, ListEndpointsRequest,
+    ListEndpointsResponse, ListFlowEntriesRequest, ListIdentitiesRequest, ListIpcacheRequest, ListNameRowsRequest,
+    ListNamesRequest, ListPolicyRowsRequest, ListSettingsRequest, ListSettingsResponse, NameRows, PolicyDocument,
+    PolicyRows, SetSettingRequest, Setting, StatusRequest, StatusResponse,
     agent_client::AgentClient,
     agent_server::{Agent, AgentServer},
 };
@@ -56,6 +56,11 @@ pub trait Answers: Send + Sync + 'static {
     fn status(&self) -> StatusResponse;
     /// Its endpoints.
     fn endpoints(&self) -> Vec<v1::Endpoint>;
+    /// Puts the endpoint of this name in audit, or has its policies enforced.
+    ///
+    /// # Errors
+    /// The change is not in force, or would not outlive the agent.
+    fn set_audit(&self, endpoint: &str, audit: bool) -> Result<()>;
     /// The documents in force, or those of this name with their texts.
     fn policy(&self, name: &str) -> Vec<PolicyDocument>;
     /// The identities that policies tell apart.
@@ -149,6 +154,19 @@ impl<A: Answers> Agent for Service<A> {
     ) -> Result<Response<ListEndpointsResponse>, Status> {
         Ok(Response::new(ListEndpointsResponse {
             endpoints: self.0.endpoints(),
+        }))
+    }
+
+    async fn configure_endpoint(
+        &self,
+        request: Request<ConfigureEndpointRequest>,
+    ) -> Result<Response<ConfigureEndpointResponse>, Status> {
+        let answers = Arc::clone(&self.0);
+        let request = request.into_inner();
+        let configured = tokio::task::spawn_blocking(move || configure(&*answers, &request)).await;
+        let endpoint = configured.map_err(|e| Status::internal(e.to_string()))??;
+        Ok(Response::new(ConfigureEndpointResponse {
+            endpoint: Some(endpoint),
         }))
     }
 
@@ -255,6 +273,21 @@ impl<A: Answers> Agent for Service<A> {
             set.map_err(|e| Status::invalid_argument(format!("{e:#}")))?,
         ))
     }
+}
+
+fn configure<A: Answers>(answers: &A, request: &ConfigureEndpointRequest) -> Result<v1::Endpoint, Status> {
+    let wanted = &request.endpoint;
+    let find = || {
+        let mut all = answers.endpoints().into_iter();
+        let found = all.find(|endpoint| endpoint.name == *wanted || endpoint.id.to_string() == *wanted);
+        found.ok_or_else(|| Status::not_found(format!("there is no endpoint `{wanted}`")))
+    };
+    let name = find()?.name;
+    if let Some(audit) = request.policy_audit_mode {
+        let failed = |e| Status::failed_precondition(format!("PolicyAuditMode: {e:#}"));
+        answers.set_audit(&name, audit).map_err(failed)?;
+    }
+    find()
 }
 
 /// Listens on the socket, for root alone. One that a killed agent left is replaced, one that answers is not.

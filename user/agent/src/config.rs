@@ -122,6 +122,10 @@ struct RawEndpoint {
     ips: Vec<String>,
     #[serde(default)]
     named_ports: BTreeMap<String, u16>,
+    #[serde(default)]
+    audit: bool,
+    #[serde(default)]
+    observe: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, ValueEnum)]
@@ -188,6 +192,8 @@ pub struct Config {
     pub policy_dirs: Vec<PathBuf>,
     /// What to manage.
     pub endpoints: Vec<EndpointConfig>,
+    /// Every endpoint is in audit.
+    pub audit: bool,
     /// When endpoints are in default deny.
     pub enforcement: Enforcement,
     /// Whether the node itself may always reach its endpoints.
@@ -233,6 +239,10 @@ pub struct EndpointConfig {
     pub ips: Vec<IpAddr>,
     /// Ports by name.
     pub named_ports: NamedPorts,
+    /// It is in audit: nothing is enforced, what would be denied is told.
+    pub audit: bool,
+    /// Requests that no rule has read are shown, too.
+    pub observe: bool,
 }
 
 /// Settings from the command line and the environment; what is there comes before the file.
@@ -259,6 +269,9 @@ pub struct Settings {
     /// How programs are attached
     #[arg(long, env = "SEVENTH_ATTACH", value_enum)]
     attach: Option<RawAttach>,
+    /// Enforce nothing, and tell what would be denied
+    #[arg(long, env = "SEVENTH_AUDIT")]
+    pub audit: bool,
     /// When endpoints are in default deny
     #[arg(long, env = "SEVENTH_ENFORCEMENT", value_enum)]
     enforcement: Option<RawEnforcement>,
@@ -306,6 +319,7 @@ impl Settings {
         over(&mut raw.bpffs, self.bpffs);
         over(&mut raw.workers, self.workers);
         over(&mut raw.mark, self.mark);
+        raw.audit |= self.audit;
         raw.attach = self.attach.unwrap_or(raw.attach);
         raw.enforcement = self.enforcement.unwrap_or(raw.enforcement);
         if !self.identity_labels.is_empty() {
@@ -418,7 +432,6 @@ fn wrong(field: impl Into<String>, reason: impl Into<String>) -> Wrong {
 
 impl RawConfig {
     fn check(self, file: &Path) -> Result<Config, Wrong> {
-        self.refuse_what_is_not_there()?;
         let workers = self.workers.unwrap_or(1);
         if !(1..=WORKERS_MAX).contains(&workers) {
             return Err(wrong("workers", format!("{workers}; must be 1 to {WORKERS_MAX}")));
@@ -451,6 +464,7 @@ impl RawConfig {
             },
             policy_dirs: self.policy_dirs,
             endpoints: check_endpoints(self.endpoints, &filter)?,
+            audit: self.audit,
             enforcement: self.enforcement.into(),
             allow_localhost: self.allow_localhost.unwrap_or(true),
             open_without_agent: self.on_agent_down == OnAgentDown::Open,
@@ -473,14 +487,6 @@ impl RawConfig {
             hubble: self.hubble.check(base)?,
             metrics: self.metrics.map(|metrics| metrics.check(base)).transpose()?,
         })
-    }
-
-    /// Settings of the fixed format that this version cannot honour are refused: nobody should believe in them.
-    fn refuse_what_is_not_there(&self) -> Result<(), Wrong> {
-        if self.audit {
-            return Err(wrong("audit", "audit mode is not in this version; set it to false"));
-        }
-        Ok(())
     }
 }
 
@@ -557,6 +563,8 @@ impl RawEndpoint {
             name: self.name,
             interface: self.interface,
             ips,
+            audit: self.audit,
+            observe: self.observe,
         })
     }
 }
@@ -748,8 +756,23 @@ mod tests {
     }
 
     #[test]
-    fn settings_that_this_version_cannot_honour_are_refused() {
-        assert_eq!(field("audit: true"), "audit");
+    fn audit_and_observe_are_off_until_somebody_asks() {
+        let endpoint = |more: &str| {
+            let text = format!("{ENDPOINT}{more}}}]");
+            let config = Config::parse(Path::new("/c.yaml"), &text).unwrap();
+            (config.endpoints[0].audit, config.endpoints[0].observe)
+        };
+        assert_eq!(endpoint(""), (false, false));
+        assert_eq!(endpoint(", audit: true"), (true, false));
+        assert_eq!(endpoint(", observe: true"), (false, true));
+        let all = |text: &str, audit| {
+            let settings = Settings {
+                audit,
+                ..Settings::default()
+            };
+            Config::parse_with(Path::new("/c.yaml"), text, settings).unwrap().audit
+        };
+        assert!(all("audit: true", false) && all("audit: false", true) && !all("node: a", false));
     }
 
     #[test]

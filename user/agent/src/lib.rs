@@ -3,6 +3,7 @@
 //! ```text
 //! config ──► agent ──► policy_store (documents → compiled) ──► publisher (engine's view, kernel maps)
 //!               ├────► worker × n  (punt channel ⇄ engine)
+//!               ├────► audit       (copies → engine beside the traffic)
 //!               ├────► observer    (records of what happened: ring, Hubble's services)
 //!               │         ├──► export   (into files)
 //!               │         └──► metrics  (counted, and served with everything else that is counted)
@@ -18,6 +19,7 @@
 
 pub mod agent;
 pub mod api;
+mod audit;
 pub mod cli;
 pub mod config;
 pub mod demo;

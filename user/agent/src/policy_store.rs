@@ -9,14 +9,20 @@ use std::{
 
 use anyhow::{Result, ensure};
 use ipnet::IpNet;
+use seventh_abi::Direction;
 use seventh_engine::{NameClass, NameRules, Names, SCOPE_NODE};
 use seventh_policy::{
-    CompileOptions, CompiledPolicy, Compiler, EndpointFacts, Finding, Identities, IdentityId, Ipcache, Labels, Loader,
-    Owner, PolicyPatch, Severity, Surroundings, document::Document, governs, identity::prefix_labels,
-    name_pattern::NamePattern, name_selectors_of, prefixes_of, resolve, rule::PolicyRule,
+    CompileOptions, CompiledPolicy, Compiler, Documents, EndpointFacts, Finding, Identities, IdentityId, Ipcache,
+    Labels, Loader, NearMiss, Owner, PolicyPatch, Severity, Surroundings, document::Document, governs,
+    identity::prefix_labels, name_pattern::NamePattern, name_selectors_of, nearest_rule, prefixes_of, resolve,
+    rule::PolicyRule,
 };
 
-use crate::config::{Config, EndpointConfig};
+use crate::{
+    audit::AuditModes,
+    config::{Config, EndpointConfig},
+    observer::Denied,
+};
 
 /// Identities that are made while answers wait, between two changes of policy, at most: one per combination of selectors
 /// that meet at an address. Whoever makes more of them plays games. Each endpoint has its part of them, and a few at
@@ -29,6 +35,7 @@ pub(crate) struct PolicyStore {
     paths: Vec<PathBuf>,
     loader: Loader,
     compiler: Compiler,
+    modes: AuditModes,
     in_force: Vec<Arc<Document>>,
     node_wide_names: bool,
     /// Identities of addresses that are known by name.
@@ -44,7 +51,7 @@ pub(crate) struct PolicyStore {
 /// What a load has come to.
 pub(crate) struct Loaded {
     /// Of each endpoint, in the order of the configuration.
-    pub(crate) policies: Vec<Arc<CompiledPolicy>>,
+    pub(crate) policies: Vec<EndpointPolicy>,
     /// Changes of policies that keep their number; write them before anything else.
     pub(crate) patches: Vec<PolicyPatch>,
     /// Prefixes that rules name, with their identities.
@@ -61,6 +68,23 @@ pub(crate) struct Loaded {
     pub(crate) conflicts: usize,
     /// Documents in force.
     pub(crate) documents: usize,
+}
+
+/// The policies of one endpoint.
+pub(crate) struct EndpointPolicy {
+    /// What is enforced.
+    pub(crate) enforced: Arc<CompiledPolicy>,
+    /// All that there is, if not all of it is enforced.
+    pub(crate) audit: Option<Arc<CompiledPolicy>>,
+    /// The endpoint as a whole is in audit.
+    pub(crate) is_audited: bool,
+}
+
+impl EndpointPolicy {
+    /// Of all documents, as if all were enforced.
+    pub(crate) fn all(&self) -> &Arc<CompiledPolicy> {
+        self.audit.as_ref().unwrap_or(&self.enforced)
+    }
 }
 
 /// What rules ask of names; the ipcache makes it [`NameRules`].
@@ -92,11 +116,11 @@ impl LoadedNames {
 }
 
 impl PolicyStore {
-    /// A store without policies that knows the endpoints; returns their identities, too.
+    /// A store without policies that knows the endpoints, and which of them are in audit; returns their identities, too.
     ///
     /// # Errors
     /// More label sets than there are identities.
-    pub(crate) fn new(config: &Config) -> Result<(Self, Vec<IdentityId>)> {
+    pub(crate) fn new(config: &Config, modes: AuditModes) -> Result<(Self, Vec<IdentityId>)> {
         let options = CompileOptions {
             enforcement: config.enforcement,
             allow_localhost: config.allow_localhost,
@@ -111,6 +135,7 @@ impl PolicyStore {
             paths: config.policy_dirs.clone(),
             loader: Loader::default(),
             compiler,
+            modes,
             in_force: Vec::new(),
             node_wide_names: config.fqdn.node_wide,
             classes: HashMap::new(),
@@ -125,7 +150,7 @@ impl PolicyStore {
     ///
     /// # Errors
     /// The compiler has run out of numbers.
-    pub(crate) fn load(&mut self, endpoints: &[EndpointConfig], names: &Names) -> Result<Loaded> {
+    pub(crate) fn load(&mut self, endpoints: &[EndpointConfig], names: &[&Names]) -> Result<Loaded> {
         let read = self.loader.load(&self.paths);
         let mut findings = read.findings;
         findings.extend(self.emptied_files());
@@ -170,7 +195,7 @@ impl PolicyStore {
 
     /// Identities for what is known by name, and for what is likely to be; those that nothing needs for the second time
     /// go.
-    fn classify(&mut self, rules: &LoadedNames, names: &Names) -> Result<Vec<PolicyPatch>> {
+    fn classify(&mut self, rules: &LoadedNames, names: &[&Names]) -> Result<Vec<PolicyPatch>> {
         let mut outside = Ipcache::new();
         for (prefix, identity) in &rules.prefixes {
             let owner = Owner {
@@ -180,8 +205,8 @@ impl PolicyStore {
             outside.insert(*prefix, owner);
         }
         let rules = rules.rules(&Arc::new(outside));
-        let mut needed = names.classes_under(&rules);
-        needed.extend(rules.plain_classes());
+        let mut needed: HashSet<NameClass> = rules.plain_classes().collect();
+        needed.extend(names.iter().flat_map(|names| names.classes_under(&rules)));
         let mut patches = Vec::new();
         for class in &needed {
             let (identity, changed) = self.compiler.add_identity(&class.labels())?;
@@ -240,6 +265,24 @@ impl PolicyStore {
         self.compiler.options_mut()
     }
 
+    /// Whether every endpoint is in audit of which nothing else was said.
+    pub(crate) fn audits_all(&self) -> bool {
+        self.modes.all()
+    }
+
+    /// Changes that with the next load, until the agent ends.
+    pub(crate) fn set_audit_all(&mut self, audit: bool) {
+        self.modes.set_all(audit);
+    }
+
+    /// Puts an endpoint as a whole in audit, or out of it, with the next load.
+    ///
+    /// # Errors
+    /// It cannot be written down; nothing has changed then.
+    pub(crate) fn set_audit(&mut self, endpoint: &str, audit: bool) -> Result<()> {
+        self.modes.tell(endpoint, audit)
+    }
+
     /// The documents in force.
     pub(crate) fn documents(&self) -> &[Arc<Document>] {
         &self.in_force
@@ -248,6 +291,18 @@ impl PolicyStore {
     /// The identities that rules tell apart.
     pub(crate) fn identities(&self) -> &Identities {
         self.compiler.identities()
+    }
+
+    /// The rule that came nearest to allowing what the endpoint's policies deny, those in audit included.
+    pub(crate) fn nearest(&self, endpoint: &EndpointConfig, denied: &Denied) -> Option<NearMiss> {
+        let direction = if denied.egress {
+            Direction::Egress
+        } else {
+            Direction::Ingress
+        };
+        let facts = facts(endpoint);
+        let content = denied.content();
+        nearest_rule(&self.compiler, (direction, &facts), denied.peer, denied.port, content)
     }
 
     /// Whether one of the document's rules governs an endpoint with these labels.
@@ -296,29 +351,48 @@ impl PolicyStore {
         self.in_force.extend(sound);
     }
 
-    fn compile(&mut self, endpoints: &[EndpointConfig]) -> Result<Vec<Arc<CompiledPolicy>>> {
-        let compiler = &mut self.compiler;
+    fn compile(&mut self, endpoints: &[EndpointConfig]) -> Result<Vec<EndpointPolicy>> {
+        let Self { compiler, modes, .. } = self;
         endpoints
             .iter()
             .map(|endpoint| {
-                let facts = EndpointFacts {
-                    labels: endpoint.labels.clone(),
-                    named_ports: endpoint.named_ports.clone(),
+                let facts = facts(endpoint);
+                let is_audited = modes.of(endpoint);
+                let documents = if is_audited {
+                    Documents::None
+                } else {
+                    Documents::Enforced
                 };
-                Ok(compiler.compile(&facts)?)
+                let audits = is_audited || compiler.is_audited(&facts);
+                let all = if audits { Some(compiler.compile(&facts)?) } else { None };
+                Ok(EndpointPolicy {
+                    enforced: compiler.compile_of(&facts, documents)?,
+                    // Where no document governs it there is nothing to tell, and the kernel need not look.
+                    audit: all.filter(|all| DIRECTIONS.into_iter().any(|direction| all.enforced(direction))),
+                    is_audited,
+                })
             })
             .collect()
     }
 }
 
-/// What contradicts itself at an endpoint, each once.
-fn conflicts(policies: &[Arc<CompiledPolicy>]) -> Vec<Finding> {
+/// What contradicts itself at an endpoint, each once, whether it is enforced or in audit.
+fn conflicts(policies: &[EndpointPolicy]) -> Vec<Finding> {
     let mut found: Vec<Finding> = Vec::new();
-    for conflict in policies.iter().flat_map(|policy| policy.conflicts()) {
+    for conflict in policies.iter().flat_map(|policy| policy.all().conflicts()) {
         let finding = conflict.finding();
         found.extend(finding.filter(|finding| !found.contains(finding)));
     }
     found
+}
+
+const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+fn facts(endpoint: &EndpointConfig) -> EndpointFacts {
+    EndpointFacts {
+        labels: endpoint.labels.clone(),
+        named_ports: endpoint.named_ports.clone(),
+    }
 }
 
 fn errors(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
@@ -327,7 +401,7 @@ fn errors(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Loaded, Names, PolicyStore};
+    use super::{AuditModes, CompiledPolicy, Loaded, Names, PolicyStore};
     use crate::config::Config;
     use seventh_abi::Direction;
     use std::{fs, path::Path};
@@ -342,12 +416,14 @@ mod tests {
     fn store(dir: &Path) -> (PolicyStore, Config) {
         let text =
             "policyDirs: [p]\nendpoints: [{name: default/web, labels: {app: web}, interface: v0, ips: [10.0.0.1]}]";
-        let config = Config::parse(&dir.join("config.yaml"), text).unwrap();
-        (PolicyStore::new(&config).unwrap().0, config)
+        let text = format!("api: {}/seventh.sock\n{text}", dir.display());
+        let config = Config::parse(&dir.join("config.yaml"), &text).unwrap();
+        let modes = AuditModes::kept(&config).unwrap();
+        (PolicyStore::new(&config, modes).unwrap().0, config)
     }
 
     fn enforced(loaded: &Loaded) -> bool {
-        loaded.policies[0].enforced(Direction::Ingress)
+        loaded.policies[0].enforced.enforced(Direction::Ingress)
     }
 
     #[test]
@@ -357,7 +433,7 @@ mod tests {
         let (mut store, config) = store(dir.path());
         let file = dir.path().join("p/a.yaml");
         fs::write(&file, policy("one")).unwrap();
-        let before = store.load(&config.endpoints, &Names::default()).unwrap();
+        let before = store.load(&config.endpoints, &[&Names::default()]).unwrap();
         let prefix = "192.0.2.0/24".parse().unwrap();
         assert!(enforced(&before) && before.rejections == 0 && before.prefixes.contains_key(&prefix));
         for broken in [
@@ -366,10 +442,13 @@ mod tests {
             "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: one}\nspec: {endpointSelektor: {}}\n",
         ] {
             fs::write(&file, broken).unwrap();
-            let after = store.load(&config.endpoints, &Names::default()).unwrap();
+            let after = store.load(&config.endpoints, &[&Names::default()]).unwrap();
             assert!(after.rejections > 0, "{broken}");
             assert!(enforced(&after));
-            assert_eq!(after.policies[0].policy_id(), before.policies[0].policy_id());
+            assert_eq!(
+                after.policies[0].enforced.policy_id(),
+                before.policies[0].enforced.policy_id()
+            );
         }
     }
 
@@ -381,9 +460,9 @@ mod tests {
         fs::write(dir.path().join("p/broken.yaml"), "kind: [").unwrap();
         let good = dir.path().join("p/good.yaml");
         fs::write(&good, policy("one")).unwrap();
-        assert!(enforced(&store.load(&config.endpoints, &Names::default()).unwrap()));
+        assert!(enforced(&store.load(&config.endpoints, &[&Names::default()]).unwrap()));
         fs::remove_file(&good).unwrap();
-        let without = store.load(&config.endpoints, &Names::default()).unwrap();
+        let without = store.load(&config.endpoints, &[&Names::default()]).unwrap();
         assert!(!enforced(&without));
         assert_eq!((without.documents, without.rejections), (0, 1));
     }
@@ -396,7 +475,7 @@ mod tests {
         let file = dir.path().join("p/a.yaml");
         let dangling = policy("one").replace("fromCIDR: [192.0.2.0/24]", "fromCIDRSet: [{cidrGroupRef: missing}]");
         fs::write(&file, dangling).unwrap();
-        let loaded = store.load(&config.endpoints, &Names::default()).unwrap();
+        let loaded = store.load(&config.endpoints, &[&Names::default()]).unwrap();
         assert_eq!((loaded.rejections, loaded.dangling, loaded.documents), (0, 1, 1));
         assert!(enforced(&loaded));
     }
@@ -415,7 +494,7 @@ mod tests {
         let text = rules("http", "{}", "rules: {http: [{method: GET}]}")
             + &rules("tls", "{matchLabels: {app: web}}", "serverNames: [a.b]");
         fs::write(dir.path().join("p/a.yaml"), text).unwrap();
-        let loaded = store.load(&config.endpoints, &Names::default()).unwrap();
+        let loaded = store.load(&config.endpoints, &[&Names::default()]).unwrap();
         assert_eq!((loaded.conflicts, loaded.rejections), (1, 0));
         let told = loaded.findings.last().unwrap().to_string();
         assert!(
@@ -434,7 +513,7 @@ mod tests {
                     - {name: default/c, labels: {app: web}, interface: v2, ips: [10.0.0.3], namedPorts: {http: 8080}}\n\
                     - {name: default/d, labels: {app: client}, interface: v3, ips: [10.0.0.4]}\n";
         let config = Config::parse(&dir.path().join("config.yaml"), text).unwrap();
-        let (mut store, identities) = PolicyStore::new(&config).unwrap();
+        let (mut store, identities) = PolicyStore::new(&config, AuditModes::configured(&config)).unwrap();
         let [a, b, c, _] = identities.as_slice() else {
             panic!("{identities:?}")
         };
@@ -443,9 +522,9 @@ mod tests {
                       {matchLabels: {app: client}}\n  egress:\n  - toEndpoints: [{matchLabels: {app: web}}]\n    toPorts: [{ports: \
                       [{port: http, protocol: TCP}]}]\n";
         fs::write(dir.path().join("p/a.yaml"), policy).unwrap();
-        let loaded = store.load(&config.endpoints, &Names::default()).unwrap();
+        let loaded = store.load(&config.endpoints, &[&Names::default()]).unwrap();
         let allowed = |peer: u32, port| {
-            let decision = loaded.policies[3].lookup(Direction::Egress, peer, 6, port);
+            let decision = loaded.policies[3].enforced.lookup(Direction::Egress, peer, 6, port);
             matches!(decision, seventh_policy::L4Decision::Allow)
         };
         assert!(allowed(*a, 8080) && !allowed(*a, 9090));
@@ -459,11 +538,40 @@ mod tests {
         let (mut store, config) = store(dir.path());
         let file = dir.path().join("p/a.yaml");
         fs::write(&file, policy("one")).unwrap();
-        store.load(&config.endpoints, &Names::default()).unwrap();
+        store.load(&config.endpoints, &[&Names::default()]).unwrap();
         fs::write(&file, "kind: [").unwrap();
-        store.load(&config.endpoints, &Names::default()).unwrap();
+        store.load(&config.endpoints, &[&Names::default()]).unwrap();
         fs::write(&file, policy("two")).unwrap();
-        let mended = store.load(&config.endpoints, &Names::default()).unwrap();
+        let mended = store.load(&config.endpoints, &[&Names::default()]).unwrap();
         assert_eq!((mended.documents, mended.rejections), (1, 0));
+    }
+
+    #[test]
+    fn what_is_in_audit_is_told_apart_from_what_is_enforced() {
+        let dir = tempfile::tempdir().unwrap();
+        fs::create_dir(dir.path().join("p")).unwrap();
+        let (mut store, config) = store(dir.path());
+        let load = |store: &mut PolicyStore| {
+            let mut loaded = store.load(&config.endpoints, &[&Names::default()]).unwrap();
+            assert_eq!(loaded.rejections, 0);
+            loaded.policies.remove(0)
+        };
+        let enforces = |policy: &CompiledPolicy| policy.enforced(Direction::Ingress);
+        let file = dir.path().join("p/a.yaml");
+        fs::write(&file, policy("one")).unwrap();
+        let plain = load(&mut store);
+        assert!(enforces(&plain.enforced) && plain.audit.is_none());
+        let annotated = policy("one").replace("{name: one}", "{name: one, annotations: {seventh.io/audit: \"true\"}}");
+        fs::write(&file, annotated).unwrap();
+        let audited = load(&mut store);
+        assert!(!enforces(&audited.enforced) && enforces(audited.audit.as_ref().unwrap()));
+        fs::write(dir.path().join("p/b.yaml"), policy("two")).unwrap();
+        let both = load(&mut store);
+        assert!(enforces(&both.enforced) && enforces(both.audit.as_ref().unwrap()) && !both.is_audited);
+        store.set_audit("default/web", true).unwrap();
+        let whole = load(&mut store);
+        assert!(!enforces(&whole.enforced) && enforces(whole.audit.as_ref().unwrap()) && whole.is_audited);
+        store.set_audit("default/web", false).unwrap();
+        assert_eq!(load(&mut store).enforced.policy_id(), both.enforced.policy_id());
     }
 }

@@ -28,7 +28,7 @@ use crate::{
     config::{Config, EndpointConfig},
     fqdn::KernelNames,
     node::{addresses, interface_index},
-    policy_store::{Loaded, LoadedNames, PolicyStore},
+    policy_store::{EndpointPolicy, Loaded, LoadedNames, PolicyStore},
 };
 
 /// How often names are sorted anew because others were learned meanwhile. What lacks an identity after the last time is
@@ -45,6 +45,10 @@ pub(crate) struct Enforced {
     /// What the engine goes by.
     pub(crate) epoch: u32,
     pub(crate) policy: Option<Arc<CompiledPolicy>>,
+    /// What it is judged by beside the traffic, if that is something else.
+    pub(crate) audit: Option<Arc<CompiledPolicy>>,
+    /// The endpoint as a whole is in audit.
+    pub(crate) is_audited: bool,
     /// The kernel goes by the same.
     in_kernel: bool,
     /// The programs sit on its device.
@@ -61,9 +65,16 @@ impl Enforced {
             ifindex: Some(id),
             epoch: 1,
             policy: Some(policy),
+            audit: None,
+            is_audited: false,
             in_kernel: false,
             attached: false,
         }
+    }
+
+    /// Both policies.
+    fn policies(&self) -> impl Iterator<Item = &Arc<CompiledPolicy>> {
+        self.policy.iter().chain(&self.audit)
     }
 
     fn awaits_kernel(&self) -> bool {
@@ -72,10 +83,10 @@ impl Enforced {
 
     /// Goes by a policy that knows more identities, if it is this endpoint's.
     pub(crate) fn adopt(&mut self, patch: &PolicyPatch) {
-        if let Some(policy) = &mut self.policy
-            && policy.policy_id() == patch.policy.policy_id()
-        {
-            *policy = Arc::clone(&patch.policy);
+        for policy in [&mut self.policy, &mut self.audit].into_iter().flatten() {
+            if policy.policy_id() == patch.policy.policy_id() {
+                *policy = Arc::clone(&patch.policy);
+            }
         }
     }
 
@@ -93,6 +104,8 @@ impl Enforced {
 pub(crate) struct Publisher {
     datapath: Datapath,
     engine: Arc<EngineShared>,
+    /// Judges copies, by what is in audit.
+    onlooker: Arc<EngineShared>,
     endpoints: Vec<Enforced>,
     /// The compiler's policy numbers begin after this one: numbers of an earlier agent, or of an attempt that failed,
     /// may still be in the kernel.
@@ -116,7 +129,7 @@ impl Publisher {
     /// Takes the endpoints of the configuration; their devices are looked up by the first [`Self::publish`].
     pub(crate) fn new(
         datapath: Datapath,
-        engine: Arc<EngineShared>,
+        [engine, onlooker]: [Arc<EngineShared>; 2],
         names: Arc<KernelNames>,
         config: &Config,
         identities: &[IdentityId],
@@ -131,15 +144,22 @@ impl Publisher {
             // Beyond every epoch that a flow of an earlier agent may carry.
             epoch: earlier.values().map(|old| old.epoch).max().unwrap_or(0),
             policy: None,
+            audit: None,
+            is_audited: false,
             in_kernel: false,
             attached: false,
         });
         Self {
             endpoints: endpoints.collect(),
-            policy_id_base: earlier.values().map(|old| old.policy_id).max().unwrap_or(0),
+            policy_id_base: earlier
+                .values()
+                .map(|old| old.policy_id.max(old.audit_policy_id))
+                .max()
+                .unwrap_or(0),
             took_over: !earlier.is_empty(),
             datapath,
             engine,
+            onlooker,
             written: HashSet::new(),
             node_addresses: Vec::new(),
             ipcache: HashMap::new(),
@@ -209,19 +229,18 @@ impl Publisher {
         let ipcache = Arc::new(ipcache);
         if changed == 0 && !moved && wanted == self.ipcache {
             if !loaded.patches.is_empty() {
-                self.engine
-                    .set_policy(Arc::new(view(&self.endpoints, Arc::clone(&ipcache))));
+                self.tell_engines(&ipcache);
             }
             self.sort_names(&loaded.names, &ipcache, store)?;
             return Ok(false);
         }
-        self.engine
-            .set_policy(Arc::new(view(&self.endpoints, Arc::clone(&ipcache))));
+        self.tell_engines(&ipcache);
         for patch in &loaded.patches {
             self.apply(patch)?;
         }
         for policy in &loaded.policies {
-            self.write(policy)?;
+            self.write(&policy.enforced)?;
+            policy.audit.as_ref().map_or(Ok(()), |audit| self.write(audit))?;
         }
         let mut both = std::mem::take(&mut self.ipcache);
         both.extend(&wanted);
@@ -238,7 +257,7 @@ impl Publisher {
         // Exactly those that an endpoint in the kernel names are still there.
         let with_device = self.endpoints.iter().filter(|endpoint| endpoint.ifindex.is_some());
         let in_use: HashSet<u32> = with_device
-            .filter_map(|endpoint| Some(endpoint.policy.as_ref()?.policy_id()))
+            .flat_map(|endpoint| endpoint.policies().map(|policy| policy.policy_id()))
             .collect();
         self.written.retain(|id| in_use.contains(id));
         self.revision += 1;
@@ -294,15 +313,20 @@ impl Publisher {
     }
 
     /// Gives every endpoint its policy; those that the kernel has to be told of get the next epoch.
-    fn choose(&mut self, policies: &[Arc<CompiledPolicy>], patched: &HashSet<u32>) {
+    fn choose(&mut self, policies: &[EndpointPolicy], patched: &HashSet<u32>) {
+        let id = |policy: &Option<Arc<CompiledPolicy>>| policy.as_ref().map(|policy| policy.policy_id());
         for (endpoint, policy) in self.endpoints.iter_mut().zip(policies) {
-            let id = policy.policy_id();
-            let same = endpoint.policy.as_ref().is_some_and(|old| old.policy_id() == id) && !patched.contains(&id);
+            let enforced = Some(policy.enforced.policy_id());
+            let same = (id(&endpoint.policy), id(&endpoint.audit)) == (enforced, id(&policy.audit))
+                && endpoint.is_audited == policy.is_audited
+                && !endpoint.policies().any(|policy| patched.contains(&policy.policy_id()));
             endpoint.in_kernel &= same;
             if endpoint.awaits_kernel() {
                 endpoint.epoch = endpoint.epoch.wrapping_add(1);
             }
-            endpoint.policy = Some(Arc::clone(policy));
+            endpoint.policy = Some(Arc::clone(&policy.enforced));
+            endpoint.audit.clone_from(&policy.audit);
+            endpoint.is_audited = policy.is_audited;
         }
     }
 
@@ -313,15 +337,17 @@ impl Publisher {
             return Ok(());
         }
         let mut sorted = loaded.clone();
-        for attempt in 1..=SORT_ATTEMPTS {
-            let rules = sorted.rules(ipcache);
-            let Err(lacking) = self.engine.names().set_rules(&rules, attempt == SORT_ATTEMPTS) else {
-                break;
-            };
-            for class in lacking {
-                let (identity, patches) = store.define(SCOPE_NODE, &class)?;
-                self.extend(&patches)?;
-                sorted.insert(class, identity);
+        for engine in [Arc::clone(&self.engine), Arc::clone(&self.onlooker)] {
+            for attempt in 1..=SORT_ATTEMPTS {
+                let rules = sorted.rules(ipcache);
+                let Err(lacking) = engine.names().set_rules(&rules, attempt == SORT_ATTEMPTS) else {
+                    break;
+                };
+                for class in lacking {
+                    let (identity, patches) = store.define(SCOPE_NODE, &class)?;
+                    self.extend(&patches)?;
+                    sorted.insert(class, identity);
+                }
             }
         }
         self.named = Some(sorted);
@@ -341,8 +367,22 @@ impl Publisher {
             }
         }
         let ipcache = Arc::clone(&self.engine.policy().ipcache);
-        self.engine.set_policy(Arc::new(view(&self.endpoints, ipcache)));
+        self.tell_engines(&ipcache);
         Ok(())
+    }
+
+    fn tell_engines(&self, ipcache: &Arc<Ipcache>) {
+        self.engine
+            .set_policy(Arc::new(view(&self.endpoints, Arc::clone(ipcache))));
+        let beside = view_by(&self.endpoints, Arc::clone(ipcache), |endpoint| {
+            let policy = endpoint.audit.as_ref();
+            if endpoint.config.observe {
+                let policy = policy.or(endpoint.policy.as_ref())?;
+                return Some(Arc::new(policy.observing()));
+            }
+            policy.cloned()
+        });
+        self.onlooker.set_policy(Arc::new(beside));
     }
 
     fn apply(&mut self, patch: &PolicyPatch) -> Result<()> {
@@ -386,8 +426,12 @@ impl Publisher {
                 identity: endpoint.identity,
                 policy_id: self.policy_id_base + policy.policy_id(),
                 epoch: endpoint.epoch,
-                flags: flags(policy),
+                flags: flags(policy) | beside_flags(endpoint, self.named.as_ref()),
                 name_scope: self.names.scope(endpoint.id, self.node_wide_names),
+                audit_policy_id: endpoint
+                    .audit
+                    .as_ref()
+                    .map_or(0, |audit| self.policy_id_base + audit.policy_id()),
             };
             self.datapath.set_endpoint(ifindex, value)?;
             endpoint.in_kernel = true;
@@ -407,6 +451,25 @@ fn flags(policy: &CompiledPolicy) -> u32 {
     flag(Direction::Ingress, EndpointFlags::ENFORCE_INGRESS) | flag(Direction::Egress, EndpointFlags::ENFORCE_EGRESS)
 }
 
+/// What is done beside the traffic.
+fn beside_flags(endpoint: &Enforced, names: Option<&LoadedNames>) -> u32 {
+    let observe = if endpoint.config.observe {
+        EndpointFlags::OBSERVE
+    } else {
+        0
+    };
+    let Some(audit) = &endpoint.audit else { return observe };
+    let bit = |on: bool, bit| if on { bit } else { 0 };
+    observe
+        | EndpointFlags::AUDIT
+        | bit(audit.enforced(Direction::Ingress), EndpointFlags::AUDIT_INGRESS)
+        | bit(audit.enforced(Direction::Egress), EndpointFlags::AUDIT_EGRESS)
+        | bit(
+            names.is_some_and(LoadedNames::are_asked_for),
+            EndpointFlags::AUDIT_NAMES,
+        )
+}
+
 /// Under the number that the row has in the kernel; `write` has seen that it fits.
 fn moved(base: u32, (bits, key, entry): PolicyRow) -> PolicyRow {
     (bits, moved_key(base, key), entry)
@@ -421,12 +484,20 @@ fn moved_key(base: u32, key: PolicyKey) -> PolicyKey {
 
 /// What the engine goes by: the endpoints that are there, with their policies.
 pub(crate) fn view(endpoints: &[Enforced], ipcache: Arc<Ipcache>) -> PolicyView {
+    view_by(endpoints, ipcache, |endpoint| endpoint.policy.clone())
+}
+
+fn view_by(
+    endpoints: &[Enforced],
+    ipcache: Arc<Ipcache>,
+    policy: impl Fn(&Enforced) -> Option<Arc<CompiledPolicy>>,
+) -> PolicyView {
     let endpoints = endpoints.iter().filter_map(|endpoint| {
         let view = EndpointView {
             id: endpoint.id,
             name: endpoint.config.name.as_str().into(),
             epoch: endpoint.epoch,
-            policy: Arc::clone(endpoint.policy.as_ref()?),
+            policy: policy(endpoint)?,
         };
         Some((endpoint.ifindex?, view))
     });

@@ -15,6 +15,7 @@ use crate::{
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Live {
     Enforcement,
+    Audit,
     AllowLocalhost,
     Log,
 }
@@ -22,6 +23,7 @@ enum Live {
 /// Their names as in the file, and further ones that people know from elsewhere.
 const LIVE: &[(Live, &str, &[&str])] = &[
     (Live::Enforcement, "enforcement", &["PolicyEnforcement"]),
+    (Live::Audit, "audit", &["PolicyAuditMode"]),
     (Live::AllowLocalhost, "allowLocalhost", &[]),
     (Live::Log, "log", &["logLevel"]),
 ];
@@ -60,6 +62,10 @@ fn show(shared: &Shared, live: Live, name: &str) -> Setting {
             let value = shared.state().store.options().enforcement;
             let texts = [value, shared.config.enforcement].map(|mode| enforcement_name(mode).to_owned());
             texts.into()
+        }
+        Live::Audit => {
+            let value = shared.state().store.audits_all();
+            (value.to_string(), shared.config.audit.to_string())
         }
         Live::AllowLocalhost => {
             let value = shared.state().store.options().allow_localhost;
@@ -100,6 +106,10 @@ pub(crate) fn set(shared: &Shared, name: &str, value: Option<&str>) -> Result<Se
             let mode = read_enforcement(value)?;
             shared.state().store.options_mut().enforcement = mode;
         }
+        Live::Audit => {
+            let audit = read_switch(value)?;
+            shared.state().store.set_audit_all(audit);
+        }
         Live::AllowLocalhost => {
             let allow = value
                 .parse()
@@ -125,6 +135,15 @@ pub(crate) fn set(shared: &Shared, name: &str, value: Option<&str>) -> Result<Se
     Ok(now)
 }
 
+/// As the file has it, and as Cilium's command does.
+pub(crate) fn read_switch(text: &str) -> Result<bool> {
+    match text.to_ascii_lowercase().as_str() {
+        "true" | "enabled" | "on" | "1" => Ok(true),
+        "false" | "disabled" | "off" | "0" => Ok(false),
+        _ => bail!("`{}` is neither Enabled nor Disabled", text.escape_debug()),
+    }
+}
+
 fn read_enforcement(text: &str) -> Result<Enforcement> {
     let mut all = [Enforcement::Default, Enforcement::Always, Enforcement::Never].into_iter();
     all.find(|mode| enforcement_name(*mode) == text)
@@ -133,7 +152,7 @@ fn read_enforcement(text: &str) -> Result<Enforcement> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Live, read_enforcement};
+    use super::{Live, read_enforcement, read_switch};
 
     #[test]
     fn a_setting_is_found_by_its_name_here_and_in_cilium() {
@@ -141,6 +160,16 @@ mod tests {
             assert_eq!(Live::find(name), Some((Live::Enforcement, "enforcement")));
         }
         assert_eq!(Live::find("workers"), None);
+    }
+
+    #[test]
+    fn a_switch_is_read_as_cilium_writes_it_and_as_the_file_does() {
+        for (text, on) in [("Enabled", true), ("true", true), ("disabled", false), ("0", false)] {
+            assert_eq!(read_switch(text).unwrap(), on, "{text}");
+        }
+        for wrong in ["", "yes", "Enabled "] {
+            assert!(read_switch(wrong).is_err(), "{wrong}");
+        }
     }
 
     #[test]

@@ -23,7 +23,10 @@ impl Answers for Shared {
         changed.retain(|setting| setting.value != setting.configured);
         let state = self.state();
         let reports = state.workers.reports();
-        let problems = problems(&state, &reports);
+        let mut problems = problems(&state, &reports);
+        if self.copies.is_dead() {
+            problems.push("copies are not read any more: nothing is audited or observed; restart the agent".to_owned());
+        }
         let publisher = state.publisher.as_ref();
         let (packets, drops) = publisher.map(|p| self.counts(p.datapath())).unwrap_or_default();
         v1::StatusResponse {
@@ -49,6 +52,7 @@ impl Answers for Shared {
             problems,
             engine: self.engine_counts(),
             changed,
+            audit: Some(self.audit_status(&state)),
         }
     }
 
@@ -66,6 +70,10 @@ impl Answers for Shared {
                 })
             })
             .collect()
+    }
+
+    fn set_audit(&self, endpoint: &str, audit: bool) -> Result<()> {
+        Self::set_audit(self, endpoint, audit)
     }
 
     fn policy(&self, name: &str) -> Vec<v1::PolicyDocument> {
@@ -177,6 +185,26 @@ impl Shared {
         (paths.filter(happened).collect(), drops.filter(happened).collect())
     }
 
+    fn audit_status(&self, state: &State) -> v1::AuditStatus {
+        let number = |is: fn(&Enforced) -> bool| {
+            let all = state.publisher.iter().flat_map(Publisher::endpoints);
+            u32::try_from(all.filter(|endpoint| is(endpoint)).count()).unwrap_or(u32::MAX)
+        };
+        let kernel = state.publisher.as_ref().and_then(|p| p.datapath().counters().ok());
+        let at = |counter: Counter| {
+            let value = kernel.as_ref().and_then(|counters| counters.get(counter as usize));
+            value.copied().unwrap_or(0)
+        };
+        v1::AuditStatus {
+            endpoints_in_audit: number(|endpoint| endpoint.is_audited),
+            endpoints_under_policies_in_audit: number(|endpoint| endpoint.audit.is_some() && !endpoint.is_audited),
+            endpoints_observed: number(|endpoint| endpoint.config.observe),
+            copied: at(Counter::Copied),
+            lost: at(Counter::CopyLost),
+            judged: self.copies.judged(),
+        }
+    }
+
     fn engine_counts(&self) -> Vec<v1::NamedCount> {
         let engine = self.engine.counters();
         let paths = EngineCounter::ALL
@@ -270,6 +298,9 @@ fn describe_endpoint(endpoint: &Enforced, policy_id: u32) -> v1::Endpoint {
         policy_id,
         epoch: endpoint.epoch,
         state: endpoint.state().to_owned(),
+        in_audit: endpoint.is_audited,
+        under_policies_in_audit: endpoint.audit.is_some() && !endpoint.is_audited,
+        observed: endpoint.config.observe,
     }
 }
 

@@ -14,8 +14,8 @@ use seventh_abi::{
 use tracing::info;
 
 use crate::{
-    AnswerReader, AttachMode, CounterReader, DatapathError, EventReader, FillReader, FlowTable, IpcachePrefix,
-    NameTable, PieceReader, PolicyRow, PuntChannel,
+    AnswerReader, AttachMode, CopyReader, CounterReader, DatapathError, EventReader, FillReader, FlowTable,
+    IpcachePrefix, NameTable, PieceReader, PolicyRow, PuntChannel,
     attach::{self, Attachment},
     maps::{self, Maps},
     object,
@@ -46,6 +46,8 @@ pub struct Settings {
     pub names_max: u32,
     /// Endpoints.
     pub endpoints_max: u32,
+    /// Bytes of the ring of copies: a power of two, whole pages. A ring that is pinned already keeps its size.
+    pub copies_bytes: u32,
     /// TCP flows without a packet for so long are forgotten, in seconds.
     pub tcp_idle_s: u64,
     /// TCP flows after FIN or RST, or before the first reply, in seconds.
@@ -69,6 +71,7 @@ impl Default for Settings {
             ipcache_entries_max: 262_144,
             names_max: 262_144,
             endpoints_max: 4096,
+            copies_bytes: 16 << 20,
             // As long as Cilium's: 6 hours, 10 seconds, 1 minute.
             tcp_idle_s: 21_600,
             tcp_closing_s: 10,
@@ -102,6 +105,7 @@ pub struct Datapath {
     answers: Option<AnswerReader>,
     pieces: Option<PieceReader>,
     names: Option<NameTable>,
+    copies: Option<CopyReader>,
 }
 
 impl Datapath {
@@ -121,6 +125,7 @@ impl Datapath {
             maps: Maps::take(&mut object)?,
             events: Some(EventReader::new(maps::take_events(&mut object)?)),
             names: Some(NameTable::take(&mut object)?),
+            copies: Some(CopyReader::take(&mut object)?),
             answers: Some(AnswerReader::new(maps::take_answers(&mut object)?)),
             pieces: Some(PieceReader::new(maps::take_pieces(&mut object)?)),
             punt_mtu: largest_mtu(PUNT_MTU_MIN, PUNT_MTU_MAX).await?,
@@ -304,7 +309,8 @@ impl Datapath {
     /// # Errors
     /// The kernel refuses.
     pub fn retain_policies(&mut self) -> Result<(), DatapathError> {
-        let keep: Vec<u32> = self.endpoints().values().map(|endpoint| endpoint.policy_id).collect();
+        let used = |endpoint: &Endpoint| [endpoint.policy_id, endpoint.audit_policy_id];
+        let keep: Vec<u32> = self.endpoints().values().flat_map(used).collect();
         self.maps.retain_policies(&keep)
     }
 
@@ -397,6 +403,11 @@ impl Datapath {
     /// The reader of pieces of answers; the first caller gets it.
     pub fn take_pieces(&mut self) -> Option<PieceReader> {
         self.pieces.take()
+    }
+
+    /// The reader of copies; the first caller gets it.
+    pub fn take_copies(&mut self) -> Option<CopyReader> {
+        self.copies.take()
     }
 
     /// Punt devices that somebody has taken away: what would be inspected through them is dropped.

@@ -9,6 +9,7 @@
 mod attach;
 mod batch;
 mod channel;
+mod copies;
 mod counters;
 mod datapath;
 mod error;
@@ -24,6 +25,7 @@ mod xsk;
 
 pub use attach::AttachMode;
 pub use channel::{ChannelStats, Decide, Disposition, Outgoing, PuntChannel};
+pub use copies::CopyReader;
 pub use counters::CounterReader;
 pub use datapath::{Datapath, Settings};
 pub use error::DatapathError;
@@ -31,4 +33,4 @@ pub use events::{AnswerReader, EventReader, PieceReader, RingReader, RingRecord}
 pub use fill::{FillReader, MapFill};
 pub use maps::{IpcachePrefix, PolicyRow};
 pub use names::{FlowTable, NameTable};
-pub use schedule::prefer_batches;
+pub use schedule::{give_way, prefer_batches};

@@ -33,7 +33,11 @@ const MAPS: &[&str] = &[
     names::ANSWERS,
     names::ANSWER_PIECES,
     names::TAILS,
+    names::COPIES,
+    names::COPY_SKIPS,
 ];
+/// By their places in the map of this name.
+const TAILS: [(u32, &str); 2] = [(0, names::TC_ANSWERS), (1, names::TC_BESIDE)];
 pub(crate) const TC_PROGRAMS: &[&str] = &[names::TC_FROM_ENDPOINT, names::TC_TO_ENDPOINT, names::TC_FROM_PUNT];
 
 /// Loads the object and all its programs; maps that an earlier agent of the same ABI pinned are taken over.
@@ -50,6 +54,7 @@ pub(crate) fn load(settings: &Settings) -> Result<Ebpf, DatapathError> {
         .map_max_entries(names::IPCACHE, settings.ipcache_entries_max)
         .map_max_entries(names::NAMES, settings.names_max)
         .map_max_entries(names::ENDPOINTS, settings.endpoints_max)
+        .map_max_entries(names::COPIES, settings.copies_bytes)
         .verifier_log_level(VerifierLogLevel::STATS);
     for &name in MAPS {
         loader.map_pin_path(name, maps_dir.join(name));
@@ -60,17 +65,19 @@ pub(crate) fn load(settings: &Settings) -> Result<Ebpf, DatapathError> {
             .load()
             .map_err(|e| DatapathError::Load(format!("{name}: {}", chain(&e))))?;
     }
-    load_tail(&mut object)?;
+    for (place, name) in TAILS {
+        load_tail(&mut object, place, name)?;
+    }
     xdp(&mut object)?
         .load()
         .map_err(|e| DatapathError::Load(format!("{}: {}", names::XDP_PUNT, chain(&e))))?;
     Ok(object)
 }
 
-/// Loads the program that others go on to. Its place is pinned as all maps are, and keeps it when the agent is gone.
-fn load_tail(object: &mut Ebpf) -> Result<(), DatapathError> {
-    let failed = |e: &dyn Error| DatapathError::Load(format!("{}: {}", names::TC_ANSWERS, chain(e)));
-    let tail = classifier(object, names::TC_ANSWERS)?;
+/// Loads a program that others go on to. Its place is pinned as all maps are, and keeps it when the agent is gone.
+fn load_tail(object: &mut Ebpf, place: u32, name: &'static str) -> Result<(), DatapathError> {
+    let failed = |e: &dyn Error| DatapathError::Load(format!("{name}: {}", chain(e)));
+    let tail = classifier(object, name)?;
     tail.load().map_err(|e| failed(&e))?;
     let tail = tail.fd().map_err(|e| failed(&e))?;
     let tail = tail.try_clone().map_err(|e| failed(&e))?;
@@ -78,7 +85,7 @@ fn load_tail(object: &mut Ebpf) -> Result<(), DatapathError> {
         .map_mut(names::TAILS)
         .ok_or(DatapathError::Missing(names::TAILS))?;
     let mut tails = ProgramArray::try_from(map).map_err(DatapathError::map(names::TAILS))?;
-    tails.set(0, &tail, 0).map_err(DatapathError::map(names::TAILS))
+    tails.set(place, &tail, 0).map_err(DatapathError::map(names::TAILS))
 }
 
 /// Where this version pins its maps.

@@ -2,6 +2,22 @@
 
 use std::{io, ptr};
 
+/// Lets everybody else go first: niceness 10 for the calling thread (setpriority(2), which on Linux is about a thread).
+///
+/// # Errors
+/// The system does not allow it; the thread then competes with the traffic that it looks at.
+pub fn give_way() -> io::Result<()> {
+    // SAFETY: plain numbers; 0 means the calling thread.
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, GIVE_WAY) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    Ok(())
+}
+
+/// A tenth of the weight of an ordinary thread.
+const GIVE_WAY: libc::c_int = 10;
+
 /// Lets the calling thread finish its neighbours' time slices instead of interrupting them: `SCHED_BATCH` (sched(7)).
 ///
 /// A worker that is woken by a frame while both the sender and the receiver have work left would interrupt one of them

@@ -7,7 +7,7 @@ use crate::record::{L7Record, RecordQueue};
 use arc_swap::ArcSwap;
 use seventh_abi::{Direction, FlowKey};
 use seventh_parsers::{http1, tls};
-use seventh_policy::{CompiledPolicy, IdentityId, Ipcache};
+use seventh_policy::{CompiledPolicy, IdentityId, Ipcache, L4Decision};
 use seventh_verdict_cache::{KeyHasher, VerdictCache};
 use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
@@ -100,7 +100,7 @@ pub struct EngineShared {
     pub(crate) request_verdicts: VerdictCache,
     pub(crate) hasher: KeyHasher,
     pub(crate) records: RecordQueue,
-    pub(crate) names: Names,
+    pub(crate) names: Arc<Names>,
     counters: Mutex<Vec<Arc<EngineCounters>>>,
 }
 
@@ -114,22 +114,43 @@ impl EngineShared {
             request_verdicts: VerdictCache::new(verdicts_max),
             hasher,
             records: RecordQueue::new(records_max),
-            names: Names::default(),
+            names: Arc::default(),
             counters: Mutex::default(),
         }
     }
 
     /// Has names learned into another table, whose sink opens their addresses.
     #[must_use]
-    pub fn with_names(mut self, names: Names) -> Self {
+    pub fn with_names(mut self, names: Arc<Names>) -> Self {
         self.names = names;
         self
     }
 
     /// The names that were learned.
     #[must_use]
-    pub fn names(&self) -> &Names {
+    pub fn names(&self) -> &Arc<Names> {
         &self.names
+    }
+
+    /// Whether the policy of this moment denies the flow by its addresses and `port`, the one that a policy names (of ICMP:
+    /// the type). Where it cannot be said at this moment, or the endpoint has no policy here, whoever asks is taken at his
+    /// word: it is denied.
+    #[must_use]
+    pub fn denies(&self, flow: &FlowKey, port: u16) -> bool {
+        let view = self.load_policy();
+        let Some(endpoint) = view.endpoints.get(&flow.ifindex) else {
+            return true;
+        };
+        let direction = if flow.direction == Direction::Egress as u8 {
+            Direction::Egress
+        } else {
+            Direction::Ingress
+        };
+        let identity = self.peer_identity(&view, endpoint, flow);
+        identity.is_none_or(|identity| {
+            let decision = endpoint.policy.lookup(direction, identity, flow.protocol, port);
+            matches!(decision, L4Decision::Deny(_))
+        })
     }
 
     /// Switches every engine to another state of policy; takes effect with the next frame of each.

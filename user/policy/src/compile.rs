@@ -53,6 +53,17 @@ pub struct EndpointFacts {
     pub named_ports: NamedPorts,
 }
 
+/// Which documents a policy is made of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Documents {
+    /// None at all: nothing is enforced, in any mode of enforcement.
+    None,
+    /// Those that are enforced.
+    Enforced,
+    /// All, as if those in audit were enforced.
+    All,
+}
+
 /// Compiles and remembers: rules, identities, which identities a selector means, and the policies that came out, so
 /// that a change costs only what it touches.
 ///
@@ -185,13 +196,39 @@ impl Compiler {
         self.forget_unused();
     }
 
-    /// The policy of an endpoint. Endpoints that the same rules govern share one.
+    /// The policy of an endpoint, made of all documents. Endpoints that the same rules govern share one.
     ///
     /// # Errors
     /// All numbers of policies were used.
     pub fn compile(&mut self, endpoint: &EndpointFacts) -> Result<Arc<CompiledPolicy>, PolicyIdsUsedUp> {
-        let selected = self.governing(endpoint);
-        let content = self.content(&selected, endpoint);
+        self.compile_of(endpoint, Documents::All)
+    }
+
+    /// Whether a rule in audit governs the endpoint.
+    #[must_use]
+    pub fn is_audited(&self, endpoint: &EndpointFacts) -> bool {
+        self.governing(endpoint).iter().any(|r| r.rule.origin.audit)
+    }
+
+    /// As [`Compiler::compile`], of some of the documents only.
+    ///
+    /// # Errors
+    /// All numbers of policies were used.
+    pub fn compile_of(
+        &mut self,
+        endpoint: &EndpointFacts,
+        documents: Documents,
+    ) -> Result<Arc<CompiledPolicy>, PolicyIdsUsedUp> {
+        let mut selected = self.governing(endpoint);
+        selected.retain(|r| match documents {
+            Documents::None => false,
+            Documents::Enforced => !r.rule.origin.audit,
+            Documents::All => true,
+        });
+        let mut content = self.content(&selected, endpoint);
+        if documents == Documents::None {
+            content.default_deny = [false; 2];
+        }
         if let Some(built) = self.policies.get(&content) {
             return Ok(built.policy.clone());
         }
@@ -653,6 +690,7 @@ fn built_in(name: &str, tier: Tier, peers: Peers) -> Rule {
         name: name.into(),
         labels: Labels::new(Vec::new()),
         log: None,
+        audit: false,
         path: String::new(),
     };
     Rule {

@@ -25,6 +25,8 @@ pub struct CompiledPolicy {
     rule_sets: HashMap<u32, Arc<RuleSet>>,
     conflicts: Vec<Conflict>,
     answers: Answers,
+    /// By what is looked at what would pass unread.
+    shown: Option<Arc<RuleSet>>,
 }
 
 #[derive(Clone, Debug, Default)]
@@ -67,6 +69,7 @@ impl CompiledPolicy {
             rule_sets: HashMap::new(),
             conflicts,
             answers: Answers::default(),
+            shown: None,
         };
         policy.collect_rule_sets();
         policy
@@ -81,6 +84,15 @@ impl CompiledPolicy {
             ..CompiledDirection::default()
         };
         Self::new(0, [side.clone(), side], Vec::new())
+    }
+
+    /// The same policy for who looks on: what passes unread is looked at ([`RuleSet::observe`]). It is none for a kernel.
+    #[must_use]
+    pub fn observing(&self) -> Self {
+        Self {
+            shown: Some(Arc::new(RuleSet::observe())),
+            ..self.clone()
+        }
     }
 
     /// Its number, never 0 for a policy that a compiler made.
@@ -105,12 +117,16 @@ impl CompiledPolicy {
             .get(&peer)
             .and_then(|table| table.lookup(protocol, port));
         match own.or_else(|| side.any.lookup(protocol, port)) {
-            Some(Decision::Allow) => L4Decision::Allow,
+            Some(Decision::Allow) => self.pass(),
             Some(Decision::Deny(reason)) => L4Decision::Deny(*reason),
             Some(Decision::Inspect(rules)) => L4Decision::Inspect(rules),
             None if side.enforced => L4Decision::Deny(DropReason::PolicyDenied),
-            None => L4Decision::Allow,
+            None => self.pass(),
         }
+    }
+
+    fn pass(&self) -> L4Decision<'_> {
+        self.shown.as_ref().map_or(L4Decision::Allow, L4Decision::Inspect)
     }
 
     /// The rules that decide such a flow: those that allow it together (the L7 part of some of them may be read), or the

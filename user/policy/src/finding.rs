@@ -107,6 +107,9 @@ pub struct RuleOrigin {
     pub labels: Labels,
     /// The policy's `log.value`, for the records of flows that the rule decides.
     pub log: Option<Arc<str>>,
+    /// The policy is in audit: what it would deny is told and not denied, see [`crate::document::AUDIT`].
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub audit: bool,
     /// Path of the rule inside the document, such as `spec.ingress[0].toPorts[1].rules.http[2]`.
     pub path: String,
 }
@@ -149,13 +152,14 @@ impl fmt::Display for RuleOrigin {
         }
         write!(
             f,
-            "{} {} {} ({}:{}, document {})",
+            "{} {} {} ({}:{}, document {}{})",
             self.kind,
             self.policy(),
             Plain(&self.path),
             Plain(&self.file),
             self.line,
-            self.document
+            self.document,
+            if self.audit { ", in audit" } else { "" }
         )
     }
 }

@@ -64,7 +64,9 @@ mod trace;
 pub mod validate;
 mod yaml;
 
-pub use compile::{CompileOptions, Compiler, EndpointFacts, Enforcement, PolicyIdsUsedUp, PolicyPatch, governs};
+pub use compile::{
+    CompileOptions, Compiler, Documents, EndpointFacts, Enforcement, PolicyIdsUsedUp, PolicyPatch, governs,
+};
 pub use compiled::{CompiledPolicy, KernelEntry, L4Decision, Matched};
 pub use coverage::Deciders;
 pub use finding::{Finding, RuleOrigin, Severity, is_plain};
@@ -81,5 +83,5 @@ pub use party::Party;
 pub use resolve::{Resolved, Service, Services, Surroundings, name_selectors_of, prefixes_of, resolve};
 pub use rule_set::{DnsRuleSet, RuleSet, RuleSetKind, TlsRuleSet};
 pub use table::{Conflict, RowWidth};
-pub use trace::{Content, Leg, NearMiss, Outcome, Trace, TraceError, Tracer, Traffic};
+pub use trace::{Content, Leg, NearMiss, Outcome, Trace, TraceError, Tracer, Traffic, nearest_rule};
 pub use validate::{Validation, validate};

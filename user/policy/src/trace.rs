@@ -12,7 +12,7 @@ use crate::compile::{CompileOptions, Compiler, EndpointFacts, PolicyIdsUsedUp, g
 use crate::compiled::L4Decision;
 use crate::finding::RuleOrigin;
 use crate::http::{HttpRequest, HttpVerdict};
-use crate::identity::{AllocateError, Identity, NamedPorts, all_of, outside_labels};
+use crate::identity::{AllocateError, Identity, IdentityId, NamedPorts, WORLD, all_of, outside_labels};
 use crate::label::Labels;
 use crate::misses::{Miss, misses_of};
 use crate::name_pattern::{NamePattern, normal_name};
@@ -173,7 +173,8 @@ impl Tracer {
             endpoint,
             identity: &identity,
             rules: &rules,
-            traffic,
+            port: (traffic.protocol, traffic.port),
+            content: traffic.content,
         };
         let mut leg = Leg {
             verdict: Outcome::Allowed,
@@ -205,7 +206,7 @@ impl Tracer {
     }
 
     fn judge(&self, rules: &Arc<RuleSet>, case: &Case<'_>, leg: &mut Leg) {
-        let denied = match (case.traffic.content, rules.http(), rules.dns(), rules.tls()) {
+        let denied = match (case.content, rules.http(), rules.dns(), rules.tls()) {
             (None, ..) => {
                 leg.verdict = Outcome::Inspected;
                 leg.rule = self.deciders(case).into_iter().next();
@@ -313,34 +314,52 @@ fn nearest(case: &Case<'_>) -> Option<NearMiss> {
     missing.min_by_key(|near| near.misses.iter().map(Miss::weight).sum::<u32>())
 }
 
+/// The rule that came nearest to allowing traffic that an endpoint's policy, made of all documents, denies; `None` if none
+/// allows anything in this direction. A peer that is not known is the world. `port` is the IP protocol number and the destination port.
+#[must_use]
+pub fn nearest_rule(
+    compiler: &Compiler,
+    (direction, endpoint): (Direction, &EndpointFacts),
+    peer: IdentityId,
+    port: (u8, u16),
+    content: Option<Content<'_>>,
+) -> Option<NearMiss> {
+    let rules = compiler.rules_for(direction, endpoint);
+    let known = compiler.identities();
+    let identity = known.get(peer).or_else(|| known.get(WORLD))?;
+    nearest(&Case {
+        direction,
+        endpoint,
+        identity,
+        rules: &rules,
+        port,
+        content,
+    })
+}
+
 /// One question at one endpoint.
 struct Case<'a> {
     direction: Direction,
     endpoint: &'a EndpointFacts,
     identity: &'a Identity,
     rules: &'a [Arc<Rule>],
-    traffic: &'a Traffic<'a>,
+    /// IP protocol number and destination port.
+    port: (u8, u16),
+    content: Option<Content<'a>>,
 }
 
 impl Case<'_> {
     fn near_misses(&self, rule: &Rule) -> Vec<NearMiss> {
-        let content = self.traffic.content.as_ref();
-        misses_of(
-            rule,
-            self.direction,
-            self.endpoint,
-            self.identity,
-            (self.traffic.protocol, self.traffic.port),
-            content,
-        )
-        .into_iter()
-        .map(|(rule, misses)| NearMiss { rule, misses })
-        .collect()
+        let content = self.content.as_ref();
+        let missed = misses_of(rule, self.direction, self.endpoint, self.identity, self.port, content);
+        missed
+            .into_iter()
+            .map(|(rule, misses)| NearMiss { rule, misses })
+            .collect()
     }
 
     fn covered_by(&self, rule: &Rule) -> bool {
-        let port = (self.traffic.protocol, self.traffic.port);
-        let found = misses_of(rule, self.direction, self.endpoint, self.identity, port, None);
+        let found = misses_of(rule, self.direction, self.endpoint, self.identity, self.port, None);
         found.iter().all(|(_, misses)| misses.is_empty())
     }
 }

@@ -106,6 +106,15 @@ enum EndpointCommand {
         #[command(flatten)]
         ask: Ask,
     },
+    /// Show or change how one of them is treated, at once and until somebody changes it again
+    Config {
+        /// Its number or `namespace/name`
+        endpoint: String,
+        /// `PolicyAuditMode=Enabled` enforces nothing and tells what would be denied, `Disabled` enforces
+        setting: Option<show::EndpointSetting>,
+        #[command(flatten)]
+        ask: Ask,
+    },
 }
 
 #[derive(Debug, Subcommand)]
@@ -245,6 +254,9 @@ fn dispatch(command: Command) -> Result<Answer> {
         Command::Endpoint {
             command: EndpointCommand::Get { endpoint, ask },
         } => runtime()?.block_on(show::endpoints(&ask, Some(&endpoint))),
+        Command::Endpoint {
+            command: EndpointCommand::Config { endpoint, setting, ask },
+        } => runtime()?.block_on(show::configure(&ask, &endpoint, setting)),
         Command::Observe(command) => runtime()?.block_on(observe::run(*command)),
         Command::Replay(command) => replay::run(&command),
         Command::Policy { command } => policy::run(command),

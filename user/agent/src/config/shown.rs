@@ -22,6 +22,7 @@ impl Config {
             node,
             policy_dirs,
             endpoints,
+            audit: _,
             enforcement: _,
             allow_localhost: _,
             open_without_agent,

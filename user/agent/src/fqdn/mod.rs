@@ -133,8 +133,7 @@ impl NameSink for Sink {
     }
 
     fn define(&self, _names: &Names, _lacking: &[Lacking]) {
-        // `Names::tend` finds what lacks one.
-        self.0.wanted.notify_one();
+        self.0.want_identities();
     }
 
     fn note(&self, news: &[Learning], now_ns: u64) {
@@ -188,6 +187,11 @@ impl KernelNames {
         // Only `start` calls this, once.
         let _ = self.target.set(Target { table, flows, base });
         Ok(())
+    }
+
+    /// Somebody waits for identities: [`tend`] finds what lacks one, and makes it.
+    pub(crate) fn want_identities(&self) {
+        self.wanted.notify_one();
     }
 
     /// From now on what is learned is noted for the next agent before its answer goes on. Call it when no other agent runs
@@ -301,14 +305,22 @@ pub(crate) async fn tend(shared: Arc<Shared>) {
 
 /// Whether everything that lacked an identity has one now.
 fn look_after(shared: &Shared) -> bool {
-    let names = shared.engine.names();
-    let lacking = names.tend(shared.now_ns());
-    lacking.is_empty() || define(&mut shared.state(), names, &lacking)
+    let mut made = true;
+    for names in tables(shared) {
+        let lacking = names.tend(shared.now_ns());
+        made &= lacking.is_empty() || define(&mut shared.state(), names, &lacking);
+    }
+    made
+}
+
+/// The names that are gone by, and those that were learned beside the traffic.
+fn tables(shared: &Shared) -> [&Arc<Names>; 2] {
+    [shared.engine.names(), shared.onlooker.names()]
 }
 
 fn look_about(shared: &Shared, looks: u32) {
     let names = shared.engine.names();
-    if looks.is_multiple_of(COLLECT_EVERY) && names.lingering() > 0 {
+    if looks.is_multiple_of(COLLECT_EVERY) && tables(shared).iter().any(|names| names.lingering() > 0) {
         collect(shared);
     }
     let is_due = {
@@ -350,8 +362,9 @@ fn collect(shared: &Shared) {
         }
     }
     // What the kernel does not take is tried again.
-    let names = shared.engine.names();
-    names.collect(|scope, addr| used.contains(&(scope, *addr)));
+    for names in tables(shared) {
+        names.collect(|scope, addr| used.contains(&(scope, *addr)));
+    }
 }
 
 /// What it means that [`save`] fails.

@@ -49,6 +49,11 @@ impl Moment {
         }
     }
 
+    /// On the kernel's clock.
+    pub(super) fn monotonic_ns(&self) -> u64 {
+        self.monotonic_ns
+    }
+
     /// The time of day of a kernel's stamp.
     pub(crate) fn wall(&self, monotonic_ns: u64) -> prost_types::Timestamp {
         let ago = Duration::from_nanos(self.monotonic_ns.saturating_sub(monotonic_ns));

@@ -6,9 +6,9 @@ use std::{
 };
 
 use prost_types::Timestamp;
-use seventh_abi::Answer;
+use seventh_abi::{Answer, Event, EventKind, Verdict};
 use seventh_datapath::{AnswerReader, EventReader, PieceReader};
-use seventh_engine::{EngineShared, L7Record, NameLimits, RecordVerdict};
+use seventh_engine::{EngineShared, L7Record, NameLimits, PolicyView, RecordVerdict};
 use seventh_flows::{Read, Redaction, RingWriter, json::to_json, pb::flow::LostEventSource};
 use tokio::{task::yield_now, time::sleep};
 use tracing::Level;
@@ -16,8 +16,11 @@ use tracing::Level;
 use super::{
     Observer,
     answers::{Asked, Request, Requests, connection, status},
+    audited::Pending,
     clock::Moment,
+    directory::Directory,
     lost_response,
+    missing::{Explain, Missing},
     names::SeenNames,
     noted::{Happened, Noted, Setting},
     record::{Answered, Seen, Uuids, tellings},
@@ -40,6 +43,8 @@ const LOSS_LOOK: Duration = Duration::from_secs(1);
 /// Where records come from.
 pub(crate) struct Sources {
     pub(crate) engine: Arc<EngineShared>,
+    /// Judges beside the traffic.
+    pub(crate) onlooker: Arc<EngineShared>,
     /// How long the engine holds names.
     pub(crate) name_limits: NameLimits,
     /// When the engine's clock began.
@@ -51,12 +56,25 @@ pub(crate) struct Sources {
     pub(crate) kernel_lost: Box<dyn Fn() -> u64 + Send>,
 }
 
+/// By whose policies something is told.
+#[derive(Clone, Copy, Debug)]
+enum By {
+    /// Those that are enforced.
+    Engine,
+    /// All, those in audit among them.
+    Onlooker,
+}
+
 /// The only writer of the ring.
 pub(crate) struct Collector {
     observer: Arc<Observer>,
     writer: RingWriter<Noted>,
     sources: Sources,
     setting: Arc<Setting>,
+    /// The same under all policies, those in audit among them.
+    beside: Arc<Setting>,
+    /// What would be denied, until names are learned that may allow it.
+    pending: Pending,
     requests: Requests<Arc<L7Record>>,
     streams: Streams<Arc<L7Record>>,
     names: SeenNames,
@@ -79,6 +97,7 @@ impl Collector {
         writer: RingWriter<Noted>,
         sources: Sources,
         redaction: Redaction,
+        explain: Explain,
     ) -> Self {
         let setting = Setting {
             node: observer.node.as_str().into(),
@@ -86,7 +105,9 @@ impl Collector {
             view: sources.engine.policy(),
             uuids: Arc::new(Uuids::new()),
             redaction: Arc::new(redaction),
+            missing: Arc::new(Missing::new(explain)),
         };
+        let beside = setting.under(observer.directory.load_full(), sources.onlooker.policy());
         Self {
             observer,
             writer,
@@ -95,6 +116,8 @@ impl Collector {
             names: SeenNames::new(sources.name_limits, &sources.engine.names().list()),
             sources,
             setting: Arc::new(setting),
+            beside: Arc::new(beside),
+            pending: Pending::default(),
             requests: Requests::default(),
             streams: Streams::default(),
             engine_lost: 0,
@@ -137,7 +160,9 @@ impl Collector {
         self.set_setting();
         let moment = Moment::now(self.sources.workers_began);
         self.take_events(moment);
+        self.take_audited(moment);
         let behind = self.take_records(moment);
+        self.take_audit_records(moment);
         self.take_answers(behind, moment);
         self.take_told(behind, moment);
         self.write_all()
@@ -146,8 +171,9 @@ impl Collector {
     /// Under other names or another policy what happened until now is told at once, so that the ring keeps none of the former
     /// ones alive.
     fn set_setting(&mut self) {
-        let (directory, view) = (self.observer.directory.load_full(), self.sources.engine.policy());
-        if self.setting.is(&directory, &view) {
+        let directory = self.observer.directory.load_full();
+        let (view, beside) = (self.sources.engine.policy(), self.sources.onlooker.policy());
+        if self.setting.is(&directory, &view) && self.beside.is(&directory, &beside) {
             return;
         }
         let ring = self.writer.ring();
@@ -155,29 +181,32 @@ impl Collector {
         while let Read::Record(noted) = ring.read(&mut cursor) {
             drop(noted.response());
         }
-        self.setting = Arc::new(Setting {
-            node: Arc::clone(&self.setting.node),
-            directory,
-            view,
-            uuids: Arc::clone(&self.setting.uuids),
-            redaction: Arc::clone(&self.setting.redaction),
-        });
+        self.set_settings(directory, view, beside);
     }
 
-    fn note(&mut self, happened: Happened, time: Timestamp, moment: Moment) {
+    fn set_settings(&mut self, directory: Arc<Directory>, view: Arc<PolicyView>, beside: Arc<PolicyView>) {
+        self.beside = Arc::new(self.setting.under(Arc::clone(&directory), beside));
+        self.setting = Arc::new(self.setting.under(directory, view));
+    }
+
+    fn note(&mut self, by: By, happened: Happened, time: Timestamp, moment: Moment) {
+        let setting = match by {
+            By::Engine => &self.setting,
+            By::Onlooker => &self.beside,
+        };
         let (ifindex, source, destination) = match &happened {
             Happened::Event(event, _) => (event.ifindex, event.source, event.destination),
             Happened::Record(record) | Happened::Answer(record, _) => {
                 (record.ifindex, record.source, record.destination)
             }
         };
-        let endpoint = self.setting.view.endpoints.get(&ifindex);
+        let endpoint = setting.view.endpoints.get(&ifindex);
         let names = endpoint.map(|endpoint| self.names.of_ends(endpoint.id, source, destination, moment.engine_ns()));
         let seen = Seen {
             time,
             names: names.unwrap_or_default(),
         };
-        self.noted.push(Noted::new(happened, seen, &self.setting));
+        self.noted.push(Noted::new(happened, seen, setting));
     }
 
     fn read_answers(&mut self) {
@@ -209,9 +238,46 @@ impl Collector {
             let Some(event) = self.sources.events.as_mut().and_then(EventReader::next_record) else {
                 break;
             };
-            for telling in tellings(&event) {
-                self.note(Happened::Event(event, *telling), moment.wall(event.time_ns), moment);
+            if event.kind == EventKind::Audited as u8 {
+                self.pending.hold(event);
+            } else {
+                self.note_event(By::Engine, event, moment);
             }
+        }
+    }
+
+    fn note_event(&mut self, by: By, event: Event, moment: Moment) {
+        for telling in tellings(&event) {
+            let happened = Happened::Event(event, *telling);
+            self.note(by, happened, moment.wall(event.time_ns), moment);
+        }
+    }
+
+    /// What the kernel said would be denied, when it has waited for names that may allow it.
+    fn take_audited(&mut self, moment: Moment) {
+        while let Some(mut event) = self.pending.due(moment.monotonic_ns()) {
+            if !Pending::is_denied(&event, &self.sources.onlooker) {
+                event.kind = EventKind::FlowDecided as u8;
+                event.verdict = Verdict::Forward as u8;
+                event.reason = 0;
+            }
+            self.note_event(By::Onlooker, event, moment);
+        }
+    }
+
+    /// What was judged beside the traffic. What was not read, the kernel has told of.
+    fn take_audit_records(&mut self, moment: Moment) {
+        let onlooker = Arc::clone(&self.sources.onlooker);
+        for _ in 0..BATCH {
+            let Some(record) = onlooker.take_record() else { break };
+            if record.rule_set == 0 {
+                onlooker.recycle_record(record);
+                continue;
+            }
+            let record = Arc::new(record);
+            let time = moment.wall(moment.monotonic(record.time_ns));
+            self.note(By::Onlooker, Happened::Record(Arc::clone(&record)), time, moment);
+            self.names.learn(&record);
         }
     }
 
@@ -222,7 +288,8 @@ impl Collector {
             let record = Arc::new(self.sources.engine.take_record()?);
             let time_ns = moment.monotonic(record.time_ns);
             last = Some(time_ns);
-            self.note(Happened::Record(Arc::clone(&record)), moment.wall(time_ns), moment);
+            let happened = Happened::Record(Arc::clone(&record));
+            self.note(By::Engine, happened, moment.wall(time_ns), moment);
             self.names.learn(&record);
             self.remember(record, time_ns);
         }
@@ -266,7 +333,8 @@ impl Collector {
                         code: status.code,
                         grpc_status: None,
                     };
-                    self.note(Happened::Answer(asked, answered), moment.wall(answer.time_ns), moment);
+                    let time = moment.wall(answer.time_ns);
+                    self.note(By::Engine, Happened::Answer(asked, answered), time, moment);
                 }
                 Asked::Interim | Asked::Several => {}
                 Asked::Nothing if behind.is_some() => self.answers.push(answer),
@@ -291,7 +359,7 @@ impl Collector {
                         grpc_status: answer.grpc_status,
                     };
                     let time = moment.wall(answer.time_ns);
-                    self.note(Happened::Answer(answer.asked, answered), time, moment);
+                    self.note(By::Engine, Happened::Answer(answer.asked, answered), time, moment);
                 }
                 Said::Nothing => {}
                 Said::Lost => self.answers_lost += 1,
@@ -320,7 +388,9 @@ impl Collector {
     }
 
     fn look_for_losses(&mut self) {
-        let engine = self.sources.engine.records_lost() + self.answers_lost;
+        let judged = [&self.sources.engine, &self.sources.onlooker];
+        let engine: u64 = judged.iter().map(|engine| engine.records_lost()).sum();
+        let engine = engine + self.answers_lost + self.pending.lost();
         let kernel = (self.sources.kernel_lost)();
         let new = [
             (

@@ -7,10 +7,12 @@
 //! ```
 
 mod answers;
+mod audited;
 mod clock;
 mod collector;
 mod directory;
 mod events;
+mod missing;
 mod names;
 mod noted;
 mod record;
@@ -40,6 +42,7 @@ use tokio::sync::{Notify, futures::Notified};
 pub(crate) use clock::Moment;
 pub(crate) use collector::{Collector, Sources};
 pub(crate) use directory::Directory;
+pub(crate) use missing::{Busy, Denied, Explain};
 pub(crate) use names::SeenNames;
 pub(crate) use noted::Noted;
 pub(crate) use record::{Scribe, Seen, Uuids, tellings};

@@ -8,7 +8,7 @@ use std::{
 
 use prost_types::Timestamp;
 use seventh_abi::Event;
-use seventh_engine::{L7Record, PolicyView};
+use seventh_engine::{L7Record, PolicyView, RecordVerdict};
 use seventh_flows::{
     Redaction,
     pb::observer::{GetFlowsResponse, get_flows_response::ResponseTypes},
@@ -17,6 +17,7 @@ use seventh_flows::{
 use super::{
     directory::Directory,
     flow_response,
+    missing::{Denied, Missing},
     record::{Answered, Scribe, Seen, Telling, Uuids},
 };
 
@@ -27,6 +28,7 @@ pub(super) struct Setting {
     pub(super) view: Arc<PolicyView>,
     pub(super) uuids: Arc<Uuids>,
     pub(super) redaction: Arc<Redaction>,
+    pub(super) missing: Arc<Missing>,
 }
 
 /// What happened.
@@ -131,11 +133,19 @@ impl Unread {
             setting,
         } = self;
         let scribe = setting.scribe();
-        let flow = match happened {
+        let mut flow = match happened {
             Happened::Event(event, telling) => scribe.of_kernel(event, *telling, seen),
             Happened::Record(record) => scribe.of_engine(record, seen),
             Happened::Answer(asked, answer) => scribe.of_answer(answer, asked, seen),
         };
+        let denied = match happened {
+            Happened::Event(event, Telling::Audit) => Some(Denied::of_event(event)),
+            Happened::Record(record) if record.verdict == RecordVerdict::Audit => Some(Denied::of_record(record)),
+            _ => None,
+        };
+        if let Some(denied) = denied {
+            setting.missing.tell(&mut flow, denied, setting.directory.revision());
+        }
         flow_response(flow, &setting.redaction)
     }
 }
@@ -147,6 +157,18 @@ impl Setting {
             directory: &self.directory,
             view: &self.view,
             uuids: &self.uuids,
+        }
+    }
+
+    /// The same under other names and policies.
+    pub(super) fn under(&self, directory: Arc<Directory>, view: Arc<PolicyView>) -> Self {
+        Self {
+            node: Arc::clone(&self.node),
+            directory,
+            view,
+            uuids: Arc::clone(&self.uuids),
+            redaction: Arc::clone(&self.redaction),
+            missing: Arc::clone(&self.missing),
         }
     }
 

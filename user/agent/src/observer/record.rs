@@ -95,12 +95,16 @@ pub(crate) enum Telling {
     /// That a policy dropped, as Hubble tells it before the drop.
     Denial,
     Drop,
+    /// A flow or a packet that passed and would be denied if what is in audit were enforced.
+    Audit,
 }
 
 /// In this order.
 pub(crate) fn tellings(happened: &Event) -> &'static [Telling] {
     if happened.kind == EventKind::FlowDecided as u8 {
         &[Telling::Decision]
+    } else if happened.kind == EventKind::Audited as u8 {
+        &[Telling::Audit]
     } else if DropReason::from_code(happened.reason).is_some_and(is_of_policy) {
         &[Telling::Denial, Telling::Drop]
     } else {
@@ -145,7 +149,11 @@ impl Scribe<'_> {
             }
             None => {
                 flow.r#type = FlowType::L3L4.into();
-                flow.event_type = event(event_type::DROP, flow.drop_reason_desc);
+                flow.event_type = if record.verdict == RecordVerdict::Dropped {
+                    event(event_type::DROP, flow.drop_reason_desc)
+                } else {
+                    event(event_type::POLICY_VERDICT, 0)
+                };
             }
         }
         flow
@@ -187,12 +195,17 @@ impl Scribe<'_> {
                 flow.policy_match_type = self.match_type(happened);
                 self.name_deciders(&mut flow, &self.deciders(happened), true);
             }
-            Telling::Denial => {
+            Telling::Denial | Telling::Audit => {
                 let reason = self.tell_drop(&mut flow, happened);
+                if telling == Telling::Audit {
+                    flow.verdict = Verdict::Audit.into();
+                }
                 flow.event_type = event(event_type::POLICY_VERDICT, 0);
                 flow.policy_match_type = match reason {
-                    Some(DropReason::PolicyDenied) => MATCH_NONE,
-                    _ => self.match_type(happened),
+                    Some(reason) if is_of_policy(reason) && reason != DropReason::PolicyDenied => {
+                        self.match_type(happened)
+                    }
+                    _ => MATCH_NONE,
                 };
             }
             Telling::Drop => {
@@ -419,13 +432,13 @@ fn is_of_policy(reason: DropReason) -> bool {
 }
 
 /// Whether the packet goes against the direction in which its flow was opened.
-fn is_reply(happened: &Event) -> bool {
+pub(super) fn is_reply(happened: &Event) -> bool {
     let from_endpoint = happened.hook == Hook::FromEndpoint as u8;
     from_endpoint != (happened.direction == Direction::Egress as u8)
 }
 
 /// Direction and port by which the policy was asked.
-fn asked(happened: &Event) -> (Direction, u16) {
+pub(super) fn asked(happened: &Event) -> (Direction, u16) {
     let direction = if happened.direction == Direction::Egress as u8 {
         Direction::Egress
     } else {

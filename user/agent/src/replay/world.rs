@@ -11,9 +11,10 @@ use seventh_policy::{CompiledPolicy, Ipcache, RuleOrigin, Severity};
 use seventh_verdict_cache::KeyHasher;
 
 use super::shard::SHARDS;
+use crate::audit::AuditModes;
 use crate::config::Config;
 use crate::observer::Directory;
-use crate::policy_store::{Loaded, PolicyStore};
+use crate::policy_store::{EndpointPolicy, Loaded, PolicyStore};
 use crate::publisher::{Enforced, ipcache, view};
 
 /// Interface of the one endpoint that everything passes where there are no policies.
@@ -103,13 +104,13 @@ impl World {
             endpoints.display()
         );
         config.policy_dirs = policies.to_vec();
-        let (mut store, identities) = PolicyStore::new(&config)?;
-        let loaded = store.load(&config.endpoints, &Names::default())?;
+        let (mut store, identities) = PolicyStore::new(&config, AuditModes::configured(&config))?;
+        let loaded = store.load(&config.endpoints, &[&Names::default()])?;
         refuse_errors(&loaded)?;
         let enforced: Vec<Enforced> = (1..)
             .zip(config.endpoints.iter().zip(identities))
             .zip(&loaded.policies)
-            .map(|((id, (endpoint, identity)), policy)| Enforced::at(endpoint, id, identity, Arc::clone(policy)))
+            .map(|((id, (endpoint, identity)), policy)| Enforced::at(endpoint, id, identity, Arc::clone(policy.all())))
             .collect();
         let ipcache = Arc::new(ipcache(&loaded.prefixes, &[], &enforced));
         let by_name = loaded.names.are_asked_for();
@@ -198,8 +199,8 @@ fn refuse_errors(loaded: &Loaded) -> Result<()> {
 }
 
 /// Every rule of every rule set, in the order of files and lines.
-fn rules(policies: &[Arc<CompiledPolicy>]) -> Vec<Arc<RuleOrigin>> {
-    let sets = policies.iter().flat_map(|policy| policy.rule_sets());
+fn rules(policies: &[EndpointPolicy]) -> Vec<Arc<RuleOrigin>> {
+    let sets = policies.iter().flat_map(|policy| policy.all().rule_sets());
     let mut rules: Vec<Arc<RuleOrigin>> = sets.flat_map(|set| set.origins().cloned()).collect();
     rules.sort_by(|a, b| (&a.file, a.line, &a.path).cmp(&(&b.file, b.line, &b.path)));
     rules.dedup_by(|a, b| (&a.file, a.line, &a.path) == (&b.file, b.line, &b.path));

@@ -14,33 +14,47 @@ use crate::{
     stage::{MTU, PUBLIC, binary, lab_with_mtu, policy, status},
 };
 
-const SIZE: u64 = 100 << 20;
+pub(crate) const SIZE: u64 = 100 << 20;
 /// Frames of ordinary size that so many bytes fill.
 const FRAMES: u64 = SIZE / 1448;
 
-fn expected() -> u64 {
+pub(crate) fn expected() -> u64 {
     checksum(&mut Pattern::default().take(SIZE)).unwrap()
 }
 
-fn upload(address: SocketAddr) -> u64 {
+/// Sends so much; returns the connection, and what the server counted.
+pub(crate) fn send(address: SocketAddr) -> (Connection, u64) {
     let mut connection = Connection::open(address, PATIENCE).unwrap();
     let head = format!("PUT /bytes HTTP/1.1\r\nHost: a\r\nContent-Length: {SIZE}\r\n\r\n");
     connection.send(head.as_bytes()).unwrap();
     io::copy(&mut Pattern::default().take(SIZE), &mut connection.stream).unwrap();
     let answer = connection.answer().unwrap();
+    let counted = String::from_utf8(answer.body).unwrap().parse().unwrap();
+    (connection, counted)
+}
+
+fn upload(address: SocketAddr) -> u64 {
+    let (mut connection, counted) = send(address);
     // The connection goes on as before.
     assert_eq!(connection.get("/public").unwrap().status, 200);
     assert_eq!(connection.get("/denied").unwrap().status, 403);
-    String::from_utf8(answer.body).unwrap().parse().unwrap()
+    counted
 }
 
-fn download(address: SocketAddr) -> u64 {
+/// Asks for so much; returns the connection, and what came.
+pub(crate) fn receive(address: SocketAddr) -> (Connection, u64) {
     let mut connection = Connection::open(address, PATIENCE).unwrap();
     let head = format!("GET /bytes/{SIZE} HTTP/1.1\r\nHost: a\r\n\r\n");
     connection.send(head.as_bytes()).unwrap();
     let answer = connection.answer().unwrap();
+    let sum = checksum(&mut answer.body.as_slice()).unwrap();
+    (connection, sum)
+}
+
+fn download(address: SocketAddr) -> u64 {
+    let (mut connection, sum) = receive(address);
     assert_eq!(connection.get("/denied").unwrap().status, 403);
-    checksum(&mut answer.body.as_slice()).unwrap()
+    sum
 }
 
 fn both_ways(mtu: u32) -> Option<(Lab, u64)> {

@@ -100,7 +100,7 @@ fn the_log_is_filtered_anew_and_what_cannot_be_changed_says_what_to_do() {
         .filter(|s| s["live"] == true)
         .map(|s| s["name"].as_str().unwrap())
         .collect();
-    assert_eq!(live, ["enforcement", "allowLocalhost", "log"]);
+    assert_eq!(live, ["enforcement", "audit", "allowLocalhost", "log"]);
     let socket = all.iter().find(|s| s["name"] == "api").unwrap();
     assert_eq!(socket["value"], lab.socket().display().to_string());
     let (_, table) = text(&lab, &["config", "view"]);

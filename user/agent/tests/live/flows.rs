@@ -9,7 +9,7 @@ use crate::client::{Connection, IMPATIENCE, PATIENCE, fetch, get};
 use crate::stage::{PUBLIC, binary, stage, until};
 
 /// Records that these flags select, as JSON.
-fn observe(lab: &Lab, flags: &[&str]) -> Vec<Value> {
+pub(crate) fn observe(lab: &Lab, flags: &[&str]) -> Vec<Value> {
     let output = lab
         .ask_agent(binary(), &[&["observe", "-o", "json"], flags].concat())
         .unwrap();

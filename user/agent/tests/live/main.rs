@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 mod attach;
+mod audit;
 mod bad_input;
 mod bulk;
 mod client;

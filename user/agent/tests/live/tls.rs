@@ -25,7 +25,7 @@ const TOLD: Duration = Duration::from_millis(700);
 
 const NAMES: &[&str] = &["allowed.test", "other.test", "**.deep.test"];
 /// Names that the server has a certificate for: what it says must not matter.
-const CERTIFIED: &[&str] = &["allowed.test", "other.test", "denied.test", "a.b.deep.test"];
+pub(crate) const CERTIFIED: &[&str] = &["allowed.test", "other.test", "denied.test", "a.b.deep.test"];
 
 fn policy(names: &[&str]) -> String {
     format!(
@@ -48,7 +48,7 @@ fn server(lab: &Lab) -> SocketAddr {
 }
 
 /// curl's exit status, and what came or was complained of.
-fn curl(lab: &Lab, name: &str, path: &str, args: &[&str]) -> (Option<i32>, String) {
+pub(crate) fn curl(lab: &Lab, name: &str, path: &str, args: &[&str]) -> (Option<i32>, String) {
     let mut command = lab.endpoint("client").unwrap().command("curl");
     command
         .args(["-sS", "--max-time", "10", "--cacert"])

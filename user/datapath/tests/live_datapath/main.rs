@@ -177,6 +177,7 @@ impl Lab {
                         epoch: 1,
                         flags,
                         name_scope: 0,
+                        audit_policy_id: 0,
                     },
                 )
                 .unwrap();
@@ -647,6 +648,7 @@ fn an_endpoint_cannot_send_from_an_address_that_is_not_its_own() {
             epoch: 2,
             flags: 0,
             name_scope: 0,
+            audit_policy_id: 0,
         };
         lab.datapath.set_endpoint(lab.indices[0], unmanaged).unwrap();
         let before = lab.counter(Counter::Unmanaged);
@@ -697,6 +699,7 @@ fn a_changed_epoch_decides_live_flows_again() {
             epoch: 2,
             flags: EndpointFlags::ENFORCE_INGRESS | EndpointFlags::ENFORCE_EGRESS,
             name_scope: 0,
+            audit_policy_id: 0,
         };
         lab.datapath.set_endpoint(lab.indices[1], endpoint).unwrap();
         stream.write_all(b"after").unwrap();

@@ -29,7 +29,7 @@ use seventh_policy::IdentityId;
 use std::collections::{HashMap, HashSet};
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use table::{Stand, Table};
 
 /// Scope of names that every endpoint shares, see [`NameRules::node_wide`]. Other scopes are numbers of endpoints
@@ -135,6 +135,8 @@ pub struct Names {
     opened: RwLock<HashMap<(u32, Addr), NameEntry>>,
     /// Raised when what has waited may go on.
     turn: AtomicU64,
+    /// Asked for what is not open here.
+    others: Option<Arc<Names>>,
 }
 
 impl Default for Names {
@@ -152,7 +154,15 @@ impl Names {
             sink,
             opened: RwLock::default(),
             turn: AtomicU64::new(0),
+            others: None,
         }
+    }
+
+    /// Goes by what `others` know where this table knows nothing.
+    #[must_use]
+    pub fn with_others(mut self, others: Arc<Names>) -> Self {
+        self.others = Some(others);
+        self
     }
 
     /// Learns what an answer says. When it returns, the addresses are open wherever a rule says so.
@@ -296,6 +306,13 @@ impl Names {
     /// for one that has, the kernel is asked by which identity it let the flow begin: the name may have gone since, or
     /// come.
     pub(crate) fn peer(&self, endpoint: &EndpointView, flow: &FlowKey) -> Peer {
+        match (self.own_peer(endpoint, flow), &self.others) {
+            (Peer::Address, Some(others)) => others.own_peer(endpoint, flow),
+            (known, _) => known,
+        }
+    }
+
+    fn own_peer(&self, endpoint: &EndpointView, flow: &FlowKey) -> Peer {
         let entry = {
             let opened = self.opened.read().unwrap_or_else(PoisonError::into_inner);
             let own = opened.get(&(endpoint.id, flow.peer_addr));

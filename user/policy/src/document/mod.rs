@@ -177,6 +177,7 @@ fn read_object(root: &Field<'_>, source: &Source, object_name: &mut String) -> O
         kind: reader.kind,
         labels: meta.policy_labels(reader.kind),
         log: None,
+        audit: meta.audit,
         namespace: meta.namespace.into(),
         name: meta.name.into(),
         path: String::new(),
@@ -198,6 +199,8 @@ pub(crate) struct Reader {
     kind: &'static str,
     /// Whether its objects live in a namespace.
     pub(crate) namespaced: bool,
+    /// Whether it is a policy.
+    governs: bool,
     read: fn(&mut Object<'_>, &Reader) -> Option<Body>,
 }
 
@@ -208,6 +211,7 @@ const READERS: &[(&str, &str, Reader)] = &[
         Reader {
             kind: "CiliumNetworkPolicy",
             namespaced: true,
+            governs: true,
             read: cilium::read,
         },
     ),
@@ -217,6 +221,7 @@ const READERS: &[(&str, &str, Reader)] = &[
         Reader {
             kind: "CiliumClusterwideNetworkPolicy",
             namespaced: false,
+            governs: true,
             read: cilium::read,
         },
     ),
@@ -226,6 +231,7 @@ const READERS: &[(&str, &str, Reader)] = &[
         Reader {
             kind: "CiliumCIDRGroup",
             namespaced: false,
+            governs: false,
             read: cidr_group::read,
         },
     ),
@@ -235,6 +241,7 @@ const READERS: &[(&str, &str, Reader)] = &[
         Reader {
             kind: "CiliumCIDRGroup",
             namespaced: false,
+            governs: false,
             read: cidr_group::read,
         },
     ),
@@ -244,6 +251,7 @@ const READERS: &[(&str, &str, Reader)] = &[
         Reader {
             kind: "NetworkPolicy",
             namespaced: true,
+            governs: true,
             read: kubernetes::read,
         },
     ),
@@ -253,6 +261,7 @@ const READERS: &[(&str, &str, Reader)] = &[
         Reader {
             kind: "ClusterNetworkPolicy",
             namespaced: false,
+            governs: true,
             read: cluster_policy::read,
         },
     ),
@@ -280,7 +289,13 @@ fn reader_of(api: &str, kind: &str) -> Result<Option<&'static Reader>, String> {
     Ok(None)
 }
 
+/// Annotation that puts a policy in audit: `"true"` or `"false"`.
+pub const AUDIT: &str = "seventh.io/audit";
+/// What begins so is ours.
+const OWN_ANNOTATIONS: &str = "seventh.io/";
+
 struct Meta {
+    audit: bool,
     namespace: String,
     name: String,
     uid: Option<String>,
@@ -304,13 +319,10 @@ impl Meta {
         let labels = meta
             .optional("labels")
             .map_or(Some(Vec::new()), |field| object_labels(&field));
-        for foreign in [
-            "annotations",
-            "creationTimestamp",
-            "finalizers",
-            "generateName",
-            "generation",
-        ] {
+        let audit = meta
+            .optional("annotations")
+            .map_or(Some(false), |field| is_in_audit(&field, reader));
+        for foreign in ["creationTimestamp", "finalizers", "generateName", "generation"] {
             meta.ignore(foreign);
         }
         for foreign in ["managedFields", "ownerReferences", "resourceVersion", "selfLink"] {
@@ -319,6 +331,7 @@ impl Meta {
         let uid = meta.optional("uid").and_then(|f| f.string()).map(str::to_owned);
         meta.finish();
         Some(Self {
+            audit: audit?,
             uid,
             namespace: namespace?,
             name: name?,
@@ -336,6 +349,34 @@ impl Meta {
         labels.extend(self.uid.as_ref().map(|uid| label("uid", uid)));
         Labels::new(labels)
     }
+}
+
+/// Reads our own annotations; those of others are none of our business.
+fn is_in_audit(field: &Field<'_>, reader: &Reader) -> Option<bool> {
+    let mut audit = false;
+    let own = field.object()?.all().into_iter();
+    for (key, value) in own.filter(|(key, _)| key.name.starts_with(OWN_ANNOTATIONS)) {
+        if key.name != AUDIT {
+            value.fail(format!("unknown annotation; there is only `{AUDIT}`"));
+            return None;
+        }
+        audit = match value.string()? {
+            "true" => true,
+            "false" => false,
+            other => {
+                value.fail(format!("must be \"true\" or \"false\", is {other:?}"));
+                return None;
+            }
+        };
+        if audit && !reader.governs {
+            value.fail(format!(
+                "a {} denies nothing; annotate the policies that use it",
+                reader.kind
+            ));
+            return None;
+        }
+    }
+    Some(audit)
 }
 
 fn object_labels(field: &Field<'_>) -> Option<Vec<Label>> {

@@ -217,7 +217,7 @@ impl Node {
             epoch: 0,
         }));
         let names = Names::new(name_limits, Box::new(Sink(kernel.clone())));
-        let shared = Arc::new(EngineShared::new(KeyHasher::from_secret([3; 16]), 1024, 64).with_names(names));
+        let shared = Arc::new(EngineShared::new(KeyHasher::from_secret([3; 16]), 1024, 64).with_names(Arc::new(names)));
         kernel.lock().unwrap().shared = Arc::downgrade(&shared);
         let mut node = Self {
             engine: Engine::new(shared.clone(), limits),

@@ -1,0 +1,43 @@
+//! What becomes of a packet after its decision: programs of their own, together with which the deciding one would be more
+//! than a verifier walks through. None of them changes what was decided.
+
+use aya_ebpf::programs::TcContext;
+
+use crate::{
+    counters::{PASS, SHOT},
+    maps::{SCRATCH, Scratch, TAILS},
+};
+
+/// Places in [`TAILS`].
+const ANSWERS: u32 = 0;
+const BESIDE: u32 = 1;
+
+/// Goes on to those that were asked for; says what was decided if there are none.
+#[inline(always)]
+pub fn go_on(ctx: &TcContext, action: i32) -> i32 {
+    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+        return action;
+    };
+    // SAFETY: this CPU's element, used by nobody else while the program runs; any bytes are a valid `Scratch`.
+    let scratch = unsafe { &mut *scratch };
+    if action != SHOT && scratch.beside != 0 {
+        scratch.action = action;
+        // SAFETY: the helper only comes back if there is no such program; then what was decided holds all the same.
+        unsafe { TAILS.tail_call(ctx, BESIDE) };
+    }
+    follow(ctx, scratch, action)
+}
+
+/// The last part of the way.
+#[inline(always)]
+pub fn follow(ctx: &TcContext, scratch: &mut Scratch, action: i32) -> i32 {
+    let follows = scratch.follows;
+    // Of this packet only.
+    scratch.follows = 0;
+    scratch.beside = 0;
+    if action == PASS && follows == 1 {
+        // SAFETY: as in `go_on`.
+        unsafe { TAILS.tail_call(ctx, ANSWERS) };
+    }
+    action
+}
