@@ -70,6 +70,7 @@ fn colour(way: Way) -> &'static str {
         Way::None => "#9aa0a6",
         Way::SeventhL4 => "#8fc7a3",
         Way::SeventhHttp | Way::SeventhTls | Way::SeventhDns => "#1b7f4d",
+        Way::SeventhAudit => "#57a773",
         Way::Envoy1 => "#e3a0c2",
         Way::Envoy2 => "#b5427e",
         Way::Haproxy => "#4a78b5",

@@ -51,6 +51,8 @@ fn rates(report: &Report) -> Vec<Floor> {
     let close = &[Load::Close(1), Load::Close(8), Load::Close(64)];
     let tls = &[Load::Tls(1), Load::Tls(8)];
     let dns = &[Load::Dns(1), Load::Dns(100)];
+    let is_rate = |load: &&Load| !matches!(load, Load::Held(_));
+    let audited: Vec<Load> = Load::ALL.iter().filter(is_rate).copied().collect();
     let none = |what, promised, loads: &[Load], way| {
         let ratios = loads
             .iter()
@@ -71,6 +73,12 @@ fn rates(report: &Report) -> Vec<Floor> {
         none("bulk upload, MB/s", 0.9, &[Load::Upload], http),
         none("TLS handshakes/s (worst load)", 0.9, tls, Way::SeventhTls),
         none("DNS queries/s (worst load)", 0.5, dns, Way::SeventhDns),
+        none(
+            "audit that denies everything (worst load)",
+            0.9,
+            &audited,
+            Way::SeventhAudit,
+        ),
     ]
 }
 

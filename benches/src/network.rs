@@ -165,18 +165,24 @@ impl Network {
             Way::SeventhHttp => rules::http_policy(true),
             Way::SeventhTls => rules::tls_policy(),
             Way::SeventhDns => rules::dns_policy(),
+            Way::SeventhAudit => rules::audit_policy(),
             Way::Envoy1 => return proxies::start_envoy(&mut self.lab, &programs.envoy, 1).map(Some),
             Way::Envoy2 => return proxies::start_envoy(&mut self.lab, &programs.envoy, 2).map(Some),
             Way::Haproxy => return proxies::start_haproxy(&mut self.lab).map(Some),
             Way::Nginx => return proxies::start_nginx(&mut self.lab, self.server).map(Some),
             Way::Dnsdist => return proxies::start_dnsdist(&mut self.lab, self.server).map(Some),
         };
-        self.lab.start_agent(&programs.seventh, &policy, "").map(Some)
+        let audit = if self.way == Way::SeventhAudit {
+            "audit: true\n"
+        } else {
+            ""
+        };
+        self.lab.start_agent(&programs.seventh, &policy, audit).map(Some)
     }
 
     /// What is allowed passes and what is not does not: numbers of an enforcer that does not enforce say nothing.
     fn check(&self, kind: Kind) -> Result<()> {
-        let denies = self.way != Way::None;
+        let denies = self.way.denies();
         match kind {
             Kind::Http => {
                 let status = self.http_status(rules::ALLOWED_PATH)?;

@@ -88,9 +88,23 @@ pub(crate) fn dns_policy() -> String {
     )
 }
 
+/// Of both: rules for every protocol that allow nothing of what the loads ask. What the client opens to the server's HTTP
+/// ports no rule mentions.
+pub(crate) fn audit_policy() -> String {
+    format!(
+        "{}  ingress:\n    - fromEndpoints: [{{matchLabels: {{app: client}}}}]\n      toPorts:\n        - ports: [{{port: \
+         \"8080\", protocol: TCP}}, {{port: \"8081\", protocol: TCP}}]\n          rules: {{http: [{{path: /never}}]}}\n---\n{}  \
+         egress:\n    - toEndpoints: [{{matchLabels: {{app: server}}}}]\n      toPorts:\n        - ports: [{{port: \"8443\", \
+         protocol: TCP}}]\n          serverNames: [never.test]\n        - ports: [{{port: \"53\", protocol: ANY}}]\n          \
+         rules: {{dns: [{{matchName: never.test}}]}}\n",
+        head("server"),
+        head("client")
+    )
+}
+
 fn head(app: &str) -> String {
     format!(
-        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: bench, namespace: default}}\nspec:\n  \
+        "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: bench-{app}, namespace: default}}\nspec:\n  \
          endpointSelector: {{matchLabels: {{app: {app}}}}}\n"
     )
 }

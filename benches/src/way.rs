@@ -15,6 +15,8 @@ pub(crate) enum Way {
     SeventhTls,
     /// Seventh with names that may be resolved.
     SeventhDns,
+    /// Seventh, with policies in audit that deny everything: nothing is refused, everything is reported.
+    SeventhAudit,
     /// Envoy with one worker thread.
     Envoy1,
     /// Envoy with two.
@@ -35,6 +37,7 @@ impl Way {
         Way::SeventhHttp,
         Way::SeventhTls,
         Way::SeventhDns,
+        Way::SeventhAudit,
         Way::Envoy1,
         Way::Envoy2,
         Way::Haproxy,
@@ -50,6 +53,7 @@ impl Way {
             Way::SeventhHttp => "Seventh, HTTP rules",
             Way::SeventhTls => "Seventh, server names",
             Way::SeventhDns => "Seventh, DNS rules",
+            Way::SeventhAudit => "Seventh, audit",
             Way::Envoy1 => "Envoy, 1 worker",
             Way::Envoy2 => "Envoy, 2 workers",
             Way::Haproxy => "HAProxy, 1 thread",
@@ -58,10 +62,10 @@ impl Way {
         }
     }
 
-    /// Whether it enforces anything on such traffic (or is the baseline), so that a measurement says something.
+    /// Whether it enforces or reports anything on such traffic (or is the baseline), so that a measurement says something.
     pub(crate) fn handles(self, kind: Kind) -> bool {
         match self {
-            Way::None => true,
+            Way::None | Way::SeventhAudit => true,
             Way::SeventhL4 | Way::SeventhHttp | Way::Nginx => kind == Kind::Http,
             Way::Envoy1 | Way::Envoy2 | Way::Haproxy => matches!(kind, Kind::Http | Kind::Tls),
             Way::SeventhTls => kind == Kind::Tls,
@@ -69,8 +73,13 @@ impl Way {
         }
     }
 
+    /// Whether it refuses anything at all.
+    pub(crate) fn denies(self) -> bool {
+        !matches!(self, Way::None | Way::SeventhAudit)
+    }
+
     /// Whether it denies what no HTTP rule allows.
     pub(crate) fn judges_requests(self) -> bool {
-        self.handles(Kind::Http) && !matches!(self, Way::None | Way::SeventhL4)
+        self.denies() && self.handles(Kind::Http) && self != Way::SeventhL4
     }
 }
