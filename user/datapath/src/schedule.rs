@@ -2,11 +2,13 @@
 
 use std::{io, ptr};
 
-/// Lets everybody else go first: niceness 10 for the calling thread (setpriority(2), which on Linux is about a thread).
+/// Lets everybody else go first: [`prefer_batches`], and niceness 19 for the calling thread (setpriority(2), which on Linux
+/// is about a thread). On cores that are never idle it has some hundredths of one.
 ///
 /// # Errors
 /// The system does not allow it; the thread then competes with the traffic that it looks at.
 pub fn give_way() -> io::Result<()> {
+    prefer_batches()?;
     // SAFETY: plain numbers; 0 means the calling thread.
     let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, GIVE_WAY) };
     if result < 0 {
@@ -15,8 +17,8 @@ pub fn give_way() -> io::Result<()> {
     Ok(())
 }
 
-/// A tenth of the weight of an ordinary thread.
-const GIVE_WAY: libc::c_int = 10;
+/// The least weight that there is beside `SCHED_IDLE`, under which a busy node would judge nothing at all.
+const GIVE_WAY: libc::c_int = 19;
 
 /// Lets the calling thread finish its neighbours' time slices instead of interrupting them: `SCHED_BATCH` (sched(7)).
 ///

@@ -243,6 +243,7 @@ fn of_kernel(snapshot: &mut Snapshot, kernel: &[u64], engine: &EngineCounters, r
             Counter::FlowRedecided => snapshot.count(&table::KERNEL_FLOWS, one("event", "redecided"), count),
             Counter::EventLost => snapshot.count(&table::LOST, one("source", "kernel_events"), count),
             Counter::AnswerLost => snapshot.count(&table::LOST, one("source", "kernel_answers"), count),
+            Counter::CopyLost => snapshot.count(&table::LOST, one("source", "kernel_copies"), count),
             _ => snapshot.count(&table::PACKETS, one("path", name), count),
         }
     }

@@ -37,6 +37,8 @@ const BATCH: usize = 2048;
 /// Answers that wait for the records of their requests at most; further ones wait in the kernel's ring, which counts what
 /// finds no room.
 const ANSWERS_MAX: usize = 4 * BATCH;
+/// The same of what is judged beside the traffic, which must not feel it: some 25 000 a second. More are lost, and counted.
+const ONLOOKER_BATCH: usize = 128;
 /// How often losses are looked for.
 const LOSS_LOOK: Duration = Duration::from_secs(1);
 
@@ -268,7 +270,7 @@ impl Collector {
     /// What was judged beside the traffic. What was not read, the kernel has told of.
     fn take_audit_records(&mut self, moment: Moment) {
         let onlooker = Arc::clone(&self.sources.onlooker);
-        for _ in 0..BATCH {
+        for _ in 0..ONLOOKER_BATCH {
             let Some(record) = onlooker.take_record() else { break };
             if record.rule_set == 0 {
                 onlooker.recycle_record(record);
