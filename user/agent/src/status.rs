@@ -12,6 +12,7 @@ use crate::{
     agent::{Shared, State},
     api::{Answers, Flow, NameRow, Prefix, v1},
     fqdn, listings,
+    metrics::LatencySum,
     publisher::{Enforced, Publisher},
     settings,
     worker::{Life, WorkerReport},
@@ -51,6 +52,7 @@ impl Answers for Shared {
             endpoints: publisher.map_or(0, |p| u32::try_from(p.endpoints().len()).unwrap_or(u32::MAX)),
             problems,
             engine: self.engine_counts(),
+            verdicts: verdict_times(&state.workers.latency()),
             changed,
             audit: Some(self.audit_status(&state)),
         }
@@ -234,6 +236,15 @@ fn worker_status(index: u32, report: &WorkerReport) -> v1::WorkerStatus {
         frames_sent: report.stats.sent,
         frames_lost: report.lost(),
     }
+}
+
+/// How long verdicts took.
+fn verdict_times(latency: &LatencySum) -> Vec<v1::LatencyBucket> {
+    let buckets = latency.counts().map(|(up_to_ns, count)| v1::LatencyBucket {
+        up_to_ns: up_to_ns.unwrap_or(0),
+        count,
+    });
+    buckets.collect()
 }
 
 fn problems(state: &State, workers: &[WorkerReport]) -> Vec<String> {

@@ -8,6 +8,7 @@ mod observe;
 mod policy;
 mod replay;
 mod show;
+mod top;
 mod trace;
 
 use std::{env::VarError, path::PathBuf, process::ExitCode};
@@ -55,6 +56,8 @@ enum Command {
     },
     /// Flow records: what happened, with Hubble's filters and forms
     Observe(Box<observe::Observe>),
+    /// Who talks, what is asked and what is denied, as it happens
+    Top(Box<top::Top>),
     /// Captures: what is in them, or what policies would have done to it
     Replay(Box<replay::Replay>),
     /// Policy documents
@@ -258,6 +261,7 @@ fn dispatch(command: Command) -> Result<Answer> {
             command: EndpointCommand::Config { endpoint, setting, ask },
         } => runtime()?.block_on(show::configure(&ask, &endpoint, setting)),
         Command::Observe(command) => runtime()?.block_on(observe::run(*command)),
+        Command::Top(command) => runtime()?.block_on(top::run(*command)),
         Command::Replay(command) => replay::run(&command),
         Command::Policy { command } => policy::run(command),
         Command::Identity { command } => runtime()?.block_on(async {

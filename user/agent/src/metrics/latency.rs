@@ -88,6 +88,12 @@ impl LatencySum {
         Duration::from_nanos(self.sum_ns).as_secs_f64()
     }
 
+    /// Upper bounds in nanoseconds, `None` for the last, each with the decisions between it and the bound before.
+    pub(crate) fn counts(&self) -> impl Iterator<Item = (Option<u64>, u64)> {
+        let bounds = BOUNDS_NS.into_iter().map(Some).chain([None]);
+        bounds.zip(self.counts)
+    }
+
     /// Upper bounds in seconds, each with the decisions between it and the bound before.
     pub(crate) fn buckets(&self) -> Vec<(f64, u64)> {
         let bounds = BOUNDS_NS.iter().map(|ns| Duration::from_nanos(*ns).as_secs_f64());

@@ -66,6 +66,43 @@ fn requests_and_answers_are_told_with_their_policies() {
     assert_refusal_is_printed(&lab);
     assert_a_file_says_the_same(&lab);
     assert_columns_come_without_being_many(&lab);
+    assert_top_shows_what_happens(&lab, server);
+}
+
+/// The next two seconds, in which one is allowed something and refused something.
+fn assert_top_shows_what_happens(lab: &Lab, server: SocketAddr) {
+    let top = std::process::Command::new(binary())
+        .args(["top", "--once", "--interval", "2s", "-o", "json", "--server"])
+        .arg(format!("unix://{}", lab.socket().display()))
+        .stdout(std::process::Stdio::piped())
+        .spawn()
+        .unwrap();
+    let client = lab.endpoint("client").unwrap();
+    client
+        .run(move || {
+            for _ in 0..30 {
+                for path in ["/public/top", "/denied"] {
+                    fetch(server.ip(), path, PATIENCE).unwrap();
+                }
+                std::thread::sleep(std::time::Duration::from_millis(50));
+            }
+        })
+        .unwrap();
+    let output = top.wait_with_output().unwrap();
+    assert!(output.status.success());
+    let top: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert!(top["http_per_s"].as_f64().unwrap() > 1.0, "{top}");
+    assert_eq!(top["talkers"][0]["source"], "default/client", "{top}");
+    assert_eq!(top["denials"][0]["policy"], "default/server", "{top}");
+    assert_eq!(top["denials"][0]["reason"], "http_policy_denied");
+    let latencies = top["latencies"].as_array().unwrap();
+    for wanted in ["http answers", "verdicts"] {
+        let latency = latencies.iter().find(|latency| latency["what"] == wanted);
+        assert!(
+            latency.is_some_and(|latency| latency["p99_ns"].as_u64() > Some(0)),
+            "{top}"
+        );
+    }
 }
 
 /// What was written as JSON is read again, with the same filters and the same words.

@@ -19,7 +19,7 @@ use crate::safe_text::printable;
 use crate::timestamp::{self, TimeFormat};
 
 pub use agent_event::details as agent_event_details;
-pub use words::{flow_type, policy_names};
+pub use words::{end_names, flow_type, policy_names};
 
 use table::Table;
 use words::Words;

@@ -83,6 +83,31 @@ pub fn policy_names(policies: &[Policy]) -> String {
     }
 }
 
+/// Names of source and destination, as they are printed, without ports. Nothing in them is a command for a terminal.
+#[must_use]
+pub fn end_names(flow: &Flow) -> (String, String) {
+    let options = Options::default();
+    let words = Words {
+        options: &options,
+        flow,
+    };
+    let ip = flow.ip.clone().unwrap_or_default();
+    (
+        words.name(
+            &ip.source,
+            flow.source.as_ref(),
+            flow.source_service.as_ref(),
+            &flow.source_names,
+        ),
+        words.name(
+            &ip.destination,
+            flow.destination.as_ref(),
+            flow.destination_service.as_ref(),
+            &flow.destination_names,
+        ),
+    )
+}
+
 pub(super) struct Words<'a> {
     pub(super) options: &'a Options,
     pub(super) flow: &'a Flow,

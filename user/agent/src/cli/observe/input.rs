@@ -19,7 +19,7 @@ use seventh_flows::{
 use super::{Answer, Out, Reader};
 
 /// Bytes of a line at most.
-const LINE_MAX: u64 = 4 << 20;
+pub(in crate::cli) const LINE_MAX: u64 = 4 << 20;
 /// Records that `--last` keeps in memory at most.
 const LAST_MAX: u64 = 1 << 20;
 

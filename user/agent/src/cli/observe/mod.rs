@@ -33,7 +33,7 @@ use tonic::Streaming;
 use super::Answer;
 use crate::hubble_api::observer::observer_client::ObserverClient;
 use filters::Filters;
-use server::ServerFlags;
+pub(super) use server::{ServerFlags, duration};
 
 /// Rows that are held back for the widths of columns are shown when nothing has come for this long.
 const IDLE: Duration = Duration::from_millis(300);
@@ -246,7 +246,7 @@ async fn show<T>(mut records: Streaming<T>, out: &mut Out, text: fn(&mut Printer
 }
 
 #[expect(clippy::needless_pass_by_value, reason = "the form that map_err wants")]
-fn refused(status: tonic::Status) -> anyhow::Error {
+pub(super) fn refused(status: tonic::Status) -> anyhow::Error {
     anyhow!(
         "the server says: {} ({:?})",
         seventh_flows::safe_text::printable(status.message()),

@@ -16,7 +16,7 @@ use crate::{api, config::API_SOCKET};
 /// Flags of the connection, with Hubble's names.
 #[derive(Debug, clap::Args)]
 #[command(next_help_heading = "Server")]
-pub(super) struct ServerFlags {
+pub(in crate::cli) struct ServerFlags {
     /// A server of flow records: `unix://PATH`, `host:port`, or `tls://host:port`, which is the same with --tls
     #[arg(long, env = "SEVENTH_SERVER", default_value_t = format!("unix://{API_SOCKET}"))]
     server: String,
@@ -44,9 +44,14 @@ pub(super) struct ServerFlags {
 }
 
 impl ServerFlags {
+    /// What was asked for.
+    pub(in crate::cli) fn name(&self) -> &str {
+        &self.server
+    }
+
     /// # Errors
     /// Nobody answers, or a file cannot be used; the message says which.
-    pub(super) async fn connect(&self) -> Result<Channel> {
+    pub(in crate::cli) async fn connect(&self) -> Result<Channel> {
         let connection = self.channel();
         match timeout(self.timeout, connection).await {
             Ok(channel) => channel,
@@ -58,7 +63,7 @@ impl ServerFlags {
     ///
     /// # Errors
     /// It does not come in time.
-    pub(super) async fn answer<T>(&self, answer: impl Future<Output = T>) -> Result<T> {
+    pub(in crate::cli) async fn answer<T>(&self, answer: impl Future<Output = T>) -> Result<T> {
         let within = self.request_timeout;
         timeout(within, answer)
             .await
@@ -114,6 +119,6 @@ fn read(flag: &str, file: &Path) -> Result<Vec<u8>> {
     fs::read(file).with_context(|| format!("{flag} {}", file.display()))
 }
 
-fn duration(text: &str) -> Result<Duration, String> {
+pub(in crate::cli) fn duration(text: &str) -> Result<Duration, String> {
     timestamp::parse_duration(text).map_err(|_| format!("`{text}` is not a duration such as 5s or 1m30s"))
 }
