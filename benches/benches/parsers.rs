@@ -98,6 +98,13 @@ fn heads(c: &mut Criterion) {
         group.bench_function(format!("{name}/scan and read"), |b| {
             b.iter(|| parse_head(black_box(&request), &Limits::default()).is_ok());
         });
+        // It checks less: what is left out is in docs/http.md.
+        group.bench_function(format!("{name}/httparse"), |b| {
+            b.iter(|| {
+                let mut headers = [httparse::EMPTY_HEADER; 100];
+                httparse::Request::new(&mut headers).parse(black_box(&request)).is_ok()
+            });
+        });
     }
     group.finish();
 }

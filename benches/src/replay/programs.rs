@@ -21,6 +21,20 @@ const SAID_MAX: u64 = 4096;
 /// A program that takes longer hangs.
 const PATIENCE: Duration = Duration::from_secs(600);
 
+/// What `seventh replay` tells, in tshark's words.
+const TSHARK_TELLS: &[&str] = &[
+    "-Y",
+    "http.request or dns or tls.handshake.type == 1",
+    "-T",
+    "fields",
+    "-e",
+    "http.request.full_uri",
+    "-e",
+    "dns.qry.name",
+    "-e",
+    "tls.handshake.extensions_server_name",
+];
+
 /// A program with its arguments.
 pub(crate) struct Program {
     pub(crate) name: &'static str,
@@ -40,74 +54,48 @@ pub(crate) struct Run {
 impl Program {
     /// In the order in which they are run.
     pub(crate) fn all(seventh: &Path, capture: &Path, files: &Files) -> Vec<Self> {
-        let words = |words: &[&str]| words.iter().map(|word| (*word).to_owned()).collect::<Vec<_>>();
-        let (seventh, capture) = (seventh.display().to_string(), capture.display().to_string());
-        let (policy, endpoints) = (
-            files.policy.display().to_string(),
-            files.endpoints.display().to_string(),
-        );
-        let one_core = ["taskset", "-c", "0"];
-        let replay = |before: &[&str], threads: &str, rules: bool| {
-            let mut command = words(before);
-            command.extend(words(&[&seventh, "replay", "--summary", "--threads", threads]));
-            if rules {
-                command.extend(words(&["--policy", &policy, "--endpoints", &endpoints]));
-            }
-            command.push(capture.clone());
-            command
+        let replay = |before: &[&str], threads: u32, files: Option<&Files>| {
+            [words(before), replay(seventh, capture, threads, files)].concat()
         };
+        let capture_file = capture.display().to_string();
+        let one_core = ["taskset", "-c", "0"];
         let on_one_core = |rest: &[&str]| [words(&one_core), words(rest)].concat();
-        let tshark = [
-            "tshark",
-            "-n",
-            "-r",
-            &capture,
-            "-Y",
-            "http.request or dns or tls.handshake.type == 1",
-            "-T",
-            "fields",
-            "-e",
-            "http.request.full_uri",
-            "-e",
-            "dns.qry.name",
-            "-e",
-            "tls.handshake.extensions_server_name",
-        ];
+        let tshark = [words(&["tshark", "-n", "-r", &capture_file]), words(TSHARK_TELLS)].concat();
         vec![
             Self {
                 name: "tcpdump",
                 what: "only copies the packets",
-                command: on_one_core(&["tcpdump", "-n", "-r", &capture, "-w", "/dev/null"]),
+                command: on_one_core(&["tcpdump", "-n", "-r", &capture_file, "-w", "/dev/null"]),
                 fine: &[0],
             },
             Self {
                 name: "seventh replay, one core",
                 what: "streams put together, every request judged by 100 rules of HTTP, DNS and SNI",
-                command: replay(&one_core, "1", true),
+                command: replay(&one_core, 1, Some(files)),
                 fine: &[0, 1],
             },
             Self {
                 name: "seventh replay, two threads",
                 what: "the same",
-                command: replay(&[], "2", true),
+                command: replay(&[], 2, Some(files)),
                 fine: &[0, 1],
             },
             Self {
                 name: "seventh replay, no policy, one core",
                 what: "protocols by content on every port, nothing judged",
-                command: replay(&one_core, "1", false),
+                command: replay(&one_core, 1, None),
                 fine: &[0],
             },
             Self {
                 name: "ndpiReader, one core",
                 what: "protocols by content, the first packets of each flow",
-                command: on_one_core(&["ndpiReader", "-q", "-i", &capture]),
+                command: on_one_core(&["ndpiReader", "-q", "-i", &capture_file]),
                 fine: &[0],
             },
             Self {
                 name: "tshark, one core",
                 what: "URLs, DNS names and server names",
-                command: on_one_core(&tshark),
+                command: [words(&one_core), tshark].concat(),
                 fine: &[0],
             },
         ]
@@ -135,6 +123,26 @@ impl Program {
         ensure!(is_fine, "{}: {status}: {said}", self.command.join(" "));
         Ok(Run { seconds, peak_bytes })
     }
+}
+
+fn replay(seventh: &Path, capture: &Path, threads: u32, files: Option<&Files>) -> Vec<String> {
+    let text = |path: &Path| path.display().to_string();
+    let mut command = vec![text(seventh)];
+    command.extend(words(&["replay", "--summary", "--threads", &threads.to_string()]));
+    if let Some(Files { policy, endpoints }) = files {
+        command.extend([
+            "--policy".to_owned(),
+            text(policy),
+            "--endpoints".to_owned(),
+            text(endpoints),
+        ]);
+    }
+    command.push(text(capture));
+    command
+}
+
+fn words(words: &[&str]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).collect()
 }
 
 /// Until it ends: the most memory that it had.

@@ -12,7 +12,7 @@ use crate::ahead::{Ahead, Piece};
 use crate::counters::EngineCounter;
 use crate::decide::{Decision, Engine, Turn};
 use crate::dns::NotOn;
-use crate::flow::{BesideState, FlowPolicy};
+use crate::flow::{BesideState, Flow, FlowPolicy};
 use crate::inspector::{Change, Inspector, Patience};
 use crate::judge::About;
 use crate::outbox::Outbox;
@@ -117,7 +117,7 @@ impl Beside {
 
     /// Nothing more will be shown: what waits for what was missing is read.
     pub fn finish(&mut self, now_ns: u64) {
-        for id in self.engine.flows.sweep(usize::MAX) {
+        for id in self.engine.flows.sweep(usize::MAX, |flow| flow.beside.is_waiting()) {
             self.engine.close_gaps(&id, now_ns);
         }
     }
@@ -560,20 +560,23 @@ impl Engine {
     }
 
     fn tick_beside(&mut self, now_ns: u64) {
-        for id in self.flows.sweep(SWEEP_MAX) {
-            let Some(flow) = self.flows.get(&id) else { continue };
-            let idle_ns = now_ns.saturating_sub(flow.last_seen_ns);
+        let limits = self.limits;
+        let idle_ns = |flow: &Flow| now_ns.saturating_sub(flow.last_seen_ns);
+        let is_over = |flow: &Flow| {
             let patience_ns = if flow.inspector.at_boundary() {
-                self.limits.quiet_timeout_ns
+                limits.quiet_timeout_ns
             } else {
-                self.limits.idle_timeout_ns
+                limits.idle_timeout_ns
             };
-            if idle_ns >= patience_ns {
-                self.close_gaps(&id, now_ns);
+            idle_ns(flow) >= patience_ns
+        };
+        let waits_in_vain = |flow: &Flow| flow.beside.is_waiting() && idle_ns(flow) >= GAP_PATIENCE_NS;
+        let due = self.flows.sweep(SWEEP_MAX, |flow| is_over(flow) || waits_in_vain(flow));
+        for id in due {
+            self.close_gaps(&id, now_ns);
+            if self.flows.get(&id).is_some_and(|flow| is_over(flow)) {
                 self.forget(&id);
                 self.desk.counters.count(EngineCounter::FlowExpired);
-            } else if idle_ns >= GAP_PATIENCE_NS {
-                self.close_gaps(&id, now_ns);
             }
         }
         self.expire(now_ns);

@@ -88,7 +88,7 @@ impl Engine {
     /// connections without frames are forgotten. Call it about once a second; each call looks at 1024 connections at
     /// most.
     pub fn tick(&mut self, now_ns: u64, out: &mut Outbox) {
-        for id in self.flows.sweep(SWEEP_MAX) {
+        for id in self.flows.sweep(SWEEP_MAX, |_| true) {
             let Some(flow) = self.flows.get(&id) else { continue };
             let idle_ns = now_ns.saturating_sub(flow.last_seen_ns);
             let (patience_ns, head_since_ns) = match flow.closed {

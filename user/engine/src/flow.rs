@@ -5,10 +5,10 @@ use crate::inspector::Inspector;
 use crate::punted::{FlowId, LinkType};
 use crate::seq::before;
 use crate::stream::Stream;
+use ahash::AHashMap as HashMap;
 use seventh_abi::PuntMeta;
 use seventh_policy::RuleSet;
 use std::borrow::Cow;
-use std::collections::HashMap;
 use std::sync::Arc;
 
 /// Places that one eviction looks at before it takes what it finds.
@@ -94,6 +94,13 @@ pub(crate) struct BesideState {
     pub(crate) misses: u16,
 }
 
+impl BesideState {
+    /// Something was shown behind what was not.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.ahead.first().or(self.replies_ahead.first()).is_some()
+    }
+}
+
 impl Flow {
     /// Whether the kernel may carry the connection alone: nothing more needs to be read, and what was read has been
     /// received. Before, a byte that was read and then lost on its way could come again as another. Once it may, nothing is
@@ -145,7 +152,7 @@ struct Slot {
 impl FlowTable {
     pub(crate) fn new(flows_max: usize) -> Self {
         Self {
-            index: HashMap::new(),
+            index: HashMap::default(),
             slots: Vec::new(),
             free: Vec::new(),
             flows_max: flows_max.max(1),
@@ -219,17 +226,13 @@ impl FlowTable {
         self.remove(&candidate.or_else(|| self.index.keys().next().copied())?)
     }
 
-    /// Ids of the connections among the next `looks` places, for a sweep that takes a while to come round.
-    pub(crate) fn sweep(&mut self, looks: usize) -> Vec<FlowId> {
+    /// Those of the connections at the next `looks` places that are `due`, for a sweep that takes a while to come round.
+    pub(crate) fn sweep(&mut self, looks: usize, due: impl Fn(&Flow) -> bool) -> Vec<FlowId> {
         let mut ids = Vec::new();
         for _ in 0..looks.min(self.slots.len()) {
             self.broom = (self.broom + 1) % self.slots.len();
-            ids.extend(
-                self.slots
-                    .get(self.broom)
-                    .and_then(|slot| slot.flow.as_ref())
-                    .map(|flow| flow.id),
-            );
+            let flow = self.slots.get(self.broom).and_then(|slot| slot.flow.as_deref());
+            ids.extend(flow.filter(|flow| due(flow)).map(|flow| flow.id));
         }
         ids
     }

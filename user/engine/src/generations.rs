@@ -1,7 +1,7 @@
 //! A bounded table that forgets by age.
 
 use crate::punted::FlowId;
-use std::collections::HashMap;
+use ahash::AHashMap as HashMap;
 
 /// Two generations: when the younger is full or old the older is forgotten, and the younger becomes the older. So an
 /// entry stays for at least one period unless room is short, and nothing is walked.
@@ -18,8 +18,8 @@ impl<V> Generations<V> {
     /// At most `entries_max` entries, each for at most two periods.
     pub(crate) fn new(entries_max: usize, period_ns: u64) -> Self {
         Self {
-            young: HashMap::new(),
-            old: HashMap::new(),
+            young: HashMap::default(),
+            old: HashMap::default(),
             young_since_ns: 0,
             generation_max: (entries_max / 2).max(1),
             period_ns,

@@ -1,7 +1,8 @@
 //! Who opened which connection: what the kernel's flow table is for live traffic.
 
-use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
+use ahash::AHashMap as HashMap;
 use seventh_parsers::packet::{Frame, Tcp, TcpFlags, Transport};
 
 /// Conversations that all shards know at most; those not met for longest give way.
@@ -89,14 +90,14 @@ impl Conversations {
         if self.young.len() >= self.generation_max && !self.young.contains_key(&key) {
             self.old = std::mem::take(&mut self.young);
         }
-        if let Some(known) = self.old.remove(&key) {
-            self.young.insert(key, known);
-        }
         let count = &mut self.count;
-        let conversation = self.young.entry(key).or_insert_with(|| {
-            *count += 1;
-            Conversation::new(frame, from_low)
-        });
+        let conversation = match self.young.entry(key) {
+            Entry::Occupied(known) => known.into_mut(),
+            Entry::Vacant(place) => place.insert(self.old.remove(&key).unwrap_or_else(|| {
+                *count += 1;
+                Conversation::new(frame, from_low)
+            })),
+        };
         if conversation.note(frame, from_low) {
             *count += 1;
         }

@@ -103,9 +103,9 @@ impl Shard {
         // Who dealt it has read its headers.
         let Ok(parsed) = Frame::parse_cut(frame) else { return };
         let (conversation, sender) = self.conversations.meet(&parsed);
-        let opening = conversation.is_new.then(|| Opening::of(&parsed, sender));
-        if let Some(opening) = &opening {
+        if conversation.is_new {
             conversation.is_new = false;
+            let opening = Opening::of(&parsed, sender);
             let view = self.shared.policy();
             conversation.at = opening.places(&self.endpoints, &self.shared, &view);
             if self.endpoints.are_governed() {
@@ -118,43 +118,21 @@ impl Shard {
                 });
             }
         }
-        let known = conversation.clone();
-        self.show(frame, &known, sender, time_ns);
-        self.tell_records(packet, out);
+        let is_tcp = matches!(parsed.transport(), Transport::Tcp(_));
+        let is_silent = parsed.payload().is_empty() && parsed.missing() == 0;
+        // Of an opener that says nothing there is nothing to read.
+        if is_tcp && is_silent && sender == Sender::Opener {
+            return;
+        }
+        if show(&mut self.beside, frame, conversation, sender, is_tcp, time_ns) {
+            self.tell_records(packet, out);
+        }
     }
 
     /// Nothing more comes.
     pub(crate) fn finish(&mut self, out: &mut Vec<Told>) {
         self.beside.finish(self.last_ns);
         self.tell_records(AFTER_ALL, out);
-    }
-
-    /// Shows the engine the frame at each hook that it passes.
-    fn show(&mut self, frame: &mut [u8], conversation: &Conversation, sender: Sender, time_ns: u64) {
-        for (hook, place) in HOOKS.into_iter().zip(conversation.at) {
-            let Place::Engine(ifindex) = place else { continue };
-            // What comes back passes at the other hook of the same endpoint.
-            let taken_at = match (sender, hook) {
-                (Sender::Opener, hook) => hook,
-                (Sender::Other, Hook::FromEndpoint) => Hook::ToEndpoint,
-                (Sender::Other, Hook::ToEndpoint) => Hook::FromEndpoint,
-            };
-            let meta = PuntMeta {
-                hook: taken_at,
-                ifindex,
-                base_seq: conversation.base_seq,
-                acked_seq: conversation.acked_seq,
-                reply_idle: true,
-                closed: false,
-                reply: sender == Sender::Other,
-                boundary: false,
-                clean: true,
-            };
-            if let Some(place) = frame.first_chunk_mut() {
-                *place = meta.encode();
-            }
-            let _: Seen = self.beside.observe(frame, time_ns);
-        }
     }
 
     fn tell_records(&self, packet: u64, out: &mut Vec<Told>) {
@@ -166,6 +144,47 @@ impl Shard {
             });
         }
     }
+}
+
+/// Shows the engine the frame at each hook that it passes and where there is more to read. Says whether there was one.
+fn show(
+    beside: &mut Beside,
+    frame: &mut [u8],
+    conversation: &mut Conversation,
+    sender: Sender,
+    is_tcp: bool,
+    time_ns: u64,
+) -> bool {
+    let mut is_shown = false;
+    for (hook, place) in HOOKS.into_iter().zip(&mut conversation.at) {
+        let Place::Engine(ifindex) = *place else { continue };
+        // What comes back passes at the other hook of the same endpoint.
+        let taken_at = match (sender, hook) {
+            (Sender::Opener, hook) => hook,
+            (Sender::Other, Hook::FromEndpoint) => Hook::ToEndpoint,
+            (Sender::Other, Hook::ToEndpoint) => Hook::FromEndpoint,
+        };
+        let meta = PuntMeta {
+            hook: taken_at,
+            ifindex,
+            base_seq: conversation.base_seq,
+            acked_seq: conversation.acked_seq,
+            reply_idle: true,
+            closed: false,
+            reply: sender == Sender::Other,
+            boundary: false,
+            clean: true,
+        };
+        if let Some(room) = frame.first_chunk_mut() {
+            *room = meta.encode();
+        }
+        is_shown = true;
+        // Datagrams between the same ends may be another conversation each.
+        if beside.observe(frame, time_ns) == Seen::Done && is_tcp {
+            *place = Place::Done;
+        }
+    }
+    is_shown
 }
 
 const HOOKS: [Hook; 2] = [Hook::FromEndpoint, Hook::ToEndpoint];
