@@ -202,7 +202,7 @@ pub(crate) fn page(table: &str, merged: &Merged, rounds: u32) -> String {
     format!(
         "# Replay, measured\n\n`./seventh-dev bench replay --publish` wrote this. All programs read the same file in turn; \
          medians of {rounds} rounds, with the time it takes to start. The file: {merged}, made of `pcap-fixtures/` \
-         (`benches/src/replay/merged.rs`).\n\n{table}"
+         (`benches/src/bin/replay-bench/merged.rs`).\n\n{table}"
     )
 }
 
