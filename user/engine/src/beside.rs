@@ -109,7 +109,7 @@ impl Beside {
         }
     }
 
-    /// Looks after connections on which nothing happens. Call it about once a second of the time that frames have; each
+    /// Looks after connections on which nothing happens. Call it every few seconds of the time that frames have; each
     /// call looks at 1024 connections at most.
     pub fn tick(&mut self, now_ns: u64) {
         self.engine.tick_beside(now_ns);

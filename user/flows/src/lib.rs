@@ -9,6 +9,8 @@
 mod descriptors;
 pub mod event_type;
 pub mod filter;
+#[cfg(any(test, fuzzing))]
+mod fuzz;
 pub mod json;
 pub mod mask;
 pub mod pb;
@@ -21,6 +23,8 @@ pub mod summary;
 pub mod timestamp;
 
 pub use descriptors::descriptors;
+#[cfg(any(test, fuzzing))]
+pub use fuzz::{fuzz_filter, fuzz_record};
 pub use reason::{drop_reason_text, hubble_reason};
 pub use redact::{HeaderRedaction, REDACTED, Redaction};
 pub use ring::{CAPACITY_DEFAULT, CAPACITY_MAX, Cursor, Held, Read, Ring, RingCapacity, RingError, RingWriter};

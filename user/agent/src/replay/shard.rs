@@ -16,7 +16,8 @@ use super::world::Endpoints;
 pub(crate) const SHARDS: usize = 8;
 /// Number of the packet of what is told when nothing more comes.
 const AFTER_ALL: u64 = u64::MAX;
-const TICK_NS: u64 = 1_000_000_000;
+/// How often, in the time of the capture, quiet connections are looked after.
+const TICK_NS: u64 = 5_000_000_000;
 
 /// What came of a packet.
 #[derive(Debug)]
