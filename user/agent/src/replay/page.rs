@@ -10,8 +10,9 @@ use super::tally::{Outcome, Tally};
 
 const STYLE: &str = "body{font:15px/1.45 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#1c2430}\
     h1{font-size:1.5rem}h2{font-size:1.15rem;margin-top:2rem}table{border-collapse:collapse;width:100%}\
-    th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #dde3ea;vertical-align:top;overflow-wrap:anywhere}\
-    th{background:#f3f5f8}td.n,th.n{text-align:right;white-space:nowrap}.no{color:#b3261e}.yes{color:#1b6e3c}\
+    th,td{text-align:left;padding:.3rem .6rem;border-bottom:1px solid #dde3ea;vertical-align:top;overflow-wrap:anywhere;\
+    min-width:9.5rem}\
+    th{background:#f3f5f8}td.n,th.n{text-align:right;white-space:nowrap;min-width:0}.no{color:#b3261e}.yes{color:#1b6e3c}\
     .never{background:#fff6e0}svg{width:100%;height:9rem;background:#f8f9fb}p.none{color:#5a6675}";
 /// Units of the timeline's drawing.
 const HEIGHT: u64 = 100;
@@ -74,10 +75,19 @@ fn write_page(out: &mut String, tally: &Tally, rules: &[Arc<RuleOrigin>], captur
 fn summary(out: &mut String, tally: &Tally) -> fmt::Result {
     writeln!(
         out,
-        "<p>{} packets, {} bytes, {} conversations. {} packets are not IP, {} neither TCP nor UDP. {} requests are not \
-         told: too many at once.</p>\n<table id=\"requests\"><tr><th>protocol</th><th>verdict</th><th \
-         class=\"n\">requests and answers</th></tr>",
-        tally.packets, tally.bytes, tally.conversations, tally.not_ip, tally.other_protocols, tally.records_lost
+        "<p>{} packets, {} bytes, {} conversations. {} packets are not IP, {} neither TCP nor UDP.</p>",
+        tally.packets, tally.bytes, tally.conversations, tally.not_ip, tally.other_protocols
+    )?;
+    if tally.records_lost > 0 {
+        writeln!(
+            out,
+            "<p class=\"no\">{} requests are not told: too many at once.</p>",
+            tally.records_lost
+        )?;
+    }
+    writeln!(
+        out,
+        "<table id=\"requests\"><tr><th>protocol</th><th>verdict</th><th class=\"n\">requests and answers</th></tr>"
     )?;
     for ((protocol, verdict), count) in &tally.requests {
         let class = if *verdict == "forwarded" { "yes" } else { "no" };
