@@ -157,6 +157,28 @@ impl FlowState {
     pub const fn unpack_bypass(bypass: u64) -> (u32, u32) {
         ((bypass >> 32) as u32, bypass as u32)
     }
+
+    /// Number of the opener's first byte, if it is known.
+    #[inline(always)]
+    #[must_use]
+    pub const fn known_base_seq(&self) -> Option<u32> {
+        if self.flags & FlowFlags::BASE_VALID != 0 {
+            Some(self.base_seq)
+        } else {
+            None
+        }
+    }
+
+    /// The highest acknowledgement of the other side, if it is known.
+    #[inline(always)]
+    #[must_use]
+    pub const fn known_acked_seq(&self) -> Option<u32> {
+        if self.flags & FlowFlags::REPLY_VALID != 0 {
+            Some(self.acked_seq)
+        } else {
+            None
+        }
+    }
 }
 
 /// Bytes of an answer that are copied: `HTTP/1.1 200 OK\r`. No answer of HTTP/1 is shorter.

@@ -162,16 +162,8 @@ fn meta(scene: &Scene<'_>, flow: &FlowState, reply: bool) -> [u8; 12] {
     PuntMeta {
         hook: scene.hook,
         ifindex: scene.ifindex,
-        base_seq: if flow.flags & FlowFlags::BASE_VALID != 0 {
-            Some(flow.base_seq)
-        } else {
-            None
-        },
-        acked_seq: if flow.flags & FlowFlags::REPLY_VALID != 0 {
-            Some(flow.acked_seq)
-        } else {
-            None
-        },
+        base_seq: flow.known_base_seq(),
+        acked_seq: flow.known_acked_seq(),
         reply_idle: false,
         closed: flow.verdict == Verdict::Closed as u8,
         reply,

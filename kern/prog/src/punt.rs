@@ -46,16 +46,8 @@ pub fn to_engine(scene: &Scene<'_>, flow: &mut FlowState, reply: bool) -> i32 {
     let meta = PuntMeta {
         hook: scene.hook,
         ifindex: scene.ifindex,
-        base_seq: if flow.flags & FlowFlags::BASE_VALID != 0 {
-            Some(flow.base_seq)
-        } else {
-            None
-        },
-        acked_seq: if flow.flags & FlowFlags::REPLY_VALID != 0 {
-            Some(flow.acked_seq)
-        } else {
-            None
-        },
+        base_seq: flow.known_base_seq(),
+        acked_seq: flow.known_acked_seq(),
         reply_idle: flow.flags & FlowFlags::REPLY_VALID != 0
             && flow.reply_next_seq == scene.scratch.packet.acknowledgement,
         closed: flow.verdict == Verdict::Closed as u8,

@@ -202,12 +202,9 @@ impl Collector {
                 (record.ifindex, record.source, record.destination)
             }
         };
-        let endpoint = setting.view.endpoints.get(&ifindex);
-        let names = endpoint.map(|endpoint| self.names.of_ends(endpoint.id, source, destination, moment.engine_ns()));
-        let seen = Seen {
-            time,
-            names: names.unwrap_or_default(),
-        };
+        let names = &self.names;
+        let names = names.of_ends(&setting.view, ifindex, source, destination, moment.engine_ns());
+        let seen = Seen { time, names };
         self.noted.push(Noted::new(happened, seen, setting));
     }
 

@@ -7,7 +7,7 @@ use std::{
     sync::Arc,
 };
 
-use seventh_engine::{L7Record, LearnedName, NameLimits, RecordVerdict, SCOPE_NODE};
+use seventh_engine::{L7Record, LearnedName, NameLimits, PolicyView, RecordVerdict, SCOPE_NODE};
 
 use super::ip;
 
@@ -73,14 +73,21 @@ impl SeenNames {
         }
     }
 
-    /// Under which names the endpoint knows both ends.
-    pub(crate) fn of_ends(&self, endpoint_id: u32, source: [u8; 16], destination: [u8; 16], now_ns: u64) -> EndNames {
-        if self.by_endpoint.is_empty() {
-            return EndNames::default();
-        }
-        EndNames {
-            source: self.of(endpoint_id, ip(source), now_ns),
-            destination: self.of(endpoint_id, ip(destination), now_ns),
+    /// Under which names the endpoint at this interface knows both ends.
+    pub(crate) fn of_ends(
+        &self,
+        view: &PolicyView,
+        ifindex: u32,
+        source: [u8; 16],
+        destination: [u8; 16],
+        now_ns: u64,
+    ) -> EndNames {
+        match view.endpoints.get(&ifindex) {
+            Some(endpoint) if !self.by_endpoint.is_empty() => EndNames {
+                source: self.of(endpoint.id, ip(source), now_ns),
+                destination: self.of(endpoint.id, ip(destination), now_ns),
+            },
+            _ => EndNames::default(),
         }
     }
 

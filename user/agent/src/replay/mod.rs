@@ -247,11 +247,12 @@ impl Teller {
 
     fn seen(&self, time_ns: u64, ifindex: u32, source: [u8; 16], destination: [u8; 16]) -> Seen {
         let moment = Moment::of_captures();
-        let endpoint = self.world.view.endpoints.get(&ifindex);
-        let names = endpoint.map(|endpoint| self.names.of_ends(endpoint.id, source, destination, moment.engine_ns()));
+        let view = &self.world.view;
         Seen {
             time: moment.wall(moment.monotonic(time_ns)),
-            names: names.unwrap_or_default(),
+            names: self
+                .names
+                .of_ends(view, ifindex, source, destination, moment.engine_ns()),
         }
     }
 }
