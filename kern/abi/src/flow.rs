@@ -134,12 +134,13 @@ pub struct FlowState {
     pub frame_end: u32,
     /// A [`Frames`].
     pub frames: u8,
-    /// Zero.
-    pub pad: u8,
+    /// Bytes of the next frame's header that came so far, and are kept in `walk`: 0 to 8.
+    pub header_held: u8,
     /// Pieces of answers' header blocks that were copied or lost so far.
     pub pieces: u16,
-    /// The first bytes of a frame's header of which the others are still to come.
-    pub frame_header: [u8; 8],
+    /// The first bytes of a frame's header of which the others are still to come; while a frame is copied
+    /// ([`Frames::Copied`]), in the first four, the sequence number of its next byte.
+    pub walk: [u8; 8],
 }
 
 impl FlowState {
@@ -179,6 +180,25 @@ impl FlowState {
             None
         }
     }
+
+    /// Sequence number up to which frames were walked over, or need not be. Valid unless `frames` is [`Frames::None`].
+    #[inline(always)]
+    #[must_use]
+    pub const fn walked_to(&self) -> u32 {
+        if self.frames == Frames::Copied as u8 {
+            let [a, b, c, d, ..] = self.walk;
+            u32::from_ne_bytes([a, b, c, d])
+        } else {
+            self.frame_end.wrapping_add(self.header_held as u32)
+        }
+    }
+
+    /// The frame's bytes from this sequence number on are still to be copied.
+    #[inline(always)]
+    pub const fn copy_from(&mut self, next: u32) {
+        let [a, b, c, d] = next.to_ne_bytes();
+        self.walk = [a, b, c, d, 0, 0, 0, 0];
+    }
 }
 
 /// Bytes of an answer that are copied: `HTTP/1.1 200 OK\r`. No answer of HTTP/1 is shorter.
@@ -210,7 +230,7 @@ pub enum Frames {
     First = 1,
     /// The present frame is not copied.
     Skipped = 2,
-    /// The rest of the present frame is copied.
+    /// The rest of the present frame, of which there is one, is copied.
     Copied = 3,
 }
 

@@ -139,6 +139,13 @@ pub enum InjectAction {
     },
     /// The connection is denied: replies are dropped, the opener's data and FIN come to the engine.
     Close,
+    /// The frame is of the side that was opened to, and goes on: what that side sends are frames of HTTP/2 from `start`
+    /// on, which the kernel follows. Its data goes to the engine until all of it that went there has come back: what
+    /// passes in the kernel must not overtake it.
+    FollowFrames {
+        /// Sequence number of the first frame.
+        start: u32,
+    },
 }
 
 /// What becomes of the data that the side sends that was opened to.
@@ -153,6 +160,8 @@ pub enum Replies {
     Pass = 2,
     /// The beginning of the next is copied; none is held. Otherwise as before.
     Copy = 3,
+    /// It goes to the engine from now on, and the beginning of the next is copied, too.
+    PuntAndCopy = 4,
 }
 
 /// Engine → kernel: where a frame goes and what to remember.
@@ -175,6 +184,9 @@ impl InjectMeta {
     const REVERSE: u8 = 1 << 3;
     const ACTION_SHIFT: u32 = 4;
     const REPLIES_SHIFT: u32 = 6;
+    const REPLIES_MASK: u8 = 0b11;
+    /// Highest bit of the three bytes of the interface index: the third bit of `replies`.
+    const REPLIES_HIGH: u32 = 0x0080_0000;
     const BOUNDARY: u32 = 1 << 31;
 
     /// The twelve bytes.
@@ -183,6 +195,7 @@ impl InjectMeta {
     pub const fn encode(&self) -> [u8; 12] {
         let (action, first_word, second_word) = match self.action {
             InjectAction::Keep => (0, 0, 0),
+            InjectAction::FollowFrames { start } => (0, start, 1),
             InjectAction::Bypass { start, end, boundary } => {
                 let len = end.wrapping_sub(start) & !Self::BOUNDARY;
                 (1, start, if boundary { len | Self::BOUNDARY } else { len })
@@ -191,14 +204,20 @@ impl InjectMeta {
             InjectAction::ForwardQuic { epoch } => (2, epoch, 1),
             InjectAction::Close => (3, 0, 0),
         };
-        let mut first = MAGIC | action << Self::ACTION_SHIFT | (self.replies as u8) << Self::REPLIES_SHIFT;
+        let replies = self.replies as u8;
+        let mut first = MAGIC | action << Self::ACTION_SHIFT | (replies & Self::REPLIES_MASK) << Self::REPLIES_SHIFT;
         if matches!(self.hook, Hook::ToEndpoint) {
             first |= Self::HOOK;
         }
         if self.reverse {
             first |= Self::REVERSE;
         }
-        pack(first, self.ifindex & IFINDEX_MAX, first_word, second_word)
+        let high = if replies > Self::REPLIES_MASK {
+            Self::REPLIES_HIGH
+        } else {
+            0
+        };
+        pack(first, self.ifindex & IFINDEX_MAX | high, first_word, second_word)
     }
 
     /// Reads the twelve bytes; `None` if they are not a punt header.
@@ -209,7 +228,8 @@ impl InjectMeta {
             return None;
         };
         let action = match first >> Self::ACTION_SHIFT & 0b11 {
-            0 => InjectAction::Keep,
+            0 if second_word == 0 => InjectAction::Keep,
+            0 => InjectAction::FollowFrames { start: first_word },
             1 => InjectAction::Bypass {
                 start: first_word,
                 end: first_word.wrapping_add(second_word & !Self::BOUNDARY),
@@ -219,11 +239,12 @@ impl InjectMeta {
             2 => InjectAction::ForwardQuic { epoch: first_word },
             _ => InjectAction::Close,
         };
-        let replies = match first >> Self::REPLIES_SHIFT {
-            0 => Replies::Keep,
-            1 => Replies::Punt,
-            2 => Replies::Pass,
-            _ => Replies::Copy,
+        let replies = match (ifindex & Self::REPLIES_HIGH, first >> Self::REPLIES_SHIFT) {
+            (0, 0) => Replies::Keep,
+            (0, 1) => Replies::Punt,
+            (0, 2) => Replies::Pass,
+            (0, _) => Replies::Copy,
+            _ => Replies::PuntAndCopy,
         };
         Some(Self {
             hook: if first & Self::HOOK != 0 {
@@ -231,7 +252,7 @@ impl InjectMeta {
             } else {
                 Hook::FromEndpoint
             },
-            ifindex,
+            ifindex: ifindex & IFINDEX_MAX,
             reverse: first & Self::REVERSE != 0,
             action,
             replies,
@@ -262,7 +283,7 @@ const fn unpack(m: &[u8; 12]) -> Option<(u8, u32, u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Hook, InjectAction, InjectMeta, PuntMeta, Replies};
+    use super::{Hook, IFINDEX_MAX, InjectAction, InjectMeta, PuntMeta, Replies};
 
     #[test]
     fn punt_meta_survives_the_wire() {
@@ -310,14 +331,23 @@ mod tests {
             InjectAction::Forward { epoch: 9 },
             InjectAction::ForwardQuic { epoch: u32::MAX },
             InjectAction::Close,
+            InjectAction::FollowFrames { start: 0 },
+            InjectAction::FollowFrames { start: u32::MAX },
+        ];
+        let replies = [
+            Replies::Keep,
+            Replies::Punt,
+            Replies::Pass,
+            Replies::Copy,
+            Replies::PuntAndCopy,
         ];
         for hook in [Hook::FromEndpoint, Hook::ToEndpoint] {
             for reverse in [false, true] {
                 for action in actions {
-                    for replies in [Replies::Keep, Replies::Punt, Replies::Pass, Replies::Copy] {
+                    for replies in replies {
                         let meta = InjectMeta {
                             hook,
-                            ifindex: 77,
+                            ifindex: IFINDEX_MAX,
                             reverse,
                             action,
                             replies,

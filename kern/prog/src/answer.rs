@@ -14,7 +14,7 @@ use crate::{
 const STATUS: usize = 9;
 
 /// Copies the beginning of an answer that nobody has seen yet; a packet sent again or out of turn is none. After an
-/// interim answer (1xx) the next is still expected.
+/// interim answer (1xx, but 101) the next is still expected.
 #[inline(always)]
 pub fn copy(scene: &Scene<'_>, flow: &mut FlowState) {
     let packet = &scene.scratch.packet;
@@ -52,7 +52,14 @@ fn submit(scene: &Scene<'_>, flow: &mut FlowState) {
         return;
     }
     // SAFETY: written just above.
-    if unsafe { (*answer).head[STATUS] } == b'1' {
+    let [first, second, third] = unsafe {
+        [
+            (*answer).head[STATUS],
+            (*answer).head[STATUS + 1],
+            (*answer).head[STATUS + 2],
+        ]
+    };
+    if first == b'1' && (second != b'0' || third != b'1') {
         flow.flags |= FlowFlags::EXPECT_ANSWER;
     }
     slot.submit(QUIETLY);

@@ -1,7 +1,11 @@
 //! Follows the frames of HTTP/2 that the side sends that was opened to, and copies its header blocks, beside the traffic.
 //!
-//! Nothing here decides anything. Frames are walked from the connection's first byte on, or not at all: where one begins
-//! is never guessed. What goes by repeatedly is passed over, and a gap is survived if it lies inside a frame of data.
+//! Nothing here decides anything. Frames are walked from the connection's first byte on, or, after an upgrade, from the one
+//! that the engine names, or not at all: where one begins is never guessed. What goes by repeatedly is passed over, and a
+//! gap is survived if it lies inside a frame.
+//!
+//! While an upgrade is under way the other side's data goes to the engine, and is followed when it comes back; only when
+//! all of it has come back is it followed on its way through the kernel. So each byte is walked over once, in its order.
 //!
 //! A program of its own, to which the one that decided goes on: together they are more than a verifier walks through.
 
@@ -9,12 +13,12 @@ use aya_ebpf::{
     helpers::{bpf_ktime_get_ns, generated::bpf_skb_load_bytes},
     programs::TcContext,
 };
-use seventh_abi::{AnswerPiece, Counter, FlowState, Frames, PIECE_LEN_MAX, Verdict};
+use seventh_abi::{AnswerPiece, Counter, FlowFlags, FlowState, Frames, PIECE_LEN_MAX, Verdict};
 
 use crate::{
     counters::{PASS, QUIETLY, count},
     maps::{ANSWER_PIECES, FLOWS, SCRATCH, Scratch},
-    packet::{FRAGMENT_NONE, TCP_ACK, TCP_RST, TCP_SYN},
+    packet::{FRAGMENT_NONE, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN},
 };
 
 const HEADER_LEN: u32 = 9;
@@ -28,15 +32,42 @@ const FRAME_LEN_AT_FIRST: u32 = 1 << 14;
 /// bytes.
 const STEPS_MAX: u32 = 256;
 
-/// Notes that the packet is to be followed if it passes. Comes before the kernel takes note of its bytes.
+/// The packet is to be followed if it passes.
+pub const IF_IT_PASSES: u32 = 1;
+/// It comes from the engine.
+const FROM_ENGINE: u32 = 2;
+/// Besides, the other side's data need not go to the engine any more, whatever is still there.
+const LAST_FROM_ENGINE: u32 = 3;
+
+/// Notes that the packet is to be followed if it passes.
 #[inline(always)]
 pub fn ask(scratch: &mut Scratch, flow: &FlowState) {
-    let packet = &scratch.packet;
-    let is_data = packet.payload_length > 0 && packet.tcp_flags & (TCP_ACK | TCP_SYN | TCP_RST) == TCP_ACK;
-    if flow.frames != Frames::None as u8 && is_data {
-        scratch.follows = 1;
-        scratch.follow_from = flow.reply_next_seq;
+    if flow.frames != Frames::None as u8 && is_data(scratch) {
+        scratch.follows = IF_IT_PASSES;
     }
+}
+
+/// Notes that the packet, which the engine gives back, is to be followed. `is_last`: see
+/// [`LAST_FROM_ENGINE`].
+#[inline(always)]
+pub fn ask_from_engine(scratch: &mut Scratch, flow: &mut FlowState, start: u32, is_last: bool) {
+    if flow.frames == Frames::First as u8 && flow.frame_end != start {
+        // What came before was HTTP/1.
+        flow.frame_end = start;
+        flow.header_held = 0;
+    }
+    if flow.frames == Frames::None as u8 || !is_data(scratch) {
+        flow.flags &= !FlowFlags::PUNT_REPLIES;
+        return;
+    }
+    scratch.follows = if is_last { LAST_FROM_ENGINE } else { FROM_ENGINE };
+    scratch.other_key = scratch.key;
+}
+
+#[inline(always)]
+fn is_data(scratch: &Scratch) -> bool {
+    let packet = &scratch.packet;
+    packet.payload_length > 0 && packet.tcp_flags & (TCP_ACK | TCP_SYN | TCP_RST) == TCP_ACK
 }
 
 /// The program: what was decided is in the scratch memory.
@@ -47,13 +78,29 @@ pub fn run(ctx: &TcContext) -> i32 {
     };
     // SAFETY: this CPU's element, used by nobody else while the program runs; any bytes are a valid `Scratch`.
     let scratch = unsafe { &mut *scratch };
+    let (follows, action) = (scratch.follows, scratch.action);
     scratch.follows = 0;
     let Some(flow) = FLOWS.get_ptr_mut(&scratch.other_key) else {
-        return PASS;
+        return action;
     };
     // SAFETY: the map gave a pointer to its element; entries are plain data and stay allocated while the program runs.
-    follow(ctx, scratch, unsafe { &mut *flow });
-    PASS
+    let flow = unsafe { &mut *flow };
+    follow(ctx, scratch, flow);
+    if follows == LAST_FROM_ENGINE || follows == FROM_ENGINE && is_last_byte(&scratch.packet, flow) {
+        // Only now: what passes from here on is followed by whoever lets it pass.
+        flow.flags &= !FlowFlags::PUNT_REPLIES;
+    }
+    action
+}
+
+/// Whether the packet ends where that side's data does, as far as it was seen.
+#[inline(always)]
+fn is_last_byte(packet: &Packet, flow: &FlowState) -> bool {
+    let mut end = packet.sequence.wrapping_add(packet.payload_length);
+    if packet.tcp_flags & TCP_FIN != 0 {
+        end = end.wrapping_add(1);
+    }
+    end == flow.reply_next_seq
 }
 
 /// Walks over the packet's new bytes.
@@ -63,7 +110,7 @@ fn follow(ctx: &TcContext, scratch: &mut Scratch, flow: &mut FlowState) -> i32 {
     if packet.fragment != FRAGMENT_NONE || flow.verdict != Verdict::Inspect as u8 {
         return lost_track(flow);
     }
-    let behind = scratch.follow_from.wrapping_sub(packet.sequence) as i32;
+    let behind = flow.walked_to().wrapping_sub(packet.sequence) as i32;
     if behind < 0 && !survives_gap(packet.sequence, flow) {
         return lost_track(flow);
     }
@@ -71,9 +118,8 @@ fn follow(ctx: &TcContext, scratch: &mut Scratch, flow: &mut FlowState) -> i32 {
     if at >= packet.payload_length {
         return 0;
     }
-    let held = packet.sequence.wrapping_add(at).wrapping_sub(flow.frame_end) as i32;
     scratch.at = at;
-    if held > 0 && !join_header(ctx, scratch, flow, held as u32) {
+    if flow.header_held > 0 && !join_header(ctx, scratch, flow) {
         return 0;
     }
     for _ in 0..STEPS_MAX {
@@ -87,13 +133,12 @@ fn follow(ctx: &TcContext, scratch: &mut Scratch, flow: &mut FlowState) -> i32 {
 /// Whether it is still known where a frame begins, although bytes before this packet were not seen.
 #[inline(always)]
 fn survives_gap(sequence: u32, flow: &mut FlowState) -> bool {
-    if flow.frames == Frames::First as u8 || (flow.frame_end.wrapping_sub(sequence) as i32) < 0 {
+    if flow.frames != Frames::Copied as u8 || (flow.frame_end.wrapping_sub(sequence) as i32) < 0 {
         return false;
     }
-    if flow.frames == Frames::Copied as u8 {
-        lose_piece(flow);
-        flow.frames = Frames::Skipped as u8;
-    }
+    lose_piece(flow);
+    flow.frames = Frames::Skipped as u8;
+    flow.header_held = 0;
     true
 }
 
@@ -133,7 +178,7 @@ fn step(ctx: &TcContext, scratch: &mut Scratch, flow: &mut FlowState) -> bool {
         return true;
     }
     if len - at < HEADER_LEN {
-        keep_header(ctx, scratch, flow, 0);
+        keep_header(ctx, scratch, flow);
         return false;
     }
     let offset = packet.payload_offset + at;
@@ -198,6 +243,11 @@ fn copy(ctx: &TcContext, scratch: &mut Scratch, flow: &mut FlowState, left: u32)
     }
     let offset = packet.payload_offset + *at;
     *at += len;
+    if len == left {
+        flow.frames = Frames::Skipped as u8;
+    } else {
+        flow.copy_from(packet.sequence.wrapping_add(*at));
+    }
     // SAFETY: the helper has no preconditions.
     piece.head.time_ns = unsafe { bpf_ktime_get_ns() };
     piece.head.key = *other_key;
@@ -235,11 +285,12 @@ fn copy(ctx: &TcContext, scratch: &mut Scratch, flow: &mut FlowState, left: u32)
     0
 }
 
-/// Keeps the first bytes of a frame's header, of which `held` were kept before, until the others come.
+/// Keeps the first bytes of a frame's header, beside those that were kept before, until the others come.
 #[inline(never)]
-fn keep_header(ctx: &TcContext, scratch: &Scratch, flow: &mut FlowState, held: u32) -> i32 {
+fn keep_header(ctx: &TcContext, scratch: &Scratch, flow: &mut FlowState) -> i32 {
     let (at, packet) = (scratch.at, &scratch.packet);
-    for (i, kept) in flow.frame_header.iter_mut().enumerate() {
+    let held = flow.header_held as u32;
+    for (i, kept) in flow.walk.iter_mut().enumerate() {
         let Some(nth) = (i as u32).checked_sub(held) else {
             continue;
         };
@@ -251,25 +302,27 @@ fn keep_header(ctx: &TcContext, scratch: &Scratch, flow: &mut FlowState, held: u
         };
         *kept = byte;
     }
+    flow.header_held = (held + packet.payload_length.wrapping_sub(at)) as u8;
     0
 }
 
-/// The rest of a frame's header, of which `held` bytes were kept; false if the packet has nothing more to follow.
+/// The rest of a frame's header, of which some bytes were kept; false if the packet has nothing more to follow.
 #[inline(never)]
-fn join_header(ctx: &TcContext, scratch: &mut Scratch, flow: &mut FlowState, held: u32) -> bool {
+fn join_header(ctx: &TcContext, scratch: &mut Scratch, flow: &mut FlowState) -> bool {
     let (start, packet) = (scratch.at, &scratch.packet);
+    let held = flow.header_held as u32;
     if held >= HEADER_LEN {
         lost_track(flow);
         return false;
     }
     if packet.payload_length - start < HEADER_LEN - held {
-        keep_header(ctx, scratch, flow, held);
+        keep_header(ctx, scratch, flow);
         return false;
     }
     let offset = packet.payload_offset;
     for (i, byte) in scratch.frame_header.iter_mut().enumerate() {
         *byte = match (i as u32).checked_sub(held) {
-            None => flow.frame_header[i & 7],
+            None => flow.walk[i & 7],
             Some(nth) => {
                 let Ok(byte) = ctx.load::<u8>((offset + start + nth) as usize) else {
                     lost_track(flow);
@@ -280,5 +333,6 @@ fn join_header(ctx: &TcContext, scratch: &mut Scratch, flow: &mut FlowState, hel
         };
     }
     scratch.at = start + HEADER_LEN - held;
+    flow.header_held = 0;
     begin_frame(ctx, scratch, flow)
 }

@@ -436,9 +436,9 @@ fn fill_new_flow(scene: &mut Scene<'_>) {
     new_flow.request_ns = 0;
     new_flow.frame_end = 0;
     new_flow.frames = Frames::None as u8;
-    new_flow.pad = 0;
+    new_flow.header_held = 0;
     new_flow.pieces = 0;
-    new_flow.frame_header = [0; 8];
+    new_flow.walk = [0; 8];
 }
 
 /// An endpoint may only speak for addresses that the ipcache knows as its own.

@@ -254,6 +254,7 @@ fn accept_connection(packet: &Packet, flow: &mut FlowState, next: u32) {
     flow.reply_next_seq = next;
     flow.frame_end = next;
     flow.frames = Frames::First as u8;
+    flow.header_held = 0;
     flow.pieces = 0;
     const KEPT: u16 = FlowFlags::PUNT_REPLIES | FlowFlags::COPYING;
     flow.flags = FlowFlags::BASE_VALID | FlowFlags::REPLY_VALID | FlowFlags::REPLIED | flow.flags & KEPT;

@@ -1,9 +1,9 @@
 //! The kernel half of Seventh: decides L3/L4, lets inspected bytes pass, and sends what must be read to the engine.
 //!
 //! Six programs. `tc_from_endpoint` and `tc_to_endpoint` sit on the host side of every endpoint's veth and share one
-//! decision, [`hook::classify`]; `tc_beside` goes on where what passes is judged beside the traffic, `tc_answers` where it
-//! is an answer of HTTP/2. `xdp_punt` hands punted frames to a worker's AF_XDP socket; `tc_from_punt` takes back what the
-//! engine returns.
+//! decision, [`hook::classify`]. `xdp_punt` hands punted frames to a worker's AF_XDP socket; `tc_from_punt` takes back what
+//! the engine returns. `tc_beside` goes on where what passes is judged beside the traffic, `tc_answers` where it is an answer
+//! of HTTP/2.
 //!
 //! On any other target than BPF this is an empty program, so that the ordinary stable clippy can read it.
 #![cfg_attr(target_arch = "bpf", no_std, no_main)]
@@ -50,7 +50,7 @@ pub fn tc_beside(ctx: TcContext) -> i32 {
     beside::run(&ctx)
 }
 
-/// Where they go on to with answers of HTTP/2.
+/// Where they, and `tc_from_punt`, go on to with answers of HTTP/2.
 #[classifier]
 pub fn tc_answers(ctx: TcContext) -> i32 {
     answer_frames::run(&ctx)
@@ -59,7 +59,7 @@ pub fn tc_answers(ctx: TcContext) -> i32 {
 /// Ingress of a punt pair's near end: frames from the engine.
 #[classifier]
 pub fn tc_from_punt(ctx: TcContext) -> i32 {
-    punt::inject(&ctx)
+    onward::go_on_from_engine(&ctx, punt::inject(&ctx))
 }
 
 /// Far end of a punt pair: to the worker's socket.

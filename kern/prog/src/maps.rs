@@ -78,9 +78,9 @@ pub struct Scratch {
     /// How far into the payload frames were followed. Not on the stack: what comes from here is any number to the verifier,
     /// so that it walks each turn of a loop once and not once for each way to it.
     pub at: u32,
-    /// 1 if the packet is to be followed, from this sequence number on.
+    /// 1 if the packet is to be followed, 2 if it comes from the engine, 3 if besides the other side's data need not go
+    /// there any more, whatever is still there; else 0.
     pub follows: u32,
-    pub follow_from: u32,
     /// What is to be looked at beside the traffic, in bits of [`crate::beside`], if the packet passes.
     pub beside: u32,
     /// What was decided, for programs that the deciding one goes on to.

@@ -4,6 +4,7 @@
 use aya_ebpf::programs::TcContext;
 
 use crate::{
+    answer_frames::IF_IT_PASSES,
     counters::{PASS, SHOT},
     maps::{SCRATCH, Scratch, TAILS},
 };
@@ -28,16 +29,26 @@ pub fn go_on(ctx: &TcContext, action: i32) -> i32 {
     follow(ctx, scratch, action)
 }
 
+/// Goes on with what the engine gave back.
+#[inline(always)]
+pub fn go_on_from_engine(ctx: &TcContext, action: i32) -> i32 {
+    match SCRATCH.get_ptr_mut(0) {
+        // SAFETY: as in `go_on`.
+        Some(scratch) => follow(ctx, unsafe { &mut *scratch }, action),
+        None => action,
+    }
+}
+
 /// The last part of the way.
 #[inline(always)]
 pub fn follow(ctx: &TcContext, scratch: &mut Scratch, action: i32) -> i32 {
-    let follows = scratch.follows;
-    // Of this packet only.
-    scratch.follows = 0;
     scratch.beside = 0;
-    if action == PASS && follows == 1 {
+    if scratch.follows != 0 && (scratch.follows != IF_IT_PASSES || action == PASS) {
+        scratch.action = action;
         // SAFETY: as in `go_on`.
         unsafe { TAILS.tail_call(ctx, ANSWERS) };
     }
+    // Of this packet only.
+    scratch.follows = 0;
     action
 }

@@ -11,6 +11,7 @@ use seventh_abi::{
 };
 
 use crate::{
+    answer_frames,
     counters::{count, drop_packet, pass, shot},
     hook::{Scene, fill_key, own_direction},
     inspect,
@@ -158,6 +159,7 @@ pub fn inject(ctx: &TcContext) -> i32 {
     };
     // SAFETY: this CPU's element, used by nobody else while the program runs; any bytes are a valid `Scratch`.
     let scratch = unsafe { &mut *scratch };
+    scratch.follows = 0;
     if !matches!(parse(ctx, &mut scratch.packet), Frame::Ip) {
         return shot(DropReason::InjectInvalid);
     }
@@ -185,7 +187,12 @@ pub fn inject(ctx: &TcContext) -> i32 {
     ctx.set_mark(config.mark);
     let to_ingress = matches!(meta.hook, Hook::FromEndpoint) != meta.reverse;
     // SAFETY: the helper only records where the frame goes; an unknown device drops it.
-    unsafe { bpf_redirect(meta.ifindex, if to_ingress { BPF_F_INGRESS as u64 } else { 0 }) as i32 }
+    let action = unsafe { bpf_redirect(meta.ifindex, if to_ingress { BPF_F_INGRESS as u64 } else { 0 }) as i32 };
+    if let InjectAction::FollowFrames { start } = meta.action {
+        let is_last = matches!(meta.replies, Replies::Pass);
+        answer_frames::ask_from_engine(scratch, flow, start, is_last);
+    }
+    action
 }
 
 /// Key of the flow whose opener's frame this is, or whose opener it answers, into `scratch.key`.
@@ -201,15 +208,17 @@ fn apply(meta: &InjectMeta, flow: &mut FlowState) {
     match meta.replies {
         Replies::Keep => {}
         Replies::Punt => flow.flags |= FlowFlags::PUNT_REPLIES,
+        // When the frame has been followed.
+        Replies::Pass if matches!(meta.action, InjectAction::FollowFrames { .. }) => {}
         Replies::Pass => flow.flags &= !FlowFlags::PUNT_REPLIES,
-        Replies::Copy => {
-            flow.flags |= FlowFlags::EXPECT_ANSWER;
-            // SAFETY: the helper has no preconditions.
-            flow.request_ns = unsafe { bpf_ktime_get_ns() };
+        Replies::Copy => expect_answer(flow),
+        Replies::PuntAndCopy => {
+            flow.flags |= FlowFlags::PUNT_REPLIES;
+            expect_answer(flow);
         }
     }
     match meta.action {
-        InjectAction::Keep => {}
+        InjectAction::Keep | InjectAction::FollowFrames { .. } => {}
         InjectAction::Bypass { start, end, boundary } => {
             flow.bypass = FlowState::pack_bypass(start, end);
             flow.flags |= FlowFlags::BYPASS_VALID;
@@ -229,6 +238,13 @@ fn apply(meta: &InjectMeta, flow: &mut FlowState) {
         }
         InjectAction::Close => flow.verdict = Verdict::Closed as u8,
     }
+}
+
+#[inline(always)]
+fn expect_answer(flow: &mut FlowState) {
+    flow.flags |= FlowFlags::EXPECT_ANSWER;
+    // SAFETY: the helper has no preconditions.
+    flow.request_ns = unsafe { bpf_ktime_get_ns() };
 }
 
 /// What passes from now on is not read: see `decided_again`.

@@ -358,6 +358,7 @@ impl Engine {
             stream: Stream::new(start),
             // Nothing of the other side is under way (`reply_idle`): what the opener expects next is what comes next.
             reply_next: inspector.reads_replies().then_some(segment.tcp.ack),
+            frames_from: None,
             inspector,
             settled_at: None,
             passes: false,
@@ -504,7 +505,7 @@ impl Engine {
         match inspection.replies {
             // One that is followed already is followed on. Else the inspector has seen to it that nothing of the other
             // side is under way, so that the opener's word for what comes next is the kernel's, too.
-            Replies::Punt => flow.reply_next = flow.reply_next.or(Some(turn.ack)),
+            Replies::Punt | Replies::PuntAndCopy => flow.reply_next = flow.reply_next.or(Some(turn.ack)),
             Replies::Pass => flow.reply_next = None,
             Replies::Keep | Replies::Copy => {}
         }

@@ -62,6 +62,8 @@ pub(crate) struct Flow {
     pub(crate) passes: bool,
     /// Next byte of the other side that is to be read, while its bytes are.
     pub(crate) reply_next: Option<u32>,
+    /// First frame of HTTP/2 that the other side sent after an upgrade.
+    pub(crate) frames_from: Option<u32>,
     /// Acknowledgement that the segment carried which completed the last allowed request: while the opener still
     /// sends this one, it has got nothing of the answer.
     pub(crate) request_ack: Option<u32>,

@@ -230,16 +230,19 @@ impl HttpInspector {
     /// Takes new bytes of the server.
     pub(crate) fn read_reply(&mut self, new: &[u8]) -> ReplyReading {
         let agreed = self.asked.as_mut().map_or(Agreed::No, |asked| asked.answer(new));
+        let mut frames = None;
         if agreed != Agreed::NotYet
             && let Some(asked) = self.asked.take()
             && agreed == Agreed::Yes
         {
+            frames = (asked.protocol == Protocol::Http2).then(|| asked.behind_heads(new.len()));
             self.agreed = Some(asked.protocol);
             self.tunnel = (asked.protocol == Protocol::Opaque).then_some(asked.head);
         }
         ReplyReading {
             not_on: None,
             more: agreed == Agreed::NotYet,
+            frames,
         }
     }
 
@@ -266,7 +269,7 @@ impl HttpInspector {
 
     fn replies(&self, allowed: usize, was_asked: bool) -> Replies {
         if self.asked.is_some() && !was_asked {
-            Replies::Punt
+            Replies::PuntAndCopy
         } else if allowed > 0 {
             Replies::Copy
         } else {

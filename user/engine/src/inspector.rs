@@ -87,6 +87,8 @@ pub(crate) struct ReplyReading {
     pub(crate) not_on: Option<NotOn>,
     /// Further ones are to be read.
     pub(crate) more: bool,
+    /// Set if frames of HTTP/2 begin among them: how many bytes from their end on.
+    pub(crate) frames: Option<usize>,
 }
 
 /// Whom an inspector asks.
@@ -266,6 +268,7 @@ impl Inspector {
             Self::Sniff(_) | Self::GivenUp => ReplyReading {
                 not_on: None,
                 more: false,
+                frames: None,
             },
         }
     }

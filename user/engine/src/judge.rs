@@ -146,6 +146,8 @@ impl Desk {
         self.note_request(&head.loosely(), &head.path);
         if let Some(stream) = stream {
             self.content.set_stream(stream);
+        } else if Protocol::asked_for(head) == Ok(Some(Protocol::Http2)) {
+            self.content.set_asks_http2();
         }
         let verdict = self.verdict(&policy.rules, head);
         match verdict.and_then(|rule| further.map(|()| rule)) {

@@ -155,6 +155,8 @@ pub struct HttpRecord {
     pub version: &'static str,
     /// Where on its connection it was asked; `None` for HTTP/1.
     pub stream: Option<Http2Stream>,
+    /// It asks for HTTP/2 on its connection: if the server agrees, it is stream 1 there (RFC 7540 §3.2).
+    pub asks_http2: bool,
     /// Method, host and path in one buffer that is used again.
     text: String,
     method_len: usize,
@@ -303,6 +305,7 @@ impl Content {
         self.inside = Inside::Http(HttpRecord {
             version,
             stream: None,
+            asks_http2: false,
             text,
             method_len: head.method.len(),
             host_len: head.host.len(),
@@ -315,6 +318,12 @@ impl Content {
     pub(crate) fn set_stream(&mut self, stream: Http2Stream) {
         if let Inside::Http(http) = &mut self.inside {
             http.stream = Some(stream);
+        }
+    }
+
+    pub(crate) fn set_asks_http2(&mut self) {
+        if let Inside::Http(http) = &mut self.inside {
+            http.asks_http2 = true;
         }
     }
 

@@ -5,12 +5,17 @@
 
 use crate::decide::{Decision, Engine, find_endpoint, policy_of};
 use crate::dns::NotOn;
+use crate::flow::Flow;
 use crate::inspector::{Change, Judge, ReplyReading};
 use crate::judge::About;
 use crate::punted::Segment;
 use crate::seq::{before, between, plus};
 use seventh_abi::{DropReason, InjectAction, PuntMeta, Replies};
 use seventh_parsers::packet::{PROTOCOL_TCP, TcpFlags};
+
+/// After an upgrade to HTTP/2 the other side's data comes here until all of it that did is back in the kernel, so that its
+/// frames are followed in their order; but no more of it than so many bytes.
+const HANDED_OVER_LEN_MAX: usize = 64 * 1024;
 
 impl Engine {
     /// Decides a segment of the side that was opened to. `Err` is a decision too: the one of an early tier.
@@ -27,10 +32,7 @@ impl Engine {
             return Err(Decision::Drop(DropReason::DeniedConnection));
         }
         let Some(next) = flow.reply_next else {
-            return Ok(Decision::Forward(Change {
-                replies: Replies::Pass,
-                ..Change::default()
-            }));
+            return Ok(Decision::Forward(not_read(flow, segment.tcp.seq)));
         };
         if before(next, segment.tcp.seq) {
             return Err(Decision::Drop(DropReason::OutOfOrder));
@@ -54,16 +56,20 @@ impl Engine {
             Some(NotOn::Later(reason)) => return Err(Decision::Park(reason)),
             None => {}
         }
+        let change = if reading.more {
+            Change::default()
+        } else {
+            not_read(flow, segment.tcp.seq)
+        };
         let action = if passes {
             InjectAction::Forward {
                 epoch: flow.policy.epoch,
             }
         } else {
-            InjectAction::Keep
+            change.action
         };
-        let replies = if reading.more { Replies::Keep } else { Replies::Pass };
         self.relieve();
-        Ok(Decision::Forward(Change { action, replies }))
+        Ok(Decision::Forward(Change { action, ..change }))
     }
 
     /// Has new bytes read, which begin where the other side's bytes are to be read next.
@@ -88,10 +94,11 @@ impl Engine {
         if reading.not_on.is_some() {
             return Ok(reading);
         }
-        flow.reply_next = flow
-            .reply_next
-            .filter(|_| reading.more)
-            .map(|next| plus(next, new.len()));
+        flow.reply_next = flow.reply_next.map(|next| plus(next, new.len()));
+        if let (Some(next), Some(frames)) = (flow.reply_next, reading.frames) {
+            flow.frames_from = Some(next.wrapping_sub(u32::try_from(frames).unwrap_or(0)));
+        }
+        flow.reply_next = flow.reply_next.filter(|_| reading.more);
         Ok(reading)
     }
 
@@ -121,6 +128,24 @@ impl Engine {
             })),
             None => Ok(place),
         }
+    }
+}
+
+/// What a segment of the other side that begins here tells the kernel, if nothing of it is to be read (any more).
+fn not_read(flow: &Flow, seq: u32) -> Change {
+    match flow.frames_from {
+        None => Change {
+            replies: Replies::Pass,
+            ..Change::default()
+        },
+        Some(start) => Change {
+            action: InjectAction::FollowFrames { start },
+            replies: if before(seq, start) || between(start, seq) < HANDED_OVER_LEN_MAX {
+                Replies::Keep
+            } else {
+                Replies::Pass
+            },
+        },
     }
 }
 

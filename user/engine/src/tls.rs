@@ -169,7 +169,11 @@ impl TlsInspector {
         }
         // Before the first ClientHello a server has nothing to say that is of interest.
         more |= matches!(self.phase, Phase::Hello(_));
-        ReplyReading { not_on: None, more }
+        ReplyReading {
+            not_on: None,
+            more,
+            frames: None,
+        }
     }
 
     /// The policy has changed: judges what was seen. What was not seen yet will be judged when it comes.

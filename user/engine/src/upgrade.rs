@@ -68,7 +68,10 @@ pub(crate) struct Asked {
     preface: Option<usize>,
     /// The answers so far, from the head that is not complete on.
     answer: Vec<u8>,
+    /// Bytes of the server in all.
     read: usize,
+    /// Bytes of it up to the end of the last complete head.
+    heads_end: usize,
 }
 
 /// What the server says.
@@ -92,6 +95,7 @@ impl Asked {
             preface: (protocol == Protocol::Http2).then_some(0),
             answer: Vec::new(),
             read: 0,
+            heads_end: 0,
         }
     }
 
@@ -121,12 +125,19 @@ impl Asked {
         self.preface.is_some()
     }
 
+    /// How many of the server's last `len` bytes come behind the last complete head.
+    pub(crate) const fn behind_heads(&self, len: usize) -> usize {
+        let behind = self.read.saturating_sub(self.heads_end);
+        if behind < len { behind } else { len }
+    }
+
     /// Takes new bytes of the server, in order.
     pub(crate) fn answer(&mut self, new: &[u8]) -> Agreed {
         self.read = self.read.saturating_add(new.len());
         self.answer.extend_from_slice(new.get(..ANSWERS_LEN_MAX).unwrap_or(new));
         // Each turn takes a whole head away.
         while let Some(end) = self.answer.windows(4).position(|w| w == b"\r\n\r\n") {
+            self.heads_end += end + 4;
             match status(&self.answer) {
                 Some(101) if !self.is_connect => return Agreed::Yes,
                 Some(200..=299) if self.is_connect => return Agreed::Yes,
@@ -201,6 +212,14 @@ mod tests {
                 "{answer:?}"
             );
             assert_eq!(asked(head).answer(&answer.as_bytes()[..7]), Agreed::NotYet);
+            if agreed == Agreed::Yes {
+                let mut whole = asked(head);
+                let more = [answer.as_bytes(), b"more"].concat();
+                let (first, rest) = more.split_at(5);
+                whole.answer(first);
+                assert_eq!(whole.answer(rest), Agreed::Yes);
+                assert_eq!(whole.behind_heads(rest.len()), 4, "{answer:?}");
+            }
         }
     }
 

@@ -8,14 +8,14 @@ use std::{
 use prost_types::Timestamp;
 use seventh_abi::{Answer, Event, EventKind, Verdict};
 use seventh_datapath::{AnswerReader, EventReader, PieceReader};
-use seventh_engine::{EngineShared, L7Record, NameLimits, PolicyView, RecordVerdict};
+use seventh_engine::{EngineShared, Http2Stream, L7Record, NameLimits, PolicyView, RecordVerdict};
 use seventh_flows::{Read, Redaction, RingWriter, json::to_json, pb::flow::LostEventSource};
 use tokio::{task::yield_now, time::sleep};
 use tracing::Level;
 
 use super::{
     Observer,
-    answers::{Asked, Request, Requests, connection, status},
+    answers::{Asked, Request, Requests, Status, connection, status},
     audited::Pending,
     clock::Moment,
     directory::Directory,
@@ -39,6 +39,18 @@ const BATCH: usize = 2048;
 const ANSWERS_MAX: usize = 4 * BATCH;
 /// The same of what is judged beside the traffic, which must not feel it: some 25 000 a second. More are lost, and counted.
 const ONLOOKER_BATCH: usize = 128;
+/// How records name the protocol.
+const HTTP_2: &str = "HTTP/2";
+/// The stream of a request that asked for HTTP/2 in HTTP/1.1.
+const STREAM_1: Http2Stream = Http2Stream {
+    number: 1,
+    is_grpc: false,
+};
+/// With this answer the server agrees to another protocol.
+const SWITCHED: Status = Status {
+    protocol: "HTTP/1.1",
+    code: 101,
+};
 /// How often losses are looked for.
 const LOSS_LOOK: Duration = Duration::from_secs(1);
 
@@ -301,16 +313,23 @@ impl Collector {
             Some(http) if record.verdict == RecordVerdict::Forwarded => http.stream,
             _ => return,
         };
-        let (key, base_seq) = (connection(&record), record.base_seq);
-        let request = Request {
+        let key = connection(&record);
+        let request = |what: Arc<L7Record>| Request {
             time_ns,
-            bytes: record.bytes(),
-            what: record,
+            bytes: what.bytes(),
+            what,
         };
-        match (stream, base_seq) {
-            (Some(stream), Some(base_seq)) => self.streams.remember((key, base_seq), stream, request),
+        match (stream, record.base_seq) {
+            (Some(stream), Some(base_seq)) => self.streams.remember((key, base_seq), stream, request(record)),
             (Some(_), None) => {}
-            (None, _) => self.requests.remember(key, request),
+            (None, base_seq) => {
+                if let Some(base_seq) = base_seq.filter(|_| asks_http2(&record)) {
+                    // If the server agrees it is answered there, else in HTTP/1 (RFC 7540 section 3.2).
+                    let request = request(Arc::clone(&record));
+                    self.streams.remember((key, base_seq), STREAM_1, request);
+                }
+                self.requests.remember(key, request(record));
+            }
         }
     }
 
@@ -323,8 +342,13 @@ impl Collector {
             }
             match self.requests.answered(&answer) {
                 Asked::Request(asked) => {
-                    let Some(status) = status(&answer.head) else {
-                        continue;
+                    let status = match status(&answer.head) {
+                        Some(SWITCHED) | None if asks_http2(&asked) => continue,
+                        Some(status) => status,
+                        None => {
+                            self.answers_lost += 1;
+                            continue;
+                        }
                     };
                     let answered = Answered {
                         latency_ns: answer.latency_ns,
@@ -353,7 +377,7 @@ impl Collector {
                 Said::Answer(answer) => {
                     let answered = Answered {
                         latency_ns: answer.time_ns.saturating_sub(answer.asked_ns),
-                        protocol: answer.asked.http().map_or("", |http| http.version),
+                        protocol: HTTP_2,
                         code: answer.status,
                         grpc_status: answer.grpc_status,
                     };
@@ -408,4 +432,9 @@ impl Collector {
         }
         (self.engine_lost, self.kernel_lost) = (engine, kernel);
     }
+}
+
+/// Whether it asks to go on with HTTP/2, if the server agrees.
+fn asks_http2(asked: &L7Record) -> bool {
+    asked.http().is_some_and(|http| http.asks_http2)
 }

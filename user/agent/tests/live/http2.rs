@@ -153,6 +153,64 @@ fn assert_answers_are_told(lab: &Lab) {
     }
 }
 
+/// How often each client asks: the server says what it says first in two segments, and cuts it elsewhere each time.
+const UPGRADES: usize = 12;
+
+#[test]
+fn answers_after_an_upgrade_to_http_2_are_told() {
+    let Some(python) = python() else { return };
+    let Some(mut lab) = stage("{method: \"GET|POST\", path: \"/public/.*\"}") else {
+        return;
+    };
+    let address = ["0.0.0.0".to_owned(), PORT.to_string()];
+    python_server(&mut lab, &python, "h2c_server.py", &address);
+    let url = |path: &str| format!("http://{}{path}", target(&lab));
+    let client = |name: &str, args: &[&str]| {
+        let mut command = lab.endpoint("client").unwrap().command(name);
+        command.args(args);
+        command
+    };
+    let paths = [("/public/index", "200"), ("/public/no", "404"), ("/public/gone", "410")];
+    let urls = paths.map(|(path, _)| url(path));
+    for _ in 0..UPGRADES {
+        // One asks for everything at once, the other for one after the other.
+        ask(
+            &lab,
+            client(
+                "nghttp",
+                &[&["--upgrade", "--null-out"][..], &urls.each_ref().map(String::as_str)].concat(),
+            ),
+        );
+        let flags =
+            "-sS --http2 --max-time 20 -w %{http_code}/%{http_version}\n -o /dev/null -o /dev/null -o /dev/null";
+        let mut command = client("curl", &flags.split(' ').collect::<Vec<_>>());
+        command.args(&urls);
+        assert_eq!(ask(&lab, command), ["200/2", "404/2", "410/2"]);
+    }
+    for (path, code) in paths {
+        let told = flows(
+            &lab,
+            2 * UPGRADES,
+            &["--all", "--protocol", "http", "--http-status", code],
+        );
+        assert_eq!(told.len(), 2 * UPGRADES, "each once");
+        for answer in told {
+            let http = &answer["l7"]["http"];
+            assert_eq!((&http["protocol"], &http["method"]), (&"HTTP/2".into(), &"GET".into()));
+            assert!(http["url"].as_str().unwrap().ends_with(path), "{answer}");
+            assert_eq!(answer["source"]["pod_name"], "server");
+        }
+    }
+    // That the server agreed is not the answer.
+    assert!(flows(&lab, 0, &["--all", "--http-status", "101"]).is_empty());
+    // Where it does not agree, its answer is told all the same.
+    let mut command = client("curl", &["-sS", "--http2", "-d", "x", "-w", "%{http_version}"]);
+    command.arg(url("/public/index"));
+    assert_eq!(ask(&lab, command), ["x1.1"]);
+    let told = flows(&lab, 1, &["--http-method", "POST", "--http-status", "200"]);
+    assert_eq!(told[0]["l7"]["http"]["protocol"], "HTTP/1.1");
+}
+
 #[test]
 fn an_upload_over_http_2_arrives_whole() {
     let Some(mut lab) = stage(PUBLIC) else { return };
@@ -243,5 +301,8 @@ fn websockets_are_let_through_when_the_server_agrees() {
         ]
     );
     assert_eq!(logged(&lab), ["/public/chat", "/public/again"]);
+    for (code, count) in [("101", 2), ("426", 1)] {
+        assert_eq!(flows(&lab, count, &["--all", "--http-status", code]).len(), count);
+    }
     assert_eq!(drops(&lab, "http_policy_denied"), 1);
 }

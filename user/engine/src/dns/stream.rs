@@ -120,7 +120,11 @@ impl DnsInspector {
     /// bytes that complete an answer do when it is learned.
     pub(crate) fn read_reply(&mut self, new: &[u8], judge: &mut Judge<'_>) -> ReplyReading {
         let not_on = self.read_answers(new, judge).err();
-        ReplyReading { not_on, more: true }
+        ReplyReading {
+            not_on,
+            more: true,
+            frames: None,
+        }
     }
 
     /// All answers that end in these bytes are read before the first of them counts as given: if one has to wait, all of

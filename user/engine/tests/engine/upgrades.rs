@@ -29,7 +29,7 @@ fn asked(world: &mut World, protocol: &str) -> (Connection, usize) {
     let connection = Connection::new();
     let head = upgrade(protocol);
     let sent = connection.send(world, 0, &head);
-    assert_eq!(sent.forwarded().meta.replies, Replies::Punt);
+    assert_eq!(sent.forwarded().meta.replies, Replies::PuntAndCopy);
     let mut connection = connection;
     connection.answered(head.len(), 0);
     (connection, head.len())
@@ -87,7 +87,7 @@ fn what_comes_with_the_request_waits_for_the_answer() {
     assert!(sent.forwarded.is_none());
     assert_eq!(
         (sent.made[0].payload.len(), sent.made[0].meta.replies),
-        (head.len(), Replies::Punt)
+        (head.len(), Replies::PuntAndCopy)
     );
     // The frame that told the kernel may be lost: the repeated request tells it again.
     let again = connection.send(&mut world, 0, &head);
@@ -138,11 +138,21 @@ fn after_an_upgrade_to_http_2_every_stream_is_judged() {
     let mut world = World::new();
     let (mut connection, at) = asked(&mut world, "h2c");
     connection.send(&mut world, at, begin()).nothing();
-    let said = reply(&mut world, &connection, at, 0, SWITCH);
-    assert_eq!(
-        (said.forwarded().meta.action, said.forwarded().meta.replies),
-        (InjectAction::Keep, Replies::Pass)
-    );
+    // Frames come with the agreement, and behind it.
+    let with_frames = [SWITCH, &begin()].concat();
+    let start = 5000 + SWITCH.len() as u32;
+    for (offset, bytes, replies) in [
+        (0, &with_frames[..], Replies::Keep),
+        (with_frames.len() as u32, b"frame", Replies::Keep),
+        (0, &with_frames, Replies::Keep),
+        (70_000, b"frame", Replies::Pass),
+    ] {
+        let said = reply(&mut world, &connection, at, offset, bytes);
+        assert_eq!(
+            (said.forwarded().meta.action, said.forwarded().meta.replies),
+            (InjectAction::FollowFrames { start }, replies)
+        );
+    }
     connection.answered(at, SWITCH.len() as u32);
     // Stream 1 is the request that asked.
     let good = [begin(), request(3, "/public")].concat();
@@ -193,7 +203,7 @@ fn acknowledging_bytes_that_were_never_sent_hides_nothing_of_the_answer() {
             "it is judged when it comes with the right one"
         );
         let sent = connection.send(&mut world, cut, &head[cut..]);
-        assert_eq!(sent.forwarded().meta.replies, Replies::Punt);
+        assert_eq!(sent.forwarded().meta.replies, Replies::PuntAndCopy);
         let said = reply(&mut world, &connection, head.len(), 0, &answer);
         assert_eq!(
             (said.forwarded().meta.action, said.forwarded().meta.replies),

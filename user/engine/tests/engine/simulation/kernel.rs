@@ -122,12 +122,16 @@ impl Kernel {
             self.note_sent(sent.tcp.seq.wrapping_add(sent.payload.len() as u32));
         }
         match sent.meta.replies {
-            Replies::Punt => self.punts_replies = true,
+            Replies::Punt | Replies::PuntAndCopy => self.punts_replies = true,
             Replies::Pass => self.punts_replies = false,
             Replies::Keep | Replies::Copy => {}
         }
         match sent.meta.action {
             InjectAction::Keep => {}
+            InjectAction::FollowFrames { .. } => {
+                let end = sent.tcp.seq.wrapping_add(sent.payload.len() as u32);
+                self.punts_replies &= end != self.reply_next;
+            }
             InjectAction::Bypass { start, end, .. } => self.bypass = Some((start, end)),
             InjectAction::Forward { .. } => self.passes = true,
             InjectAction::ForwardQuic { .. } => panic!("there is no QUIC in these runs"),
