@@ -387,7 +387,7 @@ impl Datapath {
     /// # Errors
     /// The kernel refuses.
     pub fn flow_table(&self) -> Result<FlowTable, DatapathError> {
-        FlowTable::open(self.maps.flows_id()?)
+        FlowTable::open(&object::maps_dir(&self.settings.bpffs))
     }
 
     /// The reader of the kernel's events; the first caller gets it.

@@ -4,7 +4,7 @@ use std::{borrow::Borrow, collections::HashMap as StdHashMap};
 
 use aya::{
     Ebpf, Pod,
-    maps::{Array, HashMap, IterableMap as _, LpmTrie, Map, MapData, MapError, RingBuf, XskMap, lpm_trie::Key},
+    maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, RingBuf, XskMap, lpm_trie::Key},
 };
 use seventh_abi::{
     Addr, DatapathConfig, Endpoint, FlowKey, FlowState, IpcacheEntry, IpcacheKey, PolicyEntry, PolicyKey, names,
@@ -122,12 +122,6 @@ impl Maps {
             .map(|prefix| Key::new(prefix.prefix_len, IpcacheKey { addr: prefix.addr }))
             .collect();
         remove_all(&mut self.ipcache, &stale, names::IPCACHE)
-    }
-
-    /// The kernel's number of the flow table.
-    pub(crate) fn flows_id(&self) -> Result<u32, DatapathError> {
-        let info = self.flows.map().info().map_err(DatapathError::map(names::FLOWS))?;
-        Ok(info.id())
     }
 
     /// A snapshot of the flow table, of so many entries at most; those that move meanwhile may be missing or come twice.

@@ -1,6 +1,6 @@
 //! The table of names, for whoever feeds it.
 
-use std::{io, os::fd::AsFd as _};
+use std::{io, os::fd::AsFd as _, path::Path};
 
 use aya::{
     Ebpf,
@@ -142,8 +142,9 @@ impl std::fmt::Debug for FlowTable {
 }
 
 impl FlowTable {
-    pub(crate) fn open(id: u32) -> Result<Self, DatapathError> {
-        let data = MapData::from_id(id).map_err(DatapathError::map(names::FLOWS))?;
+    /// By its pin: to open a map by its number takes `CAP_SYS_ADMIN`.
+    pub(crate) fn open(maps_dir: &Path) -> Result<Self, DatapathError> {
+        let data = MapData::from_pin(maps_dir.join(names::FLOWS)).map_err(DatapathError::map(names::FLOWS))?;
         let map = HashMap::try_from(aya::maps::Map::LruHashMap(data)).map_err(DatapathError::map(names::FLOWS))?;
         Ok(Self { map })
     }

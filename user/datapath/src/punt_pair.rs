@@ -11,7 +11,10 @@ use futures_util::{
     pin_mut,
 };
 use nix::net::if_::if_nametoindex;
-use rtnetlink::{Handle, LinkUnspec, LinkVeth, new_connection, packet_route::link::LinkAttribute};
+use rtnetlink::{
+    Handle, LinkUnspec, LinkVeth, new_connection,
+    packet_route::link::{AfSpecInet6, AfSpecUnspec, In6AddrGenMode, LinkAttribute},
+};
 
 use crate::{DatapathError, ethtool};
 
@@ -52,7 +55,7 @@ impl PuntPair {
             far,
         };
         for (name, index) in [(&pair.near, pair.near_ifindex), (&pair.far, pair.far_ifindex)] {
-            disable_ipv6(name);
+            quieten(name, index).await;
             // Frames must carry checksums and VLAN tags in their bytes: user space sees neither of them otherwise.
             ethtool::features_off(name, &IN_BAND)?;
             set_link(name, LinkUnspec::new_with_index(index).mtu(mtu)).await?;
@@ -129,7 +132,14 @@ pub(crate) fn ifindex(name: &str) -> Result<u32, DatapathError> {
     if_nametoindex(name).map_err(|_| DatapathError::NoInterface(name.to_owned()))
 }
 
-/// Neighbour discovery on the pair would only be noise in the counters. Where the kernel has no IPv6 there is none.
-fn disable_ipv6(device: &str) {
-    let _ = fs::write(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"), "1");
+/// Neighbour discovery on the pair would only be noise in the counters. Where the kernel has no IPv6 there is none. In a
+/// container `/proc/sys` is not to be written to; a device without an address of its own is quiet, too.
+async fn quieten(device: &str, index: u32) {
+    if fs::write(format!("/proc/sys/net/ipv6/conf/{device}/disable_ipv6"), "1").is_ok() {
+        return;
+    }
+    let no_address = AfSpecUnspec::Inet6(vec![AfSpecInet6::AddrGenMode(In6AddrGenMode::None)]);
+    let message =
+        LinkUnspec::new_with_index(index).append_extra_attribute(LinkAttribute::AfSpecUnspec(vec![no_address]));
+    let _ = set_link(device, message).await;
 }
