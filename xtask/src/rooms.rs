@@ -128,6 +128,13 @@ pub(crate) const ROOMS: &[Room] = &[
         tests_may_use: &["seventh-fixtures"],
         ..PLAIN
     },
+    // Speaks with the agent, and shares no code with it: its own program, small, in the way of every pod that starts.
+    Room {
+        name: "seventh-cni",
+        folder: "user/cni",
+        tests_may_use: &["seventh"],
+        ..PLAIN
+    },
     Room {
         name: "seventh-benches",
         folder: "benches",
@@ -160,13 +167,13 @@ pub(crate) const RESERVED: &[(&str, &[&str])] = &[
     ("httparse", &["seventh-parsers"]),
     ("tls-parser", &["seventh-parsers"]),
     ("hickory-proto", &["seventh-parsers"]),
-    ("tokio", &["seventh"]),
-    ("tonic", &["seventh"]),
+    ("tokio", &["seventh", "seventh-cni"]),
+    ("tonic", &["seventh", "seventh-cni"]),
     ("hyper", &["seventh"]),
-    ("hyper-util", &["seventh"]),
+    ("hyper-util", &["seventh", "seventh-cni"]),
     ("prometheus-client", &["seventh"]),
-    ("clap", &["seventh", "seventh-benches"]),
-    ("anyhow", &["seventh", "seventh-benches", "xtask"]),
+    ("clap", &["seventh", "seventh-cni", "seventh-benches"]),
+    ("anyhow", &["seventh", "seventh-cni", "seventh-benches", "xtask"]),
     ("notify", &["seventh"]),
 ];
 

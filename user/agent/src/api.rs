@@ -6,13 +6,17 @@ use std::{
     path::{Path, PathBuf},
     pin::Pin,
     sync::Arc,
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail};
 use seventh_abi::{Addr, FlowKey, FlowState, IpcacheEntry, NameEntry};
 use seventh_datapath::{IpcachePrefix, PolicyRow};
 use seventh_policy::Identity;
-use tokio::net::UnixListener;
+use tokio::{
+    net::UnixListener,
+    time::{Instant, sleep},
+};
 use tokio_stream::{Stream, wrappers::UnixListenerStream};
 use tonic::{
     Request, Response, Status,
@@ -36,11 +40,11 @@ pub mod v1 {
 }
 
 use v1::{
-    CleanNamesRequest, CleanNamesResponse, ConfigureEndpointRequest, ConfigureEndpointResponse, FlowEntries,
-    GetPolicyRequest, Identities, IpcacheEntries, LearnedName, LearnedNames, ListEndpointsRequest,
-    ListEndpointsResponse, ListFlowEntriesRequest, ListIdentitiesRequest, ListIpcacheRequest, ListNameRowsRequest,
-    ListNamesRequest, ListPolicyRowsRequest, ListSettingsRequest, ListSettingsResponse, NameRows, PolicyDocument,
-    PolicyRows, SetSettingRequest, Setting, StatusRequest, StatusResponse,
+    AwaitEndpointRequest, AwaitEndpointResponse, CleanNamesRequest, CleanNamesResponse, ConfigureEndpointRequest,
+    ConfigureEndpointResponse, FlowEntries, GetPolicyRequest, Identities, IpcacheEntries, LearnedName, LearnedNames,
+    ListEndpointsRequest, ListEndpointsResponse, ListFlowEntriesRequest, ListIdentitiesRequest, ListIpcacheRequest,
+    ListNameRowsRequest, ListNamesRequest, ListPolicyRowsRequest, ListSettingsRequest, ListSettingsResponse, NameRows,
+    PolicyDocument, PolicyRows, SetSettingRequest, Setting, StatusRequest, StatusResponse,
     agent_client::AgentClient,
     agent_server::{Agent, AgentServer},
 };
@@ -50,12 +54,21 @@ const PIECE: usize = 1024;
 /// Flows that are listed at once at most.
 pub const FLOWS_LISTED_MAX: usize = 65_536;
 
+/// How long an answer to [`Agent::await_endpoint`] may take, and how often is looked meanwhile. Who asks for longer asks again.
+const AWAITED_MAX: Duration = Duration::from_secs(1);
+const AWAITED_LOOK: Duration = Duration::from_millis(20);
+
 /// What the API asks of the agent.
 pub trait Answers: Send + Sync + 'static {
     /// How it is.
     fn status(&self) -> StatusResponse;
     /// Its endpoints.
     fn endpoints(&self) -> Vec<v1::Endpoint>;
+    /// The endpoint that a network plugin asks for, if policies are in force on it.
+    ///
+    /// # Errors
+    /// They are not; the reason.
+    fn in_force(&self, wanted: &AwaitEndpointRequest) -> Result<v1::Endpoint>;
     /// Puts the endpoint of this name in audit, or has its policies enforced.
     ///
     /// # Errors
@@ -155,6 +168,26 @@ impl<A: Answers> Agent for Service<A> {
         Ok(Response::new(ListEndpointsResponse {
             endpoints: self.0.endpoints(),
         }))
+    }
+
+    async fn await_endpoint(
+        &self,
+        request: Request<AwaitEndpointRequest>,
+    ) -> Result<Response<AwaitEndpointResponse>, Status> {
+        let wanted = Arc::new(request.into_inner());
+        let until = Instant::now() + AWAITED_MAX;
+        loop {
+            let (answers, asked) = (Arc::clone(&self.0), Arc::clone(&wanted));
+            let looked = tokio::task::spawn_blocking(move || answers.in_force(&asked)).await;
+            match looked.map_err(|e| Status::internal(e.to_string()))? {
+                Ok(endpoint) => {
+                    let endpoint = Some(endpoint);
+                    return Ok(Response::new(AwaitEndpointResponse { endpoint }));
+                }
+                Err(reason) if Instant::now() >= until => return Err(Status::unavailable(format!("{reason:#}"))),
+                Err(_) => sleep(AWAITED_LOOK).await,
+            }
+        }
     }
 
     async fn configure_endpoint(

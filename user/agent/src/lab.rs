@@ -89,6 +89,10 @@ impl Namespace {
         ip(&args)
     }
 
+    fn path(&self) -> PathBuf {
+        Path::new("/run/netns").join(&self.name)
+    }
+
     fn command(&self, program: impl AsRef<OsStr>) -> Command {
         let mut command = Command::new("ip");
         command.args(["netns", "exec", &self.name]).arg(program);
@@ -98,7 +102,7 @@ impl Namespace {
     }
 
     fn start<T: Send + 'static>(&self, job: impl FnOnce() -> T + Send + 'static) -> Result<JoinHandle<nix::Result<T>>> {
-        let path = Path::new("/run/netns").join(&self.name);
+        let path = self.path();
         let file = fs::File::open(&path).with_context(|| path.display().to_string())?;
         Ok(thread::spawn(move || {
             setns(&file, CloneFlags::CLONE_NEWNET).map(|()| job())
@@ -149,6 +153,12 @@ impl LabEndpoint {
     /// A command that runs inside the endpoint.
     pub fn command(&self, program: impl AsRef<OsStr>) -> Command {
         self.namespace.command(program)
+    }
+
+    /// Its network namespace.
+    #[must_use]
+    pub fn netns(&self) -> PathBuf {
+        self.namespace.path()
     }
 
     /// Both addresses.

@@ -1,8 +1,8 @@
 //! What the agent answers about itself.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use seventh_abi::{Counter, Direction, DropReason, drop_counter};
 use seventh_datapath::{AttachMode, Datapath, PolicyRow};
 use seventh_engine::EngineCounter;
@@ -72,6 +72,25 @@ impl Answers for Shared {
                 })
             })
             .collect()
+    }
+
+    fn in_force(&self, wanted: &v1::AwaitEndpointRequest) -> Result<v1::Endpoint> {
+        let state = self.state();
+        let publisher = running(&state)?;
+        let mut endpoints = publisher.endpoints().iter();
+        let endpoint = endpoints.find(|endpoint| endpoint.config.name == wanted.endpoint);
+        let endpoint = endpoint.context("the agent does not know this endpoint")?;
+        for text in &wanted.ips {
+            let ip: IpAddr = text.parse().with_context(|| format!("`{text}` is no address"))?;
+            ensure!(
+                endpoint.config.ips.contains(&ip),
+                "the agent knows this endpoint without the address {ip}"
+            );
+        }
+        ensure!(endpoint.state() == "ready", "the endpoint is {}", endpoint.state());
+        let in_kernel = publisher.datapath().endpoints();
+        let entry = endpoint.ifindex.and_then(|ifindex| in_kernel.get(&ifindex));
+        Ok(describe_endpoint(endpoint, entry.map_or(0, |entry| entry.policy_id)))
     }
 
     fn set_audit(&self, endpoint: &str, audit: bool) -> Result<()> {

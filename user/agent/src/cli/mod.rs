@@ -219,6 +219,12 @@ enum Answer {
     No,
 }
 
+/// The command line, for who checks what is written to it elsewhere.
+#[must_use]
+pub fn command() -> clap::Command {
+    Cli::command()
+}
+
 /// Runs the command of this process.
 #[must_use]
 pub fn run() -> ExitCode {

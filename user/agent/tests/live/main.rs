@@ -10,6 +10,7 @@ mod audit;
 mod bad_input;
 mod bulk;
 mod client;
+mod cni;
 mod config;
 mod demo;
 mod differential;

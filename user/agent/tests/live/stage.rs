@@ -53,7 +53,8 @@ pub(crate) fn lab_with_mtu(mtu: u32) -> Option<Lab> {
     lab_of(CAST, mtu)
 }
 
-fn lab_of(cast: &[(&str, &str)], mtu: u32) -> Option<Lab> {
+/// A lab of this cast, or `None` as [`lab`].
+pub(crate) fn lab_of(cast: &[(&str, &str)], mtu: u32) -> Option<Lab> {
     match Lab::new(cast, mtu) {
         Ok(lab) => Some(lab),
         Err(reason) => {
