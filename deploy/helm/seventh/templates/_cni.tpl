@@ -1,0 +1,29 @@
+{{/* Puts the chained plugin into the node's CNI configuration, or takes it out. */}}
+{{- define "seventh.cniContainer" -}}
+- name: cni
+  image: {{ include "seventh.image" . }}
+  imagePullPolicy: {{ .Values.image.pullPolicy }}
+  command: [/seventh-cni]
+  args:
+    - {{ .Values.cni.action }}
+    - --bin-dir={{ .Values.cni.binDir }}
+    - --conf-dir={{ .Values.cni.confDir }}
+    {{- if eq .Values.cni.action "install" }}
+    - --socket={{ .Values.paths.run }}/seventh.sock
+    - --timeout-seconds={{ .Values.cni.timeoutSeconds }}
+    - --on-timeout={{ .Values.cni.onTimeout }}
+    {{- end }}
+  securityContext:
+    privileged: false
+    allowPrivilegeEscalation: false
+    runAsUser: 0
+    runAsGroup: 0
+    readOnlyRootFilesystem: true
+    capabilities:
+      drop: [ALL]
+  volumeMounts:
+    - name: cni-bin
+      mountPath: {{ .Values.cni.binDir }}
+    - name: cni-conf
+      mountPath: {{ .Values.cni.confDir }}
+{{- end -}}

@@ -1,0 +1,84 @@
+//! The example application: its objects are Kubernetes', its policies say what its page says.
+
+use std::process::Command;
+
+use super::{documents, kinds, path, text};
+
+fn seventh(arguments: &[&str]) -> (Option<i32>, String) {
+    let output = Command::new(env!("CARGO_BIN_EXE_seventh"))
+        .args(arguments)
+        .output()
+        .unwrap();
+    let said = [output.stdout, output.stderr].concat();
+    (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+#[test]
+fn the_application_is_what_kubernetes_takes() {
+    for object in documents(&text("examples/three-tier/app.yaml")) {
+        kinds::check(&object);
+    }
+}
+
+#[test]
+fn every_policy_that_is_shipped_is_valid_without_a_warning() {
+    for name in ["three-tier/policies.yaml", "http.yaml", "dns.yaml", "tls.yaml"] {
+        let file = path("examples").join(name);
+        let (status, said) = seventh(&["policy", "validate", "--output", "json", file.to_str().unwrap()]);
+        assert_eq!(status, Some(0), "{name}: {said}");
+        let report: serde_json::Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(report["findings"], serde_json::json!([]), "{name}");
+    }
+}
+
+/// What the page of the example promises: who asks whom for what, and whether it passes.
+#[test]
+fn the_application_s_policies_allow_what_it_does_and_nothing_else() {
+    let file = path("examples/three-tier/policies.yaml");
+    let [web, api, store, visitor] = ["web", "api", "store", "visitor"];
+    let dns = "kube-dns";
+    let labels = |who: &str| match who {
+        "kube-dns" => "k8s-app=kube-dns,io.kubernetes.pod.namespace=kube-system".to_owned(),
+        name if name.contains('.') => name.to_owned(),
+        app => format!("app={app},io.kubernetes.pod.namespace=shop"),
+    };
+    for (from, to, port, question, passes) in [
+        (visitor, web, "8080", &["--http", "GET web/api/items"][..], true),
+        (visitor, web, "8080", &["--http", "POST web/api/orders"], true),
+        (visitor, web, "8080", &["--http", "GET web/api/admin/orders"], false),
+        (visitor, web, "8080", &["--http", "DELETE web/api/items"], false),
+        (visitor, api, "8080", &["--http", "GET api/items"], false),
+        (web, api, "8080", &["--http", "GET api/items"], true),
+        (web, api, "8080", &["--http", "GET api/admin/orders"], false),
+        (web, store, "6379", &[], false),
+        (api, store, "6379", &[], true),
+        (store, "192.0.2.1", "443", &[], false),
+        (store, dns, "53/UDP", &["--dns", "example.com"], false),
+        (api, "example.com", "443", &["--sni", "example.com"], true),
+        (api, "example.com", "443", &["--sni", "example.org"], false),
+        (api, "example.org", "443", &["--sni", "example.com"], false),
+        (api, dns, "53/UDP", &["--dns", "store.shop.svc.cluster.local"], true),
+        (
+            api,
+            dns,
+            "53/UDP",
+            &["--dns", "example.com.shop.svc.cluster.local"],
+            true,
+        ),
+        (api, dns, "53/UDP", &["--dns", "example.org"], false),
+        (web, dns, "53/UDP", &["--dns", "api.shop.svc.cluster.local"], true),
+        (web, dns, "53/UDP", &["--dns", "store.shop.svc.cluster.local"], false),
+    ] {
+        let (from_labels, to_labels) = (labels(from), labels(to));
+        let ends = ["--from", &from_labels, "--to", &to_labels, "--port", port];
+        let (status, said) = seventh(
+            &[
+                &["policy", "trace", "--policy", file.to_str().unwrap()],
+                &ends[..],
+                question,
+            ]
+            .concat(),
+        );
+        assert_eq!(status, Some(i32::from(!passes)), "{from} -> {to} {question:?}: {said}");
+    }
+}
