@@ -71,7 +71,7 @@ mod upgrade;
 pub use beside::{Beside, Denials, Seen};
 pub use counters::{EngineCounter, EngineCounters};
 pub use decide::{Engine, Fate};
-pub use dns::DnsRefusal;
+pub use dns::{DnsAnswer, DnsRecord, DnsRefusal};
 #[cfg(any(test, fuzzing))]
 pub use fuzz::fuzz_engine;
 #[cfg(any(test, fuzzing))]
@@ -82,10 +82,7 @@ pub use names::{
 };
 pub use outbox::{OUTBOX_FRAMES_MAX, Outbox};
 pub use quic::quic_reason;
-pub use record::{
-    DnsAnswer, DnsRecord, Http2Stream, HttpRecord, Inside, L7Record, LoggedHeader, RECORD_PATH_MAX, RecordVerdict,
-    TlsRecord,
-};
+pub use record::{Http2Stream, HttpRecord, Inside, L7Record, LoggedHeader, RECORD_PATH_MAX, RecordVerdict, TlsRecord};
 pub use shared::{EndpointView, EngineLimits, EngineShared, PolicyView};
 #[cfg(any(test, fuzzing))]
 pub use stream_fuzz::fuzz_stream;

@@ -1,11 +1,10 @@
 //! Records: what the engine tells of requests and drops.
 
+use crate::dns::DnsRecord;
 use crossbeam::queue::ArrayQueue;
 use seventh_abi::{DropReason, Hook};
 use seventh_parsers::http1::LooseHead;
 use seventh_policy::RuleOrigin;
-use std::borrow::Cow;
-use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -106,7 +105,8 @@ impl L7Record {
     pub const fn bytes(&self) -> usize {
         let text = match &self.content.inside {
             Inside::Http(http) => http.text.capacity(),
-            Inside::Nothing | Inside::Dns(_) | Inside::Tls(_) => 0,
+            Inside::Dns(dns) => size_of::<DnsRecord>() + dns.bytes(),
+            Inside::Nothing | Inside::Tls(_) => 0,
         };
         size_of::<Self>() + text + self.content.buffer.capacity()
     }
@@ -219,39 +219,6 @@ pub struct LoggedHeader {
     pub sent: bool,
 }
 
-/// One question, or an answer to it.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DnsRecord {
-    /// The name that is asked for, as policies compare it: lower case, with the final dot.
-    pub query: String,
-    /// Of which type, such as `AAAA`.
-    pub query_type: Cow<'static, str>,
-    /// What was answered; `None` for the question itself.
-    pub answer: Option<DnsAnswer>,
-}
-
-/// What a server answered.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct DnsAnswer {
-    /// How it ended (RFC 1035 §4.1.1); without the bits that an OPT record adds.
-    pub rcode: u8,
-    /// Addresses, in their order, at most [`DnsAnswer::LIST_MAX`].
-    pub ips: Vec<IpAddr>,
-    /// Names that the name leads to, likewise.
-    pub cnames: Vec<String>,
-    /// Types of the records, each once, likewise.
-    pub record_types: Vec<Cow<'static, str>>,
-    /// The shortest time for which one of the records holds, in seconds; 0 if there are none.
-    pub ttl_s: u32,
-    /// From the question to the answer; 0 if the question is not known.
-    pub latency_ns: u64,
-}
-
-impl DnsAnswer {
-    /// Entries of a list at most; the rest is cut off.
-    pub const LIST_MAX: usize = 64;
-}
-
 /// What a ClientHello said.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct TlsRecord {
@@ -267,11 +234,12 @@ pub struct TlsRecord {
     pub quic: bool,
 }
 
-/// What is inside, and the buffer of the last request of HTTP, for the next one.
+/// What is inside, and buffers of what was inside before, for the next one.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Content {
     inside: Inside,
     buffer: String,
+    dns: Option<Box<DnsRecord>>,
 }
 
 impl Content {
@@ -280,9 +248,23 @@ impl Content {
     }
 
     pub(crate) fn set(&mut self, inside: Inside) {
-        if let Inside::Http(http) = std::mem::replace(&mut self.inside, inside) {
-            self.buffer = http.text;
+        match std::mem::replace(&mut self.inside, inside) {
+            Inside::Http(http) => self.buffer = http.text,
+            Inside::Dns(dns) => self.dns = Some(dns),
+            Inside::Nothing | Inside::Tls(_) => {}
         }
+    }
+
+    /// Writes a record of DNS over whatever stands in it.
+    pub(crate) fn set_dns(&mut self, write: impl FnOnce(&mut DnsRecord)) {
+        self.clear();
+        let mut dns = self.dns.take().unwrap_or_default();
+        write(&mut dns);
+        self.inside = Inside::Dns(dns);
+    }
+
+    pub(crate) const fn inside(&self) -> &Inside {
+        &self.inside
     }
 
     /// Whether nothing was noted.

@@ -60,7 +60,7 @@ impl Denied {
                 host: http.host().to_owned(),
                 path: http.path().to_owned(),
             },
-            Read::Dns(dns) => Inside::Dns(dns.query.clone()),
+            Read::Dns(dns) => Inside::Dns(dns.query().to_owned()),
             Read::Tls(hello) => Inside::Tls(hello.server_name.clone()),
         };
         Self {

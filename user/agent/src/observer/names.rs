@@ -64,12 +64,12 @@ impl SeenNames {
         let Some(dns) = record.dns().filter(|_| record.verdict == RecordVerdict::Forwarded) else {
             return;
         };
-        let Some(answer) = &dns.answer else { return };
-        let ttl_ns = u64::from(answer.ttl_s) * SECOND_NS;
+        let Some(answer) = dns.answer() else { return };
+        let ttl_ns = u64::from(answer.ttl_s()) * SECOND_NS;
         let held_ns = ttl_ns.max(self.limits.ttl_min_ns).saturating_add(self.limits.grace_ns);
         let expires_ns = record.time_ns.saturating_add(held_ns);
-        for address in &answer.ips {
-            self.see(record.endpoint_id, *address, &dns.query, expires_ns);
+        for address in answer.ips() {
+            self.see(record.endpoint_id, *address, dns.query(), expires_ns);
         }
     }
 

@@ -1,6 +1,7 @@
 //! Records of kernel and engine become flows.
 
 use std::{
+    borrow::Cow,
     collections::BTreeMap,
     hash::{BuildHasher as _, Hasher as _, RandomState},
     sync::{
@@ -515,7 +516,7 @@ fn flags(bits: u8) -> TcpFlags {
 }
 
 fn layer7(record: &L7Record) -> Option<Layer7> {
-    let answer = record.dns().and_then(|dns| dns.answer.as_ref());
+    let answer = record.dns().and_then(DnsRecord::answer);
     let inside = match record.inside() {
         Inside::Nothing => return None,
         Inside::Http(request) => layer7::Record::Http(http(request)),
@@ -528,7 +529,7 @@ fn layer7(record: &L7Record) -> Option<Layer7> {
     };
     Some(Layer7 {
         r#type: kind.into(),
-        latency_ns: answer.map_or(0, |answer| answer.latency_ns),
+        latency_ns: answer.map_or(0, |answer| answer.latency_ns()),
         record: Some(inside),
     })
 }
@@ -553,17 +554,17 @@ fn url(request: &HttpRecord) -> String {
 
 fn dns(record: &DnsRecord) -> Dns {
     let mut dns = Dns {
-        query: record.query.clone(),
-        qtypes: vec![record.query_type.clone().into_owned()],
+        query: record.query().to_owned(),
+        qtypes: vec![record.query_type().into_owned()],
         observation_source: DNS_OBSERVER.to_owned(),
         ..Dns::default()
     };
-    if let Some(answer) = &record.answer {
-        dns.rcode = u32::from(answer.rcode);
-        dns.ips = answer.ips.iter().map(ToString::to_string).collect();
-        dns.ttl = answer.ttl_s;
-        dns.cnames.clone_from(&answer.cnames);
-        dns.rrtypes = answer.record_types.iter().map(ToString::to_string).collect();
+    if let Some(answer) = record.answer() {
+        dns.rcode = u32::from(answer.rcode());
+        dns.ips = answer.ips().iter().map(ToString::to_string).collect();
+        dns.ttl = answer.ttl_s();
+        dns.cnames = answer.cnames().map(str::to_owned).collect();
+        dns.rrtypes = answer.record_types().map(Cow::into_owned).collect();
     }
     dns
 }

@@ -8,8 +8,10 @@
 
 mod held;
 mod queries;
+mod record;
 mod stream;
-mod telling;
+
+pub use record::{DnsAnswer, DnsRecord};
 
 pub(crate) use stream::DnsInspector;
 
@@ -17,15 +19,16 @@ use crate::counters::EngineCounter;
 use crate::decide::Decision;
 use crate::inspector::{Change, Judge};
 use crate::names::{Answers, LESSON_NAMES_MAX, NotLearned};
-use crate::record::{DnsRecord, Inside, RecordVerdict};
+use crate::record::{Inside, RecordVerdict};
 use crate::shared::EngineLimits;
 use held::HeldBytes;
-use queries::{Queries, Query, Slot};
+use queries::{Queries, Query, Questions, Slot};
 use seventh_abi::DropReason;
 use seventh_parsers::dns::{
     Head, Header, Message, OPCODE_QUERY, RCODE_FORMERR, RCODE_NOERROR, RCODE_NXDOMAIN, RCODE_REFUSED, write_refusal,
 };
 use seventh_policy::{DnsRuleSet, RuleOrigin};
+use smallvec::SmallVec;
 use std::borrow::Cow;
 use std::sync::Arc;
 
@@ -66,7 +69,7 @@ impl From<DropReason> for NotOn {
 struct Answered<'m> {
     slot: Slot,
     /// None for an error that does not say to what.
-    questions: Option<Box<[u8]>>,
+    questions: Option<Questions>,
     head: Head<'m>,
     whole: Option<Message<'m>>,
 }
@@ -74,8 +77,7 @@ struct Answered<'m> {
 impl Answered<'_> {
     /// What is dropped next is this.
     fn note(&self, judge: &mut Judge<'_>) {
-        let told = telling::answer(&self.head, self.whole.as_ref());
-        judge.desk.note(Inside::Dns(Box::new(told)));
+        note_answer(judge, &self.head, self.whole.as_ref(), 0);
     }
 
     /// Whether the other may be an answer to the same query.
@@ -99,8 +101,21 @@ impl Answered<'_> {
             return Err(DropReason::DnsUnsolicitedAnswer);
         };
         let latency_ns = judge.about.time_ns.saturating_sub(query.asked_ns);
-        for told in telling::answers(&self.head, self.whole.as_ref(), &query.questions, latency_ns) {
-            tell(judge, told, query.rule.clone());
+        let mut told = false;
+        for question in self.head.questions() {
+            judge.desk.content.set_dns(|record| {
+                record.set_question(&question);
+                record.set_answer(&self.head, self.whole.as_ref(), latency_ns);
+            });
+            tell(judge, query.rule.clone());
+            told = true;
+        }
+        if !told {
+            judge.desk.content.set_dns(|record| {
+                record.set_asked(&query.questions);
+                record.set_answer(&self.head, self.whole.as_ref(), latency_ns);
+            });
+            tell(judge, query.rule);
         }
         Ok(())
     }
@@ -160,23 +175,23 @@ fn query(judge: &mut Judge<'_>, message: &[u8]) -> Result<(), DropReason> {
     let message = Message::parse(message).map_err(|_| DropReason::DnsMalformed)?;
     let head = *message.head();
     let rules = judge.policy.rules.dns().ok_or(DropReason::InspectorMissing)?;
-    let mut allowed = Vec::with_capacity(1);
+    let mut allowed: SmallVec<[_; 1]> = SmallVec::new();
     for question in head.questions() {
-        let asked = telling::question(&question);
-        let Some(rule) = verdict(judge, rules, &asked.query) else {
-            judge.desk.note(Inside::Dns(Box::new(asked)));
+        judge.desk.content.set_dns(|record| record.set_question(&question));
+        let Some(rule) = verdict_of_noted(judge, rules) else {
             judge.desk.refuse(judge.about, DropReason::DnsPolicyDenied)?;
             ask(judge, &head, None);
             return Ok(());
         };
-        allowed.push((asked, rules.origin(rule).cloned()));
+        allowed.push(rules.origin(rule).cloned());
     }
     // A message without a question asks something that no rule can be about.
-    let (_, rule) = allowed.last().ok_or(DropReason::DnsNotQuery)?;
+    let rule = allowed.last().ok_or(DropReason::DnsNotQuery)?;
     ask(judge, &head, rule.clone());
     judge.desk.counters.count(EngineCounter::RequestAllowed);
-    for (asked, rule) in allowed {
-        tell(judge, asked, rule);
+    for (question, rule) in head.questions().zip(allowed) {
+        judge.desk.content.set_dns(|record| record.set_question(&question));
+        tell(judge, rule);
     }
     Ok(())
 }
@@ -201,19 +216,16 @@ fn show(judge: &mut Judge<'_>, message: &[u8]) -> Result<(), DropReason> {
     let Some(first) = head.questions().next() else {
         return Ok(());
     };
-    let record = if head.header().is_response() {
-        let mut record = telling::answer(&head, Message::parse(message).ok().as_ref());
+    if head.header().is_response() {
         let slot = Slot::of(judge.about, head.header().id);
         let query = judge.desk.dns.queries.answered(&slot, &questions(&head));
-        if let (Some(answer), Some(query)) = (&mut record.answer, query) {
-            answer.latency_ns = judge.about.time_ns.saturating_sub(query.asked_ns);
-        }
-        record
+        let latency_ns = query.map_or(0, |query| judge.about.time_ns.saturating_sub(query.asked_ns));
+        note_answer(judge, &head, Message::parse(message).ok().as_ref(), latency_ns);
     } else {
         ask(judge, &head, None);
-        telling::question(&first)
-    };
-    tell(judge, record, None);
+        judge.desk.content.set_dns(|record| record.set_question(&first));
+    }
+    tell(judge, None);
     Ok(())
 }
 
@@ -223,9 +235,19 @@ pub(crate) fn reads_as_dns(payload: &[u8]) -> bool {
         && Message::parse(payload).is_ok()
 }
 
-/// Records what goes on.
-fn tell(judge: &mut Judge<'_>, record: DnsRecord, rule: Option<Arc<RuleOrigin>>) {
-    judge.desk.note(Inside::Dns(Box::new(record)));
+/// Notes an answer by its first question, if it repeats one.
+fn note_answer(judge: &mut Judge<'_>, head: &Head<'_>, whole: Option<&Message<'_>>, latency_ns: u64) {
+    judge.desk.content.set_dns(|record| {
+        record.clear();
+        if let Some(first) = head.questions().next() {
+            record.set_question(&first);
+        }
+        record.set_answer(head, whole, latency_ns);
+    });
+}
+
+/// Records that what was noted goes on.
+fn tell(judge: &mut Judge<'_>, rule: Option<Arc<RuleOrigin>>) {
     judge.desk.record(judge.about, RecordVerdict::Forwarded, None, rule);
 }
 
@@ -238,6 +260,14 @@ fn verdict(judge: &Judge<'_>, rules: &DnsRuleSet, name: &str) -> Option<u32> {
         .bytes(name.as_bytes())
         .finish();
     judge.desk.cached(&key, || Ok(rules.judge(name))).ok().flatten()
+}
+
+/// The same of the name that was noted.
+fn verdict_of_noted(judge: &Judge<'_>, rules: &DnsRuleSet) -> Option<u32> {
+    match judge.desk.content.inside() {
+        Inside::Dns(noted) => verdict(judge, rules, noted.query()),
+        _ => None,
+    }
 }
 
 /// Learns from an answer; it may go on only when this succeeds. Nothing else has changed then: it can be done again.
@@ -329,8 +359,8 @@ fn refusal(query: &[u8], reason: DropReason, refusal: DnsRefusal) -> Option<Vec<
 }
 
 /// The questions in a form in which equal ones are equal bytes.
-fn questions(head: &Head<'_>) -> Box<[u8]> {
-    let mut bytes = Vec::with_capacity(64);
+fn questions(head: &Head<'_>) -> Questions {
+    let mut bytes = Questions::new();
     for question in head.questions() {
         for label in question.name.labels() {
             // A label has 63 bytes at most.
@@ -341,5 +371,5 @@ fn questions(head: &Head<'_>) -> Box<[u8]> {
         bytes.extend_from_slice(&question.query_type.to_be_bytes());
         bytes.extend_from_slice(&question.class.to_be_bytes());
     }
-    bytes.into()
+    bytes
 }

@@ -2,8 +2,10 @@
 
 use crate::judge::About;
 use crate::punted::FlowId;
+use ahash::AHashMap as HashMap;
 use seventh_policy::RuleOrigin;
-use std::collections::{HashMap, VecDeque};
+use smallvec::SmallVec;
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 /// How long an answer is awaited. Resolvers wait for 5 seconds at most before they ask again.
@@ -62,18 +64,21 @@ struct Watch {
 
 #[derive(Debug, Default)]
 struct Asked {
-    slots: HashMap<Slot, Vec<Query>>,
+    /// Hardly ever more than one in a slot.
+    slots: HashMap<Slot, SmallVec<[Query; 1]>>,
     watched: HashMap<Between, Watch>,
     /// Slots in the order in which they were asked; those that were answered since are passed over.
     order: VecDeque<(Slot, u64)>,
     len: usize,
 }
 
+/// Questions in a form in which equal ones are equal bytes; most are this short.
+pub(super) type Questions = SmallVec<[u8; 48]>;
+
 /// What was asked.
 #[derive(Debug)]
 pub(super) struct Query {
-    /// In a form in which equal questions are equal bytes.
-    pub(super) questions: Box<[u8]>,
+    pub(super) questions: Questions,
     pub(super) asked_ns: u64,
     /// The rule that allowed the last question.
     pub(super) rule: Option<Arc<RuleOrigin>>,
@@ -312,7 +317,7 @@ mod tests {
     fn assert_watched(queries: &Queries) {
         for asked in queries.endpoints.values() {
             let waiting: usize = asked.watched.values().map(|watch| watch.waiting).sum();
-            let slots: usize = asked.slots.values().map(Vec::len).sum();
+            let slots: usize = asked.slots.values().map(smallvec::SmallVec::len).sum();
             assert_eq!((waiting, slots), (asked.len, asked.len));
             assert!(asked.watched.values().all(|watch| watch.waiting > 0));
         }

@@ -1,8 +1,8 @@
 //! What an answer teaches.
 
+use ahash::AHashMap as HashMap;
 use seventh_abi::{Addr, mapped_v4};
 use seventh_parsers::dns::{CLASS_IN, Message, Name, Question, RecordData};
-use std::collections::HashMap;
 
 /// CNAME records that are followed from one question; resolvers stop earlier.
 pub(crate) const CHAIN_MAX: usize = 16;

@@ -24,9 +24,10 @@ pub use rules::NameRules;
 pub use table::{LearnedName, Learning, NameLimits};
 
 use crate::shared::EndpointView;
+use ahash::AHashMap as HashMap;
 use seventh_abi::{Addr, FlowKey, NameEntry};
 use seventh_policy::IdentityId;
-use std::collections::{HashMap, HashSet};
+use std::collections::HashSet;
 use std::fmt::Debug;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};

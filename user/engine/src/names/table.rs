@@ -1,11 +1,12 @@
 //! Names, the addresses under them, and what each address means because of them.
 
 use super::{Lacking, Lesson, NameChange, NameClass, NameRules, SCOPE_NODE};
+use ahash::AHashMap as HashMap;
 use seventh_abi::{Addr, NameEntry};
 use seventh_policy::IdentityId;
 use seventh_policy::name_pattern::NamePattern;
 use std::cmp::{Ordering as CmpOrdering, Reverse};
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::sync::Arc;
 
 const SECOND_NS: u64 = 1_000_000_000;
@@ -113,7 +114,7 @@ pub(super) struct Table {
     scopes: BTreeMap<u32, Scope>,
     /// Addresses under names, over all scopes.
     pairs: usize,
-    /// When the first address of each name ends.
+    /// When the first address of each name ends, or a little earlier.
     ends: BTreeSet<(u64, u32, Arc<str>)>,
     pending: Pending,
     /// Addresses that wait for an identity.
@@ -192,7 +193,7 @@ impl Table {
         self.revision
     }
 
-    /// Returns what was not known before.
+    /// Returns what was not known before, or ends in a later second.
     pub(super) fn learn(&mut self, endpoint_id: u32, lesson: &Lesson, now_ns: u64) -> Vec<Learning> {
         let scope = self.scope(endpoint_id);
         let mut news = Vec::new();
@@ -201,7 +202,10 @@ impl Table {
                 let ttl_ns = u64::from(*name_s.min(addr_s)) * SECOND_NS;
                 (*addr, now_ns.saturating_add(self.limits.held_ns(ttl_ns)))
             });
-            news.extend(self.credit(scope, name, &credits.collect::<Vec<_>>()));
+            let credits: Vec<_> = credits.collect();
+            if !self.again(scope, name, &credits) {
+                news.extend(self.credit(scope, name, &credits));
+            }
         }
         self.keep_bounds(scope);
         news
@@ -302,7 +306,7 @@ impl Table {
     pub(super) fn classes_under(&self, rules: &NameRules) -> HashSet<NameClass> {
         let mut classes = HashSet::new();
         for scope in self.scopes.values() {
-            let mut selected: HashMap<Addr, BTreeSet<u32>> = HashMap::new();
+            let mut selected: HashMap<Addr, BTreeSet<u32>> = HashMap::default();
             for (name, state) in &scope.names {
                 let matching = rules.matching(name);
                 if !matching.is_empty() {
@@ -316,7 +320,7 @@ impl Table {
                     selected.entry(*addr).or_default();
                 }
             }
-            let mut ended: HashMap<Addr, BTreeSet<u32>> = HashMap::new();
+            let mut ended: HashMap<Addr, BTreeSet<u32>> = HashMap::default();
             for (name, addr) in &scope.ended {
                 ended.entry(*addr).or_default().extend(rules.matching(name).iter());
                 selected.entry(*addr).or_default();
@@ -491,6 +495,18 @@ impl Table {
         }
     }
 
+    /// The same answer again, within the second: its addresses end a little later, and nothing else changes. The name keeps
+    /// its place in [`Table::ends`], where it comes up too early and is put back. False if there is more to it.
+    fn again(&mut self, number: u32, name: &str, addresses: &[(Addr, u64)]) -> bool {
+        let state = self.scopes.get_mut(&number).and_then(|scope| scope.names.get_mut(name));
+        let Some(state) = state.filter(|_| self.waiting.is_empty() && self.refused.is_empty()) else {
+            return false;
+        };
+        // Who is asked for all the time must not become the one that was not learned for longest.
+        let stays_young = (self.lesson - state.lesson).saturating_mul(8) < self.limits.names_max as u64;
+        stays_young && state.extend(addresses)
+    }
+
     /// Credits addresses, each with the time at which it ends and in ascending order, to a name. Returns what was not
     /// known before.
     fn credit(&mut self, number: u32, name: &str, addresses: &[(Addr, u64)]) -> Option<Learning> {
@@ -616,6 +632,24 @@ impl NameState {
             lesson: 0,
             ends_ns: 0,
         }
+    }
+
+    /// Has addresses end later. False, and nothing has changed, if one is not known or ends in a later second.
+    fn extend(&mut self, lesson: &[(Addr, u64)]) -> bool {
+        let place = |known: &[(Addr, u64)], addr: &Addr| known.binary_search_by_key(addr, |(addr, _)| *addr).ok();
+        let is_known = |(addr, at): &(Addr, u64)| {
+            let known = place(&self.addresses, addr).and_then(|place| self.addresses.get(place));
+            known.is_some_and(|(_, known_at)| at / SECOND_NS <= known_at / SECOND_NS)
+        };
+        if !lesson.iter().all(is_known) {
+            return false;
+        }
+        for (addr, at) in lesson {
+            if let Some((_, known_at)) = place(&self.addresses, addr).and_then(|place| self.addresses.get_mut(place)) {
+                *known_at = (*known_at).max(*at);
+            }
+        }
+        true
     }
 
     /// Takes in addresses, in ascending order and each once, and keeps `max` of all: those of this lesson before others,

@@ -58,3 +58,51 @@ fn a_million_random_names_stay_within_bounds() {
     assert!(table.list().is_empty() && table.pairs == 0 && table.ends.is_empty());
     assert!(table.scopes.values().all(|scope| scope.addresses.is_empty()));
 }
+
+const SECOND: u64 = super::SECOND_NS;
+
+/// A table whose names are open for just as long as answers say.
+fn table(names_max: usize) -> Table {
+    let limits = NameLimits {
+        names_max,
+        ttl_min_ns: 0,
+        ..NameLimits::default()
+    };
+    Table::new(limits)
+}
+
+fn lesson(name: &str, ttl_s: u32) -> Lesson {
+    Lesson {
+        names: vec![(name.to_owned(), ttl_s)],
+        addresses: vec![(mapped_v4([10, 0, 0, 1]), ttl_s)],
+    }
+}
+
+fn ends(table: &Table) -> Vec<u64> {
+    table.list().iter().map(|learned| learned.expires_ns).collect()
+}
+
+#[test]
+fn an_answer_that_comes_again_within_the_second_is_open_to_its_own_end() {
+    let mut table = table(10);
+    assert_eq!(table.learn(1, &lesson("a.", 5), 0).len(), 1);
+    let later = SECOND / 2;
+    assert!(table.learn(1, &lesson("a.", 5), later).is_empty(), "nothing to write down");
+    assert_eq!(ends(&table), [5 * SECOND + later]);
+    assert!(table.learn(1, &lesson("a.", 1), later).is_empty());
+    assert_eq!(ends(&table), [5 * SECOND + later], "a shorter time takes nothing away");
+    table.expire(5 * SECOND);
+    assert_eq!(ends(&table), [5 * SECOND + later]);
+    table.expire(5 * SECOND + later);
+    assert!(ends(&table).is_empty() && table.ends.is_empty());
+}
+
+#[test]
+fn a_name_that_is_asked_for_all_the_time_is_not_the_oldest() {
+    let mut table = table(64);
+    for n in 0..1000 {
+        table.learn(1, &lesson(&format!("{n}."), 3600), 0);
+        table.learn(1, &lesson("always.", 3600), 0);
+    }
+    assert!(table.list().iter().any(|learned| learned.name == "always."));
+}

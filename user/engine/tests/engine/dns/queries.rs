@@ -3,7 +3,8 @@
 use super::message::{A, a, answer, cname, header, query, question, record, with_flags};
 use super::node::{Became, Node, OTHER, SECOND, SHOP, address};
 use seventh_abi::DropReason;
-use seventh_engine::{DnsAnswer, DnsRecord, DnsRefusal, EngineLimits, L7Record, NameLimits, RecordVerdict};
+use seventh_engine::{DnsRecord, DnsRefusal, EngineLimits, L7Record, NameLimits, RecordVerdict};
+use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
 
 /// The rcode of an answer that echoes this query.
@@ -127,24 +128,20 @@ fn a_refused_query_is_told_with_its_name() {
     node.ask(SHOP, 1000, &query(7, "allowed.example", 1));
     let mut records = std::iter::from_fn(|| node.shared.take_record());
     let denied = records.next().unwrap();
-    let told = DnsRecord {
-        query: "evil.example.".into(),
-        query_type: "AAAA".into(),
-        answer: None,
-    };
-    assert_eq!(denied.dns(), Some(&told));
+    assert_eq!(asked(&denied), ("evil.example.", "AAAA".into()));
+    assert!(denied.dns().unwrap().answer().is_none());
     assert_eq!(
         (denied.reason, denied.protocol),
         (Some(DropReason::DnsPolicyDenied), 17)
     );
     let allowed = records.next().unwrap();
-    assert_eq!(asked(&allowed), ("allowed.example.", "A"));
+    assert_eq!(asked(&allowed), ("allowed.example.", "A".into()));
     assert!(allowed.rule.is_some() && records.next().is_none());
 }
 
-fn asked(record: &L7Record) -> (&str, &str) {
+fn asked(record: &L7Record) -> (&str, Cow<'static, str>) {
     let dns = record.dns().unwrap();
-    (&dns.query, &dns.query_type)
+    (dns.query(), dns.query_type())
 }
 
 fn told(node: &Node) -> Vec<L7Record> {
@@ -169,23 +166,20 @@ fn an_answer_is_told_with_what_it_says_and_how_long_it_took() {
     };
     assert_eq!(
         (asked(question), asked(answer)),
-        (("a.shop.example.", "A"), ("a.shop.example.", "A"))
+        (("a.shop.example.", "A".into()), ("a.shop.example.", "A".into()))
     );
     assert_eq!(
         (answer.verdict, answer.rule.is_some()),
         (RecordVerdict::Forwarded, true)
     );
     let ip = |n| IpAddr::from(Ipv6Addr::from(address(n))).to_canonical();
+    let answer = answer.dns().unwrap().answer().unwrap();
+    assert_eq!(answer.ips(), [ip(1), ip(2)]);
+    assert_eq!(answer.cnames().collect::<Vec<_>>(), ["deep.example."]);
+    assert_eq!(answer.record_types().collect::<Vec<_>>(), ["CNAME", "A"]);
     assert_eq!(
-        answer.dns().unwrap().answer,
-        Some(DnsAnswer {
-            rcode: 0,
-            ips: vec![ip(1), ip(2)],
-            cnames: vec!["deep.example.".into()],
-            record_types: vec!["CNAME".into(), "A".into()],
-            ttl_s: 20,
-            latency_ns: 2_000_000,
-        })
+        (answer.rcode(), answer.ttl_s(), answer.latency_ns()),
+        (0, 20, 2_000_000)
     );
 }
 
@@ -199,8 +193,8 @@ fn what_an_answer_that_is_dropped_says_is_told_too() {
         panic!("{records:?}")
     };
     assert_eq!(unsolicited.reason, Some(DropReason::DnsUnsolicitedAnswer));
-    let answer = unsolicited.dns().unwrap().answer.as_ref().unwrap();
-    assert_eq!((answer.ips.len(), answer.latency_ns), (1, 0));
+    let answer = unsolicited.dns().unwrap().answer().unwrap();
+    assert_eq!((answer.ips().len(), answer.latency_ns()), (1, 0));
 }
 
 #[test]
@@ -209,8 +203,8 @@ fn an_error_without_a_question_is_told_with_the_name_that_was_asked_for() {
     node.ask(SHOP, 1000, &query(7, "allowed.example", 16));
     assert_eq!(node.reply(SHOP, 1000, &header(7, 0x8181, [0; 4])), Became::Passed);
     let records = told(&node);
-    assert_eq!(asked(&records[1]), ("allowed.example.", "TXT"));
-    assert_eq!(records[1].dns().unwrap().answer.as_ref().unwrap().rcode, 1);
+    assert_eq!(asked(&records[1]), ("allowed.example.", "TXT".into()));
+    assert_eq!(records[1].dns().unwrap().answer().unwrap().rcode(), 1);
 }
 
 #[test]
@@ -222,8 +216,8 @@ fn lists_of_a_long_answer_are_cut() {
         node.reply(SHOP, 1000, &answer(7, "allowed.example", A, &records)),
         Became::Passed
     );
-    let ips = told(&node)[1].dns().unwrap().answer.as_ref().unwrap().ips.len();
-    assert_eq!(ips, DnsAnswer::LIST_MAX);
+    let ips = told(&node)[1].dns().unwrap().answer().unwrap().ips().len();
+    assert_eq!(ips, DnsRecord::LIST_MAX);
 }
 
 #[test]
@@ -238,7 +232,10 @@ fn each_question_of_a_message_is_told() {
     assert_eq!(node.ask(SHOP, 1000, &both), Became::Passed);
     let records = told(&node);
     let asked: Vec<_> = records.iter().map(asked).collect();
-    assert_eq!(asked, [("allowed.example.", "A"), ("a.shop.example.", "AAAA")]);
+    assert_eq!(
+        asked,
+        [("allowed.example.", "A".into()), ("a.shop.example.", "AAAA".into())]
+    );
 }
 
 #[test]
