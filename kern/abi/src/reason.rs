@@ -89,6 +89,10 @@ reasons! {
     UnknownConnection = 20, "unknown_connection", hubble 0;
     /// A SYN with the sequence number of the connection before it, of which bytes have gone on.
     SequenceReused = 21, "sequence_reused", hubble 0;
+    /// The service has nobody behind this port, so no rule can say who would answer.
+    ServiceWithoutBackends = 22, "service_without_backends", hubble 158;
+    /// Rules demand different things of those who answer behind the service's port, and nobody knows which of them it will be.
+    ServiceBackendsDiffer = 23, "service_backends_differ", hubble 133;
     /// A packet of an inspected flow says that it has urgent data: readers take a byte of those out of the stream.
     UrgentFlag = 30, "urgent_flag", hubble 0;
 

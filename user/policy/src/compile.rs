@@ -12,7 +12,7 @@ use seventh_abi::{Direction, DropReason, PolicyKey};
 use crate::compiled::{CompiledDirection, CompiledPolicy, KernelEntry};
 use crate::coverage::Coverage;
 use crate::finding::RuleOrigin;
-use crate::identity::{AllocateError, Identities, Identity, IdentityId, NamedPorts};
+use crate::identity::{AllocateError, Identities, Identity, IdentityId, NamedPorts, ServicePorts};
 use crate::label::{Labels, SOURCE_RESERVED};
 use crate::rule::{
     Action, DirectionRules, PeerSelector, Peers, PolicyRule, PortMatch, PortRange, Ports, Precedence, Rule, Subject,
@@ -110,26 +110,26 @@ struct Built {
 
 /// The rules of one direction, ready to be applied to identities.
 #[derive(Debug)]
-struct Plan {
+pub(crate) struct Plan {
     direction: Direction,
     enforced: bool,
     rules: Vec<Arc<Rule>>,
     own_ports: NamedPorts,
-    unmatched: Decision,
-    any: Ruled,
+    pub(crate) unmatched: Decision,
+    pub(crate) any: Ruled,
     /// By which rules apply.
     classes: HashMap<Class, Ruled>,
 }
 
 /// What rules come to for a class of peers.
 #[derive(Clone, Debug, Default)]
-struct Ruled {
-    table: Arc<PortTable>,
-    coverage: Arc<Coverage>,
+pub(crate) struct Ruled {
+    pub(crate) table: Arc<PortTable>,
+    pub(crate) coverage: Arc<Coverage>,
 }
 
 /// Rules that name an identity, with the port numbers that its port names stand for.
-type Class = Vec<(usize, Area)>;
+pub(crate) type Class = Vec<(usize, Area)>;
 
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
 
@@ -294,6 +294,22 @@ impl Compiler {
         }
     }
 
+    /// Number of a service's address, and who answers behind it. Its labels are only its name. The backends' identities
+    /// must be known.
+    ///
+    /// # Errors
+    /// The scope has no number left.
+    pub fn set_service(
+        &mut self,
+        labels: &Labels,
+        ports: ServicePorts,
+    ) -> Result<(IdentityId, Vec<PolicyPatch>), AllocateError> {
+        let id = self.identities.allocate(labels)?;
+        let changed = self.identities.set_service(id, ports);
+        let patches = if changed { self.identity_changed(id) } else { Vec::new() };
+        Ok((id, patches))
+    }
+
     /// Releases an identity. Its addresses must have left the ipcache before.
     pub fn remove_identity(&mut self, id: IdentityId) -> Vec<PolicyPatch> {
         if self.identities.remove(id) {
@@ -414,6 +430,14 @@ impl Compiler {
             }
             coverage_of.insert(id, coverage);
         }
+        if plan.direction == Direction::Egress && plan.enforced {
+            let services = self.identities.iter().filter_map(|i| Some((i.id, i.service.clone()?)));
+            for (id, ports) in services.collect::<Vec<_>>() {
+                let Ruled { table, coverage } = plan.fronted(&ports, &self.identities, &mut self.registry, conflicts);
+                by_identity.insert(id, table);
+                coverage_of.insert(id, coverage);
+            }
+        }
         CompiledDirection {
             enforced: plan.enforced,
             any: plan.any.table.clone(),
@@ -471,7 +495,8 @@ impl Compiler {
         }
         let mut patches = Vec::new();
         for built in self.policies.values_mut() {
-            if let Some(patch) = built.identity_changed(id, identity.as_deref(), &mut self.registry) {
+            let (identities, registry) = (&self.identities, &mut self.registry);
+            if let Some(patch) = built.identity_changed(id, identity.as_deref(), identities, registry) {
                 patches.push(patch);
             }
         }
@@ -505,15 +530,23 @@ impl Built {
         &mut self,
         id: IdentityId,
         identity: Option<&Identity>,
+        identities: &Identities,
         registry: &mut RuleSetRegistry,
     ) -> Option<PolicyPatch> {
         let mut conflicts = Vec::new();
         let mut changes = Vec::new();
         for plan in &mut self.plans {
-            let class = identity.map(|i| plan.class(i)).unwrap_or_default();
-            let ruled = plan.ruled(&class, registry, &mut conflicts);
-            let table = (!class.is_empty() && ruled.table != plan.any.table).then_some(ruled.table);
-            let coverage = (!class.is_empty()).then_some(ruled.coverage);
+            let service = identity.and_then(|i| i.service.as_deref());
+            let service = service.filter(|_| plan.direction == Direction::Egress && plan.enforced);
+            let (table, coverage) = if let Some(ports) = service {
+                let ruled = plan.fronted(ports, identities, registry, &mut conflicts);
+                (Some(ruled.table), Some(ruled.coverage))
+            } else {
+                let class = identity.map(|i| plan.class(i)).unwrap_or_default();
+                let ruled = plan.ruled(&class, registry, &mut conflicts);
+                let table = (!class.is_empty() && ruled.table != plan.any.table).then_some(ruled.table);
+                (table, (!class.is_empty()).then_some(ruled.coverage))
+            };
             let before = self.policy.direction(plan.direction);
             let same_coverage = before.coverage_of.get(&id).map(Arc::as_ptr) == coverage.as_ref().map(Arc::as_ptr);
             if table.as_ref() != before.by_identity.get(&id) || !same_coverage {
@@ -541,7 +574,7 @@ impl Built {
 
 impl Plan {
     /// The rules that name this identity.
-    fn class(&self, identity: &Identity) -> Class {
+    pub(crate) fn class(&self, identity: &Identity) -> Class {
         let named = |rule: &Rule| match &rule.peers {
             Peers::Any => self.needs_peer_ports(rule) && !identity.named_ports.is_empty(),
             Peers::Selected(selectors) => selectors.iter().any(|s| s.selects(identity)),
@@ -553,7 +586,12 @@ impl Plan {
     }
 
     /// The table of identities that exactly these rules name: they and the rules for everybody.
-    fn ruled(&mut self, class: &Class, registry: &mut RuleSetRegistry, conflicts: &mut Vec<Conflict>) -> Ruled {
+    pub(crate) fn ruled(
+        &mut self,
+        class: &Class,
+        registry: &mut RuleSetRegistry,
+        conflicts: &mut Vec<Conflict>,
+    ) -> Ruled {
         if let Some(known) = self.classes.get(class) {
             return known.clone();
         }

@@ -125,6 +125,13 @@ impl CompiledPolicy {
         }
     }
 
+    /// Whether it may decide otherwise of one peer than of the other.
+    #[must_use]
+    pub fn tells_apart(&self, one: IdentityId, other: IdentityId) -> bool {
+        let differs = |side: &CompiledDirection| side.by_identity.get(&one) != side.by_identity.get(&other);
+        self.directions.iter().any(differs)
+    }
+
     fn pass(&self) -> L4Decision<'_> {
         self.shown.as_ref().map_or(L4Decision::Allow, L4Decision::Inspect)
     }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use serde::Serialize;
 
-use crate::label::{Label, Labels, SOURCE_CIDR, SOURCE_FQDN, SOURCE_RESERVED};
+use crate::label::{Label, Labels, SOURCE_CIDR, SOURCE_FQDN, SOURCE_RESERVED, SOURCE_SERVICE};
 use crate::name_pattern::NamePattern;
 
 /// A security identity. 0 is nobody: an address of which nothing is known.
@@ -61,6 +61,50 @@ pub struct Identity {
     pub prefix: Option<IpNet>,
     /// Named ports of the endpoints with this identity, for egress rules by port name.
     pub named_ports: NamedPorts,
+    /// It is the address of a service, behind which others answer. No selector means it: what goes for those goes for it.
+    #[serde(skip)]
+    pub service: Option<Arc<ServicePorts>>,
+}
+
+/// Ports of a service's address, each once and in order.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct ServicePorts(Vec<ServicePort>);
+
+/// A port of a service's address, and who answers behind it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct ServicePort {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The port that clients use.
+    pub port: u16,
+    /// Identities of those who answer, with the ports on which they do; each once and in order.
+    pub backends: Vec<(IdentityId, u16)>,
+}
+
+impl ServicePorts {
+    /// Sorts; of a port that is named twice all backends count.
+    pub fn new(ports: impl IntoIterator<Item = ServicePort>) -> Self {
+        let mut by_port: BTreeMap<(u8, u16), Vec<(IdentityId, u16)>> = BTreeMap::new();
+        for port in ports {
+            let known = by_port.entry((port.protocol, port.port)).or_default();
+            known.extend(port.backends);
+        }
+        let sorted = by_port.into_iter().map(|((protocol, port), mut backends)| {
+            backends.sort_unstable();
+            backends.dedup();
+            ServicePort {
+                protocol,
+                port,
+                backends,
+            }
+        });
+        Self(sorted.collect())
+    }
+
+    /// The ports in order.
+    pub fn iter(&self) -> std::slice::Iter<'_, ServicePort> {
+        self.0.iter()
+    }
 }
 
 impl Identity {
@@ -73,6 +117,7 @@ impl Identity {
             labels,
             prefix,
             named_ports: NamedPorts::default(),
+            service: None,
         }
     }
 
@@ -225,8 +270,8 @@ impl Identities {
         self.by_id.is_empty()
     }
 
-    /// Number of the label set, a new one if it is not known yet. The scope follows from the labels: `cidr:` and
-    /// `fqdn:` are local, `reserved:remote-node` with more labels is a node, everything else is of the cluster.
+    /// Number of the label set, a new one if it is not known yet. The scope follows from the labels: `cidr:`,
+    /// `fqdn:` and `service:` are local, `reserved:remote-node` with more labels is a node, everything else is of the cluster.
     ///
     /// # Errors
     /// The scope has no number left.
@@ -252,7 +297,7 @@ impl Identities {
 
     fn free(&mut self, labels: &Labels) -> Result<IdentityId, AllocateError> {
         let has = |source| labels.of_source(source).next().is_some();
-        if has(SOURCE_CIDR) || has(SOURCE_FQDN) {
+        if has(SOURCE_CIDR) || has(SOURCE_FQDN) || has(SOURCE_SERVICE) {
             take(&self.by_id, &mut self.next_local, LOCAL_SCOPE_FIRST..=LOCAL_SCOPE_LAST)
                 .ok_or(AllocateError::LocalScopeFull)
         } else if labels.has(SOURCE_RESERVED, "remote-node") {
@@ -274,6 +319,17 @@ impl Identities {
         match self.by_id.get_mut(&id) {
             Some(identity) if identity.named_ports != ports => {
                 Arc::make_mut(identity).named_ports = ports;
+                true
+            }
+            _ => false,
+        }
+    }
+
+    /// Says who answers behind a service's address. `false` if the number is not known or they are the same already.
+    pub fn set_service(&mut self, id: IdentityId, ports: ServicePorts) -> bool {
+        match self.by_id.get_mut(&id) {
+            Some(identity) if identity.service.as_deref() != Some(&ports) => {
+                Arc::make_mut(identity).service = Some(Arc::new(ports));
                 true
             }
             _ => false,

@@ -19,6 +19,8 @@ pub const SOURCE_UNSPEC: &str = "unspec";
 pub const SOURCE_CIDR: &str = "cidr";
 /// Source of the label that names a toFQDNs selector under which an address was learned.
 pub const SOURCE_FQDN: &str = "fqdn";
+/// Source of the label that names the service to which an address belongs.
+pub const SOURCE_SERVICE: &str = "service";
 /// Key of the label that holds an endpoint's namespace.
 pub const KEY_NAMESPACE: &str = "io.kubernetes.pod.namespace";
 /// Prefix of the labels that an endpoint's namespace lends it.

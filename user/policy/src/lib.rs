@@ -58,6 +58,7 @@ pub mod resolve;
 pub mod rule;
 mod rule_set;
 pub mod selector;
+mod service;
 mod subject_index;
 mod table;
 mod trace;
@@ -73,7 +74,7 @@ pub use finding::{Finding, RuleOrigin, Severity, is_plain};
 #[cfg(any(test, fuzzing))]
 pub use fuzz::fuzz_document;
 pub use http::{HttpRequest, HttpRuleSet, HttpVerdict};
-pub use identity::{Identities, Identity, IdentityId, NamedPorts};
+pub use identity::{Identities, Identity, IdentityId, NamedPorts, ServicePort, ServicePorts};
 pub use ipcache::{Ipcache, Owner};
 pub use label::{Label, Labels};
 pub use label_filter::LabelFilter;

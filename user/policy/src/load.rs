@@ -107,6 +107,7 @@ pub fn load_paths<P: AsRef<Path>>(paths: impl IntoIterator<Item = P>) -> Loaded 
 #[derive(Debug, Default)]
 pub struct Loader {
     files: HashMap<PathBuf, Parsed>,
+    texts: HashMap<Arc<str>, Parsed>,
 }
 
 /// A file's text and what it came to.
@@ -116,9 +117,39 @@ struct Parsed {
     loaded: Loaded,
 }
 
+impl Parsed {
+    /// What is known of this text, else what it comes to.
+    fn unless_known(known: Option<Self>, name: &Arc<str>, text: &str) -> Self {
+        known.filter(|parsed| *parsed.text == *text).unwrap_or_else(|| {
+            let mut loaded = Loaded::default();
+            load_into(name, text, &mut loaded);
+            Self {
+                text: text.into(),
+                loaded,
+            }
+        })
+    }
+
+    fn add_to(&self, all: &mut Loaded, name: Arc<str>) {
+        all.documents.extend(self.loaded.documents.iter().cloned());
+        all.findings.extend(self.loaded.findings.iter().cloned());
+        all.others += self.loaded.others;
+        all.sources.0.insert(name, Lines::of(Arc::clone(&self.text)));
+    }
+}
+
 impl Loader {
     /// As [`load_paths`].
     pub fn load<P: AsRef<Path>>(&mut self, paths: impl IntoIterator<Item = P>) -> Loaded {
+        self.load_with(paths, [])
+    }
+
+    /// As [`Loader::load`], with documents that lie in no file: each by a name that stands in the place of a file's.
+    pub fn load_with<P: AsRef<Path>>(
+        &mut self,
+        paths: impl IntoIterator<Item = P>,
+        texts: impl IntoIterator<Item = (Arc<str>, Arc<str>)>,
+    ) -> Loaded {
         let mut walk = Walk::default();
         for path in paths {
             walk.visit(path.as_ref(), 0);
@@ -134,22 +165,23 @@ impl Loader {
             match read_file(&path) {
                 Ok(text) => {
                     let known = before.remove(&path).or_else(|| self.files.remove(&path));
-                    let parsed = known.filter(|parsed| *parsed.text == *text).unwrap_or_else(|| {
-                        let mut loaded = Loaded::default();
-                        load_into(&name, &text, &mut loaded);
-                        Parsed {
-                            text: text.into(),
-                            loaded,
-                        }
-                    });
-                    loaded.documents.extend(parsed.loaded.documents.iter().cloned());
-                    loaded.findings.extend(parsed.loaded.findings.iter().cloned());
-                    loaded.others += parsed.loaded.others;
-                    loaded.sources.0.insert(name, Lines::of(parsed.text.clone()));
+                    let parsed = Parsed::unless_known(known, &name, &text);
+                    parsed.add_to(&mut loaded, name);
                     self.files.insert(path, parsed);
                 }
                 Err(reason) => loaded.findings.push(whole_file(&name, reason)),
             }
+        }
+        let mut before = std::mem::take(&mut self.texts);
+        for (name, text) in texts {
+            if text.len() as u64 > FILE_BYTES_MAX {
+                let reason = format!("has more than {FILE_BYTES_MAX} bytes");
+                loaded.findings.push(whole_file(&name, reason));
+                continue;
+            }
+            let parsed = Parsed::unless_known(before.remove(&name), &name, &text);
+            parsed.add_to(&mut loaded, Arc::clone(&name));
+            self.texts.insert(name, parsed);
         }
         refuse_duplicates(&mut loaded);
         loaded

@@ -157,6 +157,9 @@ impl PeerSelector {
     /// Whether it means this identity.
     #[must_use]
     pub fn selects(&self, identity: &Identity) -> bool {
+        if identity.service.is_some() {
+            return false;
+        }
         match self {
             PeerSelector::Labels(selector) => selector.matches(&identity.labels),
             PeerSelector::Prefix { net, except } => match identity.prefix {

@@ -191,6 +191,28 @@ impl PortTable {
         }
     }
 
+    /// Only these points (protocol, port), each once and in order.
+    pub(crate) fn of_points(points: impl IntoIterator<Item = (u8, u16, Decision)>) -> Self {
+        let mut table = Self::default();
+        for (protocol, port, decision) in points {
+            if table.protocols.last().is_none_or(|last| last.protocol != protocol) {
+                table.protocols.push(ProtocolTable {
+                    protocol,
+                    all: None,
+                    spans: Vec::new(),
+                });
+            }
+            if let Some(last) = table.protocols.last_mut() {
+                last.spans.push(Span {
+                    first: port,
+                    last: port,
+                    decision,
+                });
+            }
+        }
+        table
+    }
+
     /// The decision for a protocol and port; `None` if the table says nothing of it.
     pub(crate) fn lookup(&self, protocol: u8, port: u16) -> Option<&Decision> {
         self.row(protocol, port).map(|(decision, _)| decision)

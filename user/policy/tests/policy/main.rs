@@ -12,5 +12,6 @@ mod random;
 mod requests;
 mod schema;
 mod semantics;
+mod services;
 mod tables;
 mod world;
