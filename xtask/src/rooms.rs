@@ -107,6 +107,12 @@ pub(crate) const ROOMS: &[Room] = &[
         ..PLAIN
     },
     Room {
+        name: "seventh-kube",
+        folder: "user/kube",
+        may_use: &["seventh-policy"],
+        ..PLAIN
+    },
+    Room {
         name: "seventh-fixtures",
         folder: "pcap-fixtures",
         may_use: &["seventh-parsers"],
@@ -124,6 +130,7 @@ pub(crate) const ROOMS: &[Room] = &[
             "seventh-datapath",
             "seventh-flows",
             "seventh-metrics",
+            "seventh-kube",
         ],
         tests_may_use: &["seventh-fixtures"],
         ..PLAIN
@@ -167,7 +174,9 @@ pub(crate) const RESERVED: &[(&str, &[&str])] = &[
     ("httparse", &["seventh-parsers"]),
     ("tls-parser", &["seventh-parsers"]),
     ("hickory-proto", &["seventh-parsers"]),
-    ("tokio", &["seventh", "seventh-cni"]),
+    ("kube", &["seventh-kube"]),
+    ("k8s-openapi", &["seventh-kube"]),
+    ("tokio", &["seventh", "seventh-cni", "seventh-kube"]),
     ("tonic", &["seventh", "seventh-cni"]),
     ("hyper", &["seventh"]),
     ("hyper-util", &["seventh", "seventh-cni"]),

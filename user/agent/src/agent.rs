@@ -1,6 +1,7 @@
 //! The running agent: starts everything in order, follows the policy directories, answers, and ends in order.
 
 use std::{
+    collections::HashSet,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -29,6 +30,8 @@ use crate::{
     export,
     fqdn::{self, KernelNames},
     hubble,
+    inventory::Inventory,
+    kubernetes::{ClusterSide, Kubernetes},
     log_filter::LogFilter,
     metrics::{self, Metrics},
     node::{NodeLock, interface_index},
@@ -67,22 +70,66 @@ pub(crate) struct Shared {
     pub(crate) observer: Arc<Observer>,
     pub(crate) names: Arc<KernelNames>,
     pub(crate) exporters: Arc<export::Exporters>,
+    /// The cluster that is served.
+    pub(crate) cluster: Option<ClusterSide>,
     state: Mutex<State>,
 }
 
 pub(crate) struct State {
     pub(crate) store: PolicyStore,
+    /// Who is there, as the next [`reload`] takes it.
+    pub(crate) inventory: Arc<Inventory>,
     /// Taken out when the agent ends.
     pub(crate) publisher: Option<Publisher>,
     pub(crate) workers: Workers,
     onlooker: Onlooker,
     pub(crate) findings: Vec<Finding>,
     pub(crate) rejections: usize,
+    /// Files, and objects of a cluster, that are not used as they are.
+    pub(crate) broken: HashSet<Arc<str>>,
     pub(crate) dangling: usize,
     pub(crate) conflicts: usize,
     pub(crate) documents: usize,
     /// Why the last change was not put in force.
     pub(crate) failure: Option<String>,
+}
+
+impl State {
+    /// After the first load was put in force.
+    fn new(
+        (store, inventory, loaded): (PolicyStore, Inventory, Loaded),
+        publisher: Publisher,
+        workers: Workers,
+        onlooker: Onlooker,
+    ) -> Self {
+        let mut state = Self {
+            store,
+            inventory: Arc::new(inventory),
+            publisher: Some(publisher),
+            workers,
+            onlooker,
+            findings: Vec::new(),
+            rejections: 0,
+            broken: HashSet::new(),
+            dangling: 0,
+            conflicts: 0,
+            documents: 0,
+            failure: None,
+        };
+        state.note(loaded);
+        state
+    }
+
+    /// What a load that is in force has found.
+    fn note(&mut self, loaded: Loaded) {
+        self.findings = loaded.findings;
+        self.rejections = loaded.rejections;
+        self.broken = loaded.broken;
+        self.dangling = loaded.dangling;
+        self.conflicts = loaded.conflicts;
+        self.documents = loaded.documents;
+        self.failure = None;
+    }
 }
 
 impl Shared {
@@ -97,11 +144,21 @@ impl Shared {
     /// It cannot be written down, or the change is not in force.
     pub(crate) fn set_audit(&self, endpoint: &str, audit: bool) -> Result<()> {
         self.state().store.set_audit(endpoint, audit)?;
-        reload(self, &self.config);
+        reload(self);
         match &self.state().failure {
             None => Ok(()),
             Some(reason) => bail!("it is set, but not in force yet; it is tried again: {reason}"),
         }
+    }
+
+    /// Who is there from the next [`reload`] on; says whether that is something new.
+    pub(crate) fn set_inventory(&self, inventory: Inventory) -> bool {
+        let mut state = self.state();
+        let is_new = *state.inventory != inventory;
+        if is_new {
+            state.inventory = Arc::new(inventory);
+        }
+        is_new
     }
 
     /// Now, on the engine's clock.
@@ -134,13 +191,27 @@ pub async fn run(config: Config, keep: bool, log: LogFilter) -> Result<()> {
         Some(metrics) => Some((metrics::listen(metrics.listen).await?, metrics.clone())),
         None => None,
     };
-    let (shared, collector) = start(&config, log).await?;
+    let mut inventory = Inventory::of_file(&config);
+    let mut cluster = match &config.kubernetes {
+        Some(kubernetes) => Some(Kubernetes::connect(&config, kubernetes).await?),
+        None => None,
+    };
+    if let Some(cluster) = &mut cluster {
+        // Nothing is enforced by a part of what there is; what an earlier agent left pinned holds meanwhile.
+        inventory = tokio::select! {
+            first = cluster.first() => first,
+            () = stop.wait() => return Ok(()),
+        };
+    }
+    let side = cluster.as_ref().map(Kubernetes::side);
+    let (shared, collector) = start(&config, (inventory, side), log).await?;
     let mut tasks = vec![
         tokio::spawn(collector.run()),
-        tokio::spawn(follow_changes(Arc::clone(&shared), config.clone(), changes)),
-        tokio::spawn(keep_watch(Arc::clone(&shared), config.clone())),
+        tokio::spawn(follow_changes(Arc::clone(&shared), changes)),
+        tokio::spawn(keep_watch(Arc::clone(&shared))),
         tokio::spawn(fqdn::tend(Arc::clone(&shared))),
     ];
+    tasks.extend(cluster.map(|cluster| tokio::spawn(cluster.follow(Arc::clone(&shared)))));
     tasks.extend(hubble.map(|server| tokio::spawn(server.serve(Arc::clone(&shared.observer)))));
     if let Some((server, config)) = scraped {
         let metrics = Arc::new(Metrics::new(&config));
@@ -153,7 +224,8 @@ pub async fn run(config: Config, keep: bool, log: LogFilter) -> Result<()> {
     }
     let (stop_exporters, stopped) = watch::channel(false);
     let exporters = tokio::spawn(exporters(&shared, &config).run(stopped));
-    info!(api = %config.api.display(), endpoints = config.endpoints.len(), "ready");
+    let endpoints = shared.state().inventory.endpoints.len();
+    info!(api = %config.api.display(), endpoints, "ready");
     let served = serve_until(&mut stop, listener, &shared, &address).await;
     let _ = stop_exporters.send(true);
     let _ = exporters.await;
@@ -222,13 +294,18 @@ impl StopSignals {
 /// Everything that can be wrong in files and names is found before the kernel is touched. Then kernel programs, policy,
 /// workers, attachment: in this order, so that the first packet at an attached device meets a complete policy and
 /// somebody who inspects.
-async fn start(config: &Config, log: LogFilter) -> Result<(Arc<Shared>, Collector)> {
+async fn start(
+    config: &Config,
+    (inventory, cluster): (Inventory, Option<ClusterSide>),
+    log: LogFilter,
+) -> Result<(Arc<Shared>, Collector)> {
     let started = Instant::now();
-    let (mut store, identities) = PolicyStore::new(config, AuditModes::kept(config)?)?;
+    let mut store = PolicyStore::new(config, AuditModes::kept(config)?);
     let names = Arc::new(KernelNames::default());
     let [engine, onlooker] = engines(config, &names)?;
-    fqdn::restore(engine.names(), config, nanoseconds(started))?;
-    let loaded = store.load(&config.endpoints, &[engine.names(), onlooker.names()])?;
+    let numbers = inventory.first_numbers();
+    fqdn::restore(engine.names(), config, &numbers, nanoseconds(started))?;
+    let loaded = store.load(&inventory, &[engine.names(), onlooker.names()])?;
     log_findings(&loaded.findings);
     check_loaded(&loaded)?;
     check_interfaces(config)?;
@@ -238,12 +315,13 @@ async fn start(config: &Config, log: LogFilter) -> Result<(Arc<Shared>, Collecto
     let kernel_lost = kernel_lost(datapath.counter_reader());
     if let Some(table) = datapath.take_names() {
         let scopes = datapath.endpoints().values().map(|old| old.name_scope).collect();
-        names.open(table, datapath.flow_table()?, &scopes, config.endpoints.len())?;
+        names.open(table, datapath.flow_table()?, &scopes)?;
     }
+    names.set_endpoints(numbers);
     names.keep(config);
     let mut workers = Workers::new(channels, &engine, limits(config), started);
     let engines = [Arc::clone(&engine), Arc::clone(&onlooker)];
-    let mut publisher = Publisher::new(datapath, engines, Arc::clone(&names), config, &identities);
+    let mut publisher = Publisher::new(datapath, engines, Arc::clone(&names), config);
     if let Err(e) = put_in_force(&mut publisher, &mut workers, &mut store, &loaded) {
         workers.stop();
         // Enforcement that an earlier agent left stays; what this one began does not.
@@ -254,8 +332,7 @@ async fn start(config: &Config, log: LogFilter) -> Result<(Arc<Shared>, Collecto
         return Err(e);
     }
     let (observer, writer) = Observer::new(&config.node, config.hubble.capacity);
-    let directory = Directory::new(publisher.endpoints(), store.identities(), publisher.revision());
-    observer.set_directory(directory);
+    observer.set_directory(directory(&publisher, &store, &inventory));
     observer.agent_started(publisher.endpoints());
     let counts = Arc::new(CopyCounts::default());
     let looking = Onlooker::start(copies, &onlooker, limits(config), started, &counts)?;
@@ -270,18 +347,8 @@ async fn start(config: &Config, log: LogFilter) -> Result<(Arc<Shared>, Collecto
         observer: Arc::clone(&observer),
         names: Arc::clone(&names),
         exporters: Arc::default(),
-        state: Mutex::new(State {
-            store,
-            publisher: Some(publisher),
-            workers,
-            onlooker: looking,
-            documents: loaded.documents,
-            rejections: loaded.rejections,
-            dangling: loaded.dangling,
-            conflicts: loaded.conflicts,
-            findings: loaded.findings,
-            failure: None,
-        }),
+        cluster,
+        state: Mutex::new(State::new((store, inventory, loaded), publisher, workers, looking)),
     });
     let sources = sources(&shared, config, rings, kernel_lost);
     let collector = Collector::new(
@@ -338,12 +405,25 @@ fn sources(shared: &Shared, config: &Config, rings: Rings, kernel_lost: Box<dyn 
     }
 }
 
+/// Names and labels by which records speak.
+fn directory(publisher: &Publisher, store: &PolicyStore, inventory: &Inventory) -> Directory {
+    let workloads = inventory.cluster.as_ref().map_or(&[][..], |cluster| &cluster.workloads);
+    Directory::new(
+        publisher.endpoints(),
+        workloads,
+        store.identities(),
+        publisher.revision(),
+    )
+}
+
+/// A document of this node that is wrong is its administrator's to mend. One of a cluster may be anybody's, and must not
+/// keep an agent from starting; it is told in its status.
 fn check_loaded(loaded: &Loaded) -> Result<()> {
     ensure!(
-        loaded.rejections == 0,
+        loaded.rejections_in_files == 0,
         "{} errors in policy documents (see above; `seventh policy validate PATH` shows them, too); an agent does not \
          start with a part of its policies",
-        loaded.rejections
+        loaded.rejections_in_files
     );
     Ok(())
 }
@@ -470,38 +550,42 @@ fn watch_policies(config: &Config, reload: mpsc::Sender<()>) -> Result<notify::R
         };
         watcher.watch(watched, mode).with_context(failed)?;
     }
-    if config.policy_dirs.is_empty() {
+    if config.policy_dirs.is_empty() && config.kubernetes.is_none() {
         warn!("policyDirs is empty: there are no policies");
     }
     Ok(watcher)
 }
 
-async fn follow_changes(shared: Arc<Shared>, config: Config, mut changes: mpsc::Receiver<()>) {
+async fn follow_changes(shared: Arc<Shared>, mut changes: mpsc::Receiver<()>) {
     while changes.recv().await.is_some() {
         let first = Instant::now();
         while first.elapsed() < SETTLE_MAX && timeout(SETTLE, changes.recv()).await.is_ok_and(|c| c.is_some()) {}
-        reload_aside(&shared, &config).await;
+        reload_aside(&shared).await;
     }
 }
 
 /// Reloads on a thread where it may take its time.
-async fn reload_aside(shared: &Arc<Shared>, config: &Config) {
-    let (shared, config) = (Arc::clone(shared), config.clone());
-    if let Err(e) = tokio::task::spawn_blocking(move || reload(&shared, &config)).await {
+pub(crate) async fn reload_aside(shared: &Arc<Shared>) {
+    let shared = Arc::clone(shared);
+    if let Err(e) = tokio::task::spawn_blocking(move || reload(&shared)).await {
         error!(error = %e, "reloading policies failed; the policy in force stays in force");
     }
 }
 
 /// Reads what has changed and puts it in force; if that fails, why is in the state.
-pub(crate) fn reload(shared: &Shared, config: &Config) {
+pub(crate) fn reload(shared: &Shared) {
     let mut state = shared.state();
-    let State { store, publisher, .. } = &mut *state;
+    let State {
+        store,
+        publisher,
+        inventory,
+        ..
+    } = &mut *state;
     let Some(publisher) = publisher else { return };
     let result = store
-        .load(&config.endpoints, &[shared.engine.names(), shared.onlooker.names()])
+        .load(inventory, &[shared.engine.names(), shared.onlooker.names()])
         .and_then(|loaded| publisher.publish(&loaded, store).map(|changed| (loaded, changed)));
-    let told = Directory::new(publisher.endpoints(), store.identities(), publisher.revision());
-    shared.observer.set_directory(told);
+    shared.observer.set_directory(directory(publisher, store, inventory));
     match result {
         Ok((loaded, changed)) => {
             if changed {
@@ -512,12 +596,7 @@ pub(crate) fn reload(shared: &Shared, config: &Config) {
             if loaded.findings != state.findings {
                 log_findings(&loaded.findings);
             }
-            state.findings = loaded.findings;
-            state.rejections = loaded.rejections;
-            state.dangling = loaded.dangling;
-            state.conflicts = loaded.conflicts;
-            state.documents = loaded.documents;
-            state.failure = None;
+            state.note(loaded);
         }
         Err(e) => {
             error!(error = format!("{e:#}"), "the change is not in force");
@@ -537,7 +616,7 @@ fn log_findings(findings: &[Finding]) {
 }
 
 /// Looks after what changes without a file: workers, devices of endpoints, addresses of the node.
-async fn keep_watch(shared: Arc<Shared>, config: Config) {
+async fn keep_watch(shared: Arc<Shared>) {
     let mut ticks = interval(WATCHDOG);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut looks: u32 = 0;
@@ -550,10 +629,10 @@ async fn keep_watch(shared: Arc<Shared>, config: Config) {
                 error!("{problem}");
             }
             let changed = state.publisher.as_ref().is_some_and(Publisher::surroundings_changed);
-            changed || looks.is_multiple_of(RELOAD_EVERY)
+            changed || state.store.is_waiting() || looks.is_multiple_of(RELOAD_EVERY)
         };
         if due {
-            reload_aside(&shared, &config).await;
+            reload_aside(&shared).await;
         }
     }
 }

@@ -3,15 +3,15 @@
 //! Two types: [`RawConfig`] is the file, word for word; [`Config`] is checked, with every default filled in. A setting is
 //! taken from the flag, else from `SEVENTH_*`, else from the file, else its default.
 
+mod endpoints;
 mod hubble;
 mod inspection;
+mod kubernetes;
 mod metrics;
 mod shown;
 
 use std::{
-    collections::{BTreeMap, HashSet},
     fs,
-    net::IpAddr,
     path::{Path, PathBuf},
 };
 
@@ -20,12 +20,16 @@ use serde::Deserialize;
 use seventh_abi::WORKERS_MAX;
 use seventh_datapath::AttachMode;
 use seventh_engine::EngineLimits;
-use seventh_policy::{Enforcement, Label, LabelFilter, Labels, NamedPorts};
+use seventh_policy::{Enforcement, LabelFilter};
 
 use crate::fqdn::{FqdnConfig, FqdnSettings, RawFqdn};
+pub use endpoints::EndpointConfig;
+use endpoints::{RawEndpoint, check_endpoints};
 pub use hubble::{HubbleConfig, HubbleListen, HubbleTls};
 use hubble::{HubbleSettings, RawHubble};
 use inspection::RawInspection;
+pub use kubernetes::KubernetesConfig;
+use kubernetes::{KubernetesSettings, RawKubernetes};
 pub use metrics::MetricsConfig;
 use metrics::RawMetrics;
 
@@ -62,9 +66,6 @@ pub enum ConfigError {
 
 /// Bytes of a configuration file at most.
 const FILE_BYTES_MAX: u64 = 4 << 20;
-/// Bytes of an interface's name at most (`IFNAMSIZ` - 1).
-const INTERFACE_LEN_MAX: usize = 15;
-
 /// The file as written.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields, rename_all = "camelCase")]
@@ -99,6 +100,7 @@ struct RawConfig {
     tls: TlsConfig,
     #[serde(default)]
     inspection: RawInspection,
+    kubernetes: Option<RawKubernetes>,
 }
 
 /// What becomes of first flights that server names say nothing of.
@@ -109,23 +111,6 @@ pub struct TlsConfig {
     pub deny_ech: bool,
     /// QUIC of versions that cannot be read passes.
     pub pass_unknown_quic: bool,
-}
-
-#[derive(Debug, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase")]
-struct RawEndpoint {
-    name: String,
-    #[serde(default)]
-    labels: BTreeMap<String, String>,
-    #[serde(default)]
-    interface: String,
-    ips: Vec<String>,
-    #[serde(default)]
-    named_ports: BTreeMap<String, u16>,
-    #[serde(default)]
-    audit: bool,
-    #[serde(default)]
-    observe: bool,
 }
 
 #[derive(Clone, Copy, Debug, Default, Deserialize, ValueEnum)]
@@ -192,6 +177,8 @@ pub struct Config {
     pub policy_dirs: Vec<PathBuf>,
     /// What to manage.
     pub endpoints: Vec<EndpointConfig>,
+    /// Which labels make an identity: patterns of [`LabelFilter::new`].
+    pub identity_labels: Vec<String>,
     /// Every endpoint is in audit.
     pub audit: bool,
     /// When endpoints are in default deny.
@@ -222,27 +209,8 @@ pub struct Config {
     pub hubble: HubbleConfig,
     /// Metrics and health, if they are served.
     pub metrics: Option<MetricsConfig>,
-}
-
-/// One endpoint.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct EndpointConfig {
-    /// `namespace/name`.
-    pub name: String,
-    /// The labels that make its identity, that of its namespace included: policies select by these.
-    pub labels: Labels,
-    /// Its other labels: they tell instances apart and count for nothing.
-    pub ignored_labels: Labels,
-    /// Host-side device.
-    pub interface: String,
-    /// Its addresses.
-    pub ips: Vec<IpAddr>,
-    /// Ports by name.
-    pub named_ports: NamedPorts,
-    /// It is in audit: nothing is enforced, what would be denied is told.
-    pub audit: bool,
-    /// Requests that no rule has read are shown, too.
-    pub observe: bool,
+    /// The cluster whose pods and policies it serves, if it does.
+    pub kubernetes: Option<KubernetesConfig>,
 }
 
 /// Settings from the command line and the environment; what is there comes before the file.
@@ -302,6 +270,8 @@ pub struct Settings {
     hubble: HubbleSettings,
     #[command(flatten)]
     fqdn: FqdnSettings,
+    #[command(flatten)]
+    kubernetes: KubernetesSettings,
 }
 
 impl Settings {
@@ -332,6 +302,7 @@ impl Settings {
         raw.tls.pass_unknown_quic = self.tls_pass_unknown_quic.unwrap_or(raw.tls.pass_unknown_quic);
         self.hubble.take_precedence(&mut raw.hubble);
         self.fqdn.take_precedence(&mut raw.fqdn);
+        self.kubernetes.take_precedence(&mut raw.kubernetes);
     }
 }
 
@@ -356,6 +327,14 @@ impl Config {
     /// [`ConfigError`], naming file and field.
     pub fn load(path: &Path, settings: Settings) -> Result<Self, ConfigError> {
         Self::parse_with(path, &read(path)?, settings)
+    }
+
+    /// What the settings say, and defaults.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn without_file(settings: Settings) -> Result<Self, ConfigError> {
+        Self::parse_with(Path::new("(no file)"), "{}", settings)
     }
 
     /// Reads the endpoints of a file for others than an agent; they need no device.
@@ -455,6 +434,10 @@ impl RawConfig {
             .fqdn
             .check(base, &api)
             .map_err(|(field, reason)| wrong(field, reason))?;
+        let kubernetes = self.kubernetes.map(|raw| raw.check(base)).transpose()?;
+        if kubernetes.is_some() {
+            beside_a_cluster(&self.endpoints, &fqdn)?;
+        }
         Ok(Config {
             file: file.to_path_buf(),
             node: match self.node {
@@ -464,6 +447,8 @@ impl RawConfig {
             },
             policy_dirs: self.policy_dirs,
             endpoints: check_endpoints(self.endpoints, &filter)?,
+            identity_labels: self.identity_labels,
+            kubernetes,
             audit: self.audit,
             enforcement: self.enforcement.into(),
             allow_localhost: self.allow_localhost.unwrap_or(true),
@@ -490,6 +475,19 @@ impl RawConfig {
     }
 }
 
+/// What cannot be said of endpoints that come and go.
+fn beside_a_cluster(endpoints: &[RawEndpoint], fqdn: &FqdnConfig) -> Result<(), Wrong> {
+    if !endpoints.is_empty() {
+        let reason = "cannot be named where a cluster is served: its pods are the endpoints";
+        return Err(wrong("endpoints", reason));
+    }
+    if fqdn.pre_cache.is_some() && !fqdn.node_wide {
+        let reason = "cannot be given for pods that nobody knows yet; with `fqdn.scope: node` it is for all of them";
+        return Err(wrong("fqdn.preCache", reason));
+    }
+    Ok(())
+}
+
 fn absolute(field: &str, path: Option<PathBuf>, default: &str) -> Result<PathBuf, Wrong> {
     match path {
         None => Ok(default.into()),
@@ -498,93 +496,10 @@ fn absolute(field: &str, path: Option<PathBuf>, default: &str) -> Result<PathBuf
     }
 }
 
-fn check_endpoints(raw: Vec<RawEndpoint>, filter: &LabelFilter) -> Result<Vec<EndpointConfig>, Wrong> {
-    let (mut names, mut interfaces, mut addresses) = (HashSet::new(), HashSet::new(), HashSet::new());
-    let mut endpoints = Vec::with_capacity(raw.len());
-    for (i, endpoint) in raw.into_iter().enumerate() {
-        let at = |field: &str| format!("endpoints[{i}].{field}");
-        let endpoint = endpoint.check(&at, filter)?;
-        if !names.insert(endpoint.name.clone()) {
-            return Err(wrong(at("name"), format!("`{}` is there twice", endpoint.name)));
-        }
-        if !interfaces.insert(endpoint.interface.clone()) {
-            return Err(wrong(
-                at("interface"),
-                format!("`{}` belongs to another endpoint", endpoint.interface),
-            ));
-        }
-        for ip in &endpoint.ips {
-            if !addresses.insert(*ip) {
-                return Err(wrong(at("ips"), format!("{ip} belongs to another endpoint")));
-            }
-        }
-        endpoints.push(endpoint);
-    }
-    Ok(endpoints)
-}
-
-impl RawEndpoint {
-    fn check(self, at: &dyn Fn(&str) -> String, filter: &LabelFilter) -> Result<EndpointConfig, Wrong> {
-        let Some((namespace, name)) = self.name.split_once('/') else {
-            return Err(wrong(at("name"), format!("`{}` is not `namespace/name`", self.name)));
-        };
-        if namespace.is_empty() || name.is_empty() || name.contains('/') {
-            return Err(wrong(at("name"), format!("`{}` is not `namespace/name`", self.name)));
-        }
-        if self.interface.is_empty() || self.interface.len() > INTERFACE_LEN_MAX {
-            return Err(wrong(
-                at("interface"),
-                format!("must be 1 to {INTERFACE_LEN_MAX} bytes, the name of a device"),
-            ));
-        }
-        if self.ips.is_empty() {
-            return Err(wrong(
-                at("ips"),
-                "is empty; an endpoint without an address cannot send anything",
-            ));
-        }
-        let mut ips = Vec::with_capacity(self.ips.len());
-        for (j, text) in self.ips.iter().enumerate() {
-            let ip = text.parse().map_err(|_| {
-                wrong(
-                    at(&format!("ips[{j}]")),
-                    format!("`{text}` is not an IPv4 or IPv6 address"),
-                )
-            })?;
-            ips.push(ip);
-        }
-        let all = labels(namespace, &self.labels);
-        let labels = filter.apply(&all);
-        let ignored = all.iter().filter(|label| !labels.iter().any(|counts| counts == *label));
-        Ok(EndpointConfig {
-            ignored_labels: Labels::new(ignored.cloned()),
-            labels,
-            named_ports: NamedPorts::new(self.named_ports.into_iter().map(|(name, port)| (name, port, None))),
-            name: self.name,
-            interface: self.interface,
-            ips,
-            audit: self.audit,
-            observe: self.observe,
-        })
-    }
-}
-
-/// Source `k8s` is implied; `source:key` is allowed.
-fn labels(namespace: &str, written: &BTreeMap<String, String>) -> Labels {
-    let mut labels: Vec<Label> = written
-        .iter()
-        .map(|(key, value)| match key.split_once(':') {
-            Some((source, key)) => Label::new(source, key, value),
-            None => Label::new("k8s", key, value),
-        })
-        .collect();
-    labels.push(Label::new("k8s", "io.kubernetes.pod.namespace", namespace));
-    Labels::new(labels)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::{AttachMode, Config, ConfigError, Labels, Settings, TlsConfig, parse_mark};
+    use super::{AttachMode, Config, ConfigError, Settings, TlsConfig, parse_mark};
+    use seventh_policy::Labels;
     use std::path::Path;
 
     fn field(text: &str) -> String {

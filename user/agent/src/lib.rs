@@ -29,6 +29,8 @@ mod export;
 mod fqdn;
 mod hubble;
 pub mod hubble_api;
+mod inventory;
+mod kubernetes;
 pub mod lab;
 mod lab_dns;
 mod lab_tls;

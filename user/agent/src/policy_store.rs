@@ -11,16 +11,17 @@ use anyhow::{Result, ensure};
 use ipnet::IpNet;
 use seventh_abi::Direction;
 use seventh_engine::{NameClass, NameRules, Names, SCOPE_NODE};
+use seventh_kube::object::FILE_PREFIX;
 use seventh_policy::{
     CompileOptions, CompiledPolicy, Compiler, Documents, EndpointFacts, Finding, Identities, IdentityId, Ipcache,
-    Labels, Loader, NearMiss, Owner, PolicyPatch, Severity, Surroundings, document::Document, governs,
-    identity::prefix_labels, name_pattern::NamePattern, name_selectors_of, nearest_rule, prefixes_of, resolve,
-    rule::PolicyRule,
+    Labels, Loader, NearMiss, Owner, PolicyPatch, Severity, document::Document, governs, identity::prefix_labels,
+    name_pattern::NamePattern, name_selectors_of, nearest_rule, prefixes_of, resolve, rule::PolicyRule,
 };
 
 use crate::{
     audit::AuditModes,
     config::{Config, EndpointConfig},
+    inventory::{Held, Holders, Inventory},
     observer::Denied,
 };
 
@@ -36,6 +37,7 @@ pub(crate) struct PolicyStore {
     loader: Loader,
     compiler: Compiler,
     modes: AuditModes,
+    holders: Holders,
     in_force: Vec<Arc<Document>>,
     node_wide_names: bool,
     /// Identities of addresses that are known by name.
@@ -50,8 +52,12 @@ pub(crate) struct PolicyStore {
 
 /// What a load has come to.
 pub(crate) struct Loaded {
-    /// Of each endpoint, in the order of the configuration.
+    /// What to enforce on.
+    pub(crate) endpoints: Vec<EndpointConfig>,
+    /// Of each of them, in their order.
     pub(crate) policies: Vec<EndpointPolicy>,
+    /// Who has which identity.
+    pub(crate) held: Held,
     /// Changes of policies that keep their number; write them before anything else.
     pub(crate) patches: Vec<PolicyPatch>,
     /// Prefixes that rules name, with their identities.
@@ -62,6 +68,10 @@ pub(crate) struct Loaded {
     pub(crate) findings: Vec<Finding>,
     /// Errors that keep documents, or files, from being used.
     pub(crate) rejections: usize,
+    /// Those of them that are in files of this node.
+    pub(crate) rejections_in_files: usize,
+    /// Files, and objects of a cluster, that are not used as they are.
+    pub(crate) broken: HashSet<Arc<str>>,
     /// References to what is not there; the documents are in force, the rules select nobody by them.
     pub(crate) dangling: usize,
     /// Rules that contradict each other at an endpoint, whose traffic is therefore denied.
@@ -116,48 +126,46 @@ impl LoadedNames {
 }
 
 impl PolicyStore {
-    /// A store without policies that knows the endpoints, and which of them are in audit; returns their identities, too.
-    ///
-    /// # Errors
-    /// More label sets than there are identities.
-    pub(crate) fn new(config: &Config, modes: AuditModes) -> Result<(Self, Vec<IdentityId>)> {
+    /// A store without policies that knows which endpoints are in audit.
+    pub(crate) fn new(config: &Config, modes: AuditModes) -> Self {
         let options = CompileOptions {
             enforcement: config.enforcement,
             allow_localhost: config.allow_localhost,
         };
-        let mut compiler = Compiler::new(options);
-        let mut identities = Vec::with_capacity(config.endpoints.len());
-        for endpoint in &config.endpoints {
-            let (identity, _) = compiler.add_identity_with_ports(&endpoint.labels, &endpoint.named_ports)?;
-            identities.push(identity);
-        }
-        let store = Self {
+        Self {
             paths: config.policy_dirs.clone(),
             loader: Loader::default(),
-            compiler,
+            compiler: Compiler::new(options),
             modes,
+            holders: Holders::default(),
             in_force: Vec::new(),
             node_wide_names: config.fqdn.node_wide,
             classes: HashMap::new(),
             unneeded: HashSet::new(),
             defined: HashMap::new(),
-            classes_max: (CLASSES_MAX / config.endpoints.len().max(1)).max(CLASSES_MIN),
-        };
-        Ok((store, identities))
+            classes_max: CLASSES_MAX,
+        }
     }
 
-    /// Reads what has changed. Where a file has an error, the documents that were in force from this file stay.
+    /// Reads what has changed, for those who are there. Where a file (or an object of a cluster) has an error, the
+    /// documents that were in force from it stay.
     ///
     /// # Errors
-    /// The compiler has run out of numbers.
-    pub(crate) fn load(&mut self, endpoints: &[EndpointConfig], names: &[&Names]) -> Result<Loaded> {
-        let read = self.loader.load(&self.paths);
+    /// The compiler has run out of numbers, or there are more label sets than identities.
+    pub(crate) fn load(&mut self, inventory: &Inventory, names: &[&Names]) -> Result<Loaded> {
+        let texts = inventory
+            .cluster
+            .iter()
+            .flat_map(|cluster| cluster.texts.iter().cloned());
+        let read = self.loader.load_with(&self.paths, texts);
         let mut findings = read.findings;
         findings.extend(self.emptied_files());
         let broken: HashSet<Arc<str>> = errors(&findings).map(|finding| Arc::clone(&finding.file)).collect();
         let rejections = errors(&findings).count();
+        let in_files = |finding: &&Finding| !finding.file.starts_with(FILE_PREFIX);
+        let rejections_in_files = errors(&findings).filter(in_files).count();
         self.replace(&broken, read.documents);
-        let resolved = resolve(&self.in_force, &Surroundings::default());
+        let resolved = resolve(&self.in_force, &inventory.surroundings());
         let dangling = errors(&resolved.findings).count();
         findings.extend(resolved.findings);
         let mut patches = Vec::new();
@@ -167,6 +175,10 @@ impl PolicyStore {
             prefixes.insert(prefix, identity);
             patches.extend(changed);
         }
+        let held = self
+            .holders
+            .hold(&mut self.compiler, inventory, &prefixes, &mut patches)?;
+        self.classes_max = (CLASSES_MAX / inventory.endpoints.len().max(1)).max(CLASSES_MIN);
         let mut loaded_names = LoadedNames {
             selectors: name_selectors_of(&resolved.rules),
             prefixes: prefixes.clone(),
@@ -176,18 +188,22 @@ impl PolicyStore {
         patches.extend(self.classify(&loaded_names, names)?);
         loaded_names.classes.clone_from(&self.classes);
         self.compiler.set_rules(resolved.rules);
-        let policies = self.compile(endpoints)?;
+        let policies = self.compile(&inventory.endpoints)?;
         let conflicts = conflicts(&policies);
         let conflicting = conflicts.len();
         findings.extend(conflicts);
         Ok(Loaded {
+            endpoints: inventory.endpoints.clone(),
             policies,
+            held,
             conflicts: conflicting,
             patches,
             prefixes,
             names: loaded_names,
             findings,
             rejections,
+            rejections_in_files,
+            broken,
             dangling,
             documents: self.in_force.len(),
         })
@@ -253,6 +269,11 @@ impl PolicyStore {
         let (identity, patches) = self.compiler.add_identity(&class.labels())?;
         self.classes.insert(class.clone(), identity);
         Ok((identity, patches))
+    }
+
+    /// Whether the next [`Self::load`] has something to do even if nothing changes.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.holders.is_waiting()
     }
 
     /// What the compiler makes of rules.
@@ -321,7 +342,8 @@ impl PolicyStore {
     /// Files that held policies and hold no byte now: somebody is writing them, or something went wrong. To open the gate
     /// on that would be the wrong guess.
     fn emptied_files(&self) -> Vec<Finding> {
-        let files: HashSet<&Arc<str>> = self.in_force.iter().map(|document| &document.origin.file).collect();
+        let files = self.in_force.iter().map(|document| &document.origin.file);
+        let files: HashSet<&Arc<str>> = files.filter(|file| !file.starts_with(FILE_PREFIX)).collect();
         let is_empty = |file: &str| fs::metadata(file).is_ok_and(|metadata| metadata.len() == 0);
         let emptied = files.into_iter().filter(|file| is_empty(file));
         emptied
@@ -401,7 +423,7 @@ fn errors(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
 
 #[cfg(test)]
 mod tests {
-    use super::{AuditModes, CompiledPolicy, Loaded, Names, PolicyStore};
+    use super::{AuditModes, CompiledPolicy, Inventory, Loaded, Names, PolicyStore};
     use crate::config::Config;
     use seventh_abi::Direction;
     use std::{fs, path::Path};
@@ -419,7 +441,7 @@ mod tests {
         let text = format!("api: {}/seventh.sock\n{text}", dir.display());
         let config = Config::parse(&dir.join("config.yaml"), &text).unwrap();
         let modes = AuditModes::kept(&config).unwrap();
-        (PolicyStore::new(&config, modes).unwrap().0, config)
+        (PolicyStore::new(&config, modes), config)
     }
 
     fn enforced(loaded: &Loaded) -> bool {
@@ -433,7 +455,7 @@ mod tests {
         let (mut store, config) = store(dir.path());
         let file = dir.path().join("p/a.yaml");
         fs::write(&file, policy("one")).unwrap();
-        let before = store.load(&config.endpoints, &[&Names::default()]).unwrap();
+        let before = store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap();
         let prefix = "192.0.2.0/24".parse().unwrap();
         assert!(enforced(&before) && before.rejections == 0 && before.prefixes.contains_key(&prefix));
         for broken in [
@@ -442,7 +464,7 @@ mod tests {
             "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: one}\nspec: {endpointSelektor: {}}\n",
         ] {
             fs::write(&file, broken).unwrap();
-            let after = store.load(&config.endpoints, &[&Names::default()]).unwrap();
+            let after = store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap();
             assert!(after.rejections > 0, "{broken}");
             assert!(enforced(&after));
             assert_eq!(
@@ -460,9 +482,11 @@ mod tests {
         fs::write(dir.path().join("p/broken.yaml"), "kind: [").unwrap();
         let good = dir.path().join("p/good.yaml");
         fs::write(&good, policy("one")).unwrap();
-        assert!(enforced(&store.load(&config.endpoints, &[&Names::default()]).unwrap()));
+        assert!(enforced(
+            &store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap()
+        ));
         fs::remove_file(&good).unwrap();
-        let without = store.load(&config.endpoints, &[&Names::default()]).unwrap();
+        let without = store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap();
         assert!(!enforced(&without));
         assert_eq!((without.documents, without.rejections), (0, 1));
     }
@@ -475,7 +499,7 @@ mod tests {
         let file = dir.path().join("p/a.yaml");
         let dangling = policy("one").replace("fromCIDR: [192.0.2.0/24]", "fromCIDRSet: [{cidrGroupRef: missing}]");
         fs::write(&file, dangling).unwrap();
-        let loaded = store.load(&config.endpoints, &[&Names::default()]).unwrap();
+        let loaded = store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap();
         assert_eq!((loaded.rejections, loaded.dangling, loaded.documents), (0, 1, 1));
         assert!(enforced(&loaded));
     }
@@ -494,7 +518,7 @@ mod tests {
         let text = rules("http", "{}", "rules: {http: [{method: GET}]}")
             + &rules("tls", "{matchLabels: {app: web}}", "serverNames: [a.b]");
         fs::write(dir.path().join("p/a.yaml"), text).unwrap();
-        let loaded = store.load(&config.endpoints, &[&Names::default()]).unwrap();
+        let loaded = store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap();
         assert_eq!((loaded.conflicts, loaded.rejections), (1, 0));
         let told = loaded.findings.last().unwrap().to_string();
         assert!(
@@ -513,16 +537,16 @@ mod tests {
                     - {name: default/c, labels: {app: web}, interface: v2, ips: [10.0.0.3], namedPorts: {http: 8080}}\n\
                     - {name: default/d, labels: {app: client}, interface: v3, ips: [10.0.0.4]}\n";
         let config = Config::parse(&dir.path().join("config.yaml"), text).unwrap();
-        let (mut store, identities) = PolicyStore::new(&config, AuditModes::configured(&config)).unwrap();
-        let [a, b, c, _] = identities.as_slice() else {
-            panic!("{identities:?}")
-        };
-        assert!(a != b && a == c, "{identities:?}");
+        let mut store = PolicyStore::new(&config, AuditModes::configured(&config));
         let policy = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: named}\nspec:\n  endpointSelector: \
                       {matchLabels: {app: client}}\n  egress:\n  - toEndpoints: [{matchLabels: {app: web}}]\n    toPorts: [{ports: \
                       [{port: http, protocol: TCP}]}]\n";
         fs::write(dir.path().join("p/a.yaml"), policy).unwrap();
-        let loaded = store.load(&config.endpoints, &[&Names::default()]).unwrap();
+        let loaded = store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap();
+        let [a, b, c, _] = loaded.held.endpoints.as_slice() else {
+            panic!("{:?}", loaded.held)
+        };
+        assert!(a != b && a == c, "{:?}", loaded.held);
         let allowed = |peer: u32, port| {
             let decision = loaded.policies[3].enforced.lookup(Direction::Egress, peer, 6, port);
             matches!(decision, seventh_policy::L4Decision::Allow)
@@ -538,11 +562,11 @@ mod tests {
         let (mut store, config) = store(dir.path());
         let file = dir.path().join("p/a.yaml");
         fs::write(&file, policy("one")).unwrap();
-        store.load(&config.endpoints, &[&Names::default()]).unwrap();
+        store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap();
         fs::write(&file, "kind: [").unwrap();
-        store.load(&config.endpoints, &[&Names::default()]).unwrap();
+        store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap();
         fs::write(&file, policy("two")).unwrap();
-        let mended = store.load(&config.endpoints, &[&Names::default()]).unwrap();
+        let mended = store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap();
         assert_eq!((mended.documents, mended.rejections), (1, 0));
     }
 
@@ -552,7 +576,7 @@ mod tests {
         fs::create_dir(dir.path().join("p")).unwrap();
         let (mut store, config) = store(dir.path());
         let load = |store: &mut PolicyStore| {
-            let mut loaded = store.load(&config.endpoints, &[&Names::default()]).unwrap();
+            let mut loaded = store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap();
             assert_eq!(loaded.rejections, 0);
             loaded.policies.remove(0)
         };

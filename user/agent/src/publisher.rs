@@ -27,7 +27,9 @@ use tracing::{info, warn};
 use crate::{
     config::{Config, EndpointConfig},
     fqdn::KernelNames,
+    inventory::Held,
     node::{addresses, interface_index},
+    observer::ip,
     policy_store::{EndpointPolicy, Loaded, LoadedNames, PolicyStore},
 };
 
@@ -56,19 +58,27 @@ pub(crate) struct Enforced {
 }
 
 impl Enforced {
-    /// An endpoint that is only judged by: its number stands for its device.
-    pub(crate) fn at(config: &EndpointConfig, id: u32, identity: IdentityId, policy: Arc<CompiledPolicy>) -> Self {
+    fn new(config: &EndpointConfig, id: u32, identity: IdentityId, epoch: u32) -> Self {
         Self {
             config: config.clone(),
             id,
             identity,
-            ifindex: Some(id),
-            epoch: 1,
-            policy: Some(policy),
+            ifindex: None,
+            epoch,
+            policy: None,
             audit: None,
             is_audited: false,
             in_kernel: false,
             attached: false,
+        }
+    }
+
+    /// An endpoint that is only judged by: its number stands for its device.
+    pub(crate) fn at(config: &EndpointConfig, id: u32, identity: IdentityId, policy: Arc<CompiledPolicy>) -> Self {
+        Self {
+            ifindex: Some(id),
+            policy: Some(policy),
+            ..Self::new(config, id, identity, 1)
         }
     }
 
@@ -107,6 +117,12 @@ pub(crate) struct Publisher {
     /// Judges copies, by what is in audit.
     onlooker: Arc<EngineShared>,
     endpoints: Vec<Enforced>,
+    /// The last number that an endpoint got: none is given twice.
+    last_id: u32,
+    /// Epochs of new endpoints begin after this one: beyond every epoch that a flow of an earlier agent may carry.
+    first_epoch: u32,
+    /// Devices of endpoints that are gone: what was enforced on them stays until they are gone, too.
+    leaving: HashMap<u32, String>,
     /// The compiler's policy numbers begin after this one: numbers of an earlier agent, or of an attempt that failed,
     /// may still be in the kernel.
     policy_id_base: u32,
@@ -126,31 +142,19 @@ pub(crate) struct Publisher {
 }
 
 impl Publisher {
-    /// Takes the endpoints of the configuration; their devices are looked up by the first [`Self::publish`].
+    /// Without endpoints; the first [`Self::publish`] brings them.
     pub(crate) fn new(
         datapath: Datapath,
         [engine, onlooker]: [Arc<EngineShared>; 2],
         names: Arc<KernelNames>,
         config: &Config,
-        identities: &[IdentityId],
     ) -> Self {
         let earlier = datapath.endpoints();
-        let endpoints = (1..).zip(config.endpoints.iter().zip(identities));
-        let endpoints = endpoints.map(|(id, (endpoint, &identity))| Enforced {
-            config: endpoint.clone(),
-            id,
-            identity,
-            ifindex: None,
-            // Beyond every epoch that a flow of an earlier agent may carry.
-            epoch: earlier.values().map(|old| old.epoch).max().unwrap_or(0),
-            policy: None,
-            audit: None,
-            is_audited: false,
-            in_kernel: false,
-            attached: false,
-        });
         Self {
-            endpoints: endpoints.collect(),
+            endpoints: Vec::new(),
+            last_id: 0,
+            first_epoch: earlier.values().map(|old| old.epoch).max().unwrap_or(0),
+            leaving: HashMap::new(),
             policy_id_base: earlier
                 .values()
                 .map(|old| old.policy_id.max(old.audit_policy_id))
@@ -199,7 +203,10 @@ impl Publisher {
     /// Whether devices or addresses are others than those in force, so that [`Self::publish`] has something to do.
     pub(crate) fn surroundings_changed(&self) -> bool {
         let moved = |endpoint: &Enforced| interface_index(&endpoint.config.interface) != endpoint.ifindex;
-        self.endpoints.iter().any(moved) || addresses().is_ok_and(|now| now != self.node_addresses)
+        let left = |(ifindex, interface): (&u32, &String)| interface_index(interface) != Some(*ifindex);
+        self.endpoints.iter().any(moved)
+            || self.leaving.iter().any(left)
+            || addresses().is_ok_and(|now| now != self.node_addresses)
     }
 
     /// Puts it in force; says whether that changed anything. Endpoints whose policy stays the same are not touched.
@@ -218,10 +225,11 @@ impl Publisher {
     }
 
     fn try_publish(&mut self, loaded: &Loaded, store: &mut PolicyStore) -> Result<bool> {
-        let moved = self.follow_devices()?;
+        let moved = self.follow_endpoints(loaded)? | self.follow_devices()?;
         self.node_addresses = addresses()?;
-        let ipcache = ipcache(&loaded.prefixes, &self.node_addresses, &self.endpoints);
+        let ipcache = ipcache(&loaded.prefixes, &loaded.held, &self.node_addresses, &self.endpoints);
         let wanted = kernel_ipcache(&ipcache);
+        self.decide_again(&ipcache, &wanted);
         let changing = loaded.patches.iter().filter(|patch| patch.changes_rows());
         let patched: HashSet<u32> = changing.map(|patch| patch.policy.policy_id()).collect();
         self.choose(&loaded.policies, &patched);
@@ -242,16 +250,14 @@ impl Publisher {
             self.write(&policy.enforced)?;
             policy.audit.as_ref().map_or(Ok(()), |audit| self.write(audit))?;
         }
-        let mut both = std::mem::take(&mut self.ipcache);
-        both.extend(&wanted);
-        self.datapath.sync_ipcache(&both).context("ipcache")?;
-        self.ipcache = both;
+        self.add_to_ipcache(&wanted)?;
         self.named = None;
         self.sort_names(&loaded.names, &ipcache, store)?;
         for index in 0..self.endpoints.len() {
             self.switch(index)?;
         }
-        self.datapath.sync_ipcache(&wanted).context("ipcache")?;
+        let stale = self.ipcache.keys().filter(|prefix| !wanted.contains_key(prefix));
+        self.datapath.remove_from_ipcache(stale.copied()).context("ipcache")?;
         self.ipcache = wanted;
         self.datapath.retain_policies()?;
         // Exactly those that an endpoint in the kernel names are still there.
@@ -288,6 +294,115 @@ impl Publisher {
         Ok(self.datapath.stop(keep).await?)
     }
 
+    /// Takes up endpoints that came and lets go those that went; says whether any did.
+    fn follow_endpoints(&mut self, loaded: &Loaded) -> Result<bool> {
+        let before = std::mem::take(&mut self.endpoints).into_iter();
+        let mut before: HashMap<String, Enforced> = before.map(|endpoint| (endpoint.config.key(), endpoint)).collect();
+        let mut changed = false;
+        for (config, identity) in loaded.endpoints.iter().zip(&loaded.held.endpoints) {
+            let known = before.remove(&config.key());
+            changed |= known.is_none();
+            let mut endpoint = known.unwrap_or_else(|| {
+                self.last_id += 1;
+                Enforced::new(config, self.last_id, *identity, self.first_epoch)
+            });
+            if endpoint.config != *config || endpoint.identity != *identity {
+                changed = true;
+                endpoint.in_kernel = false;
+                if endpoint.config.interface != config.interface
+                    && let Some(old) = endpoint.ifindex.take()
+                {
+                    endpoint.attached = false;
+                    self.leaving.insert(old, endpoint.config.interface.clone());
+                }
+                endpoint.config.clone_from(config);
+                endpoint.identity = *identity;
+            }
+            self.endpoints.push(endpoint);
+        }
+        for gone in before.into_values() {
+            changed = true;
+            info!(endpoint = gone.config.name, "endpoint is gone");
+            self.leaving
+                .extend(gone.ifindex.map(|ifindex| (ifindex, gone.config.interface.clone())));
+            for engine in [&self.engine, &self.onlooker] {
+                engine.names().forget(|scope, _| scope == gone.id);
+            }
+        }
+        if changed {
+            let ids = self
+                .endpoints
+                .iter()
+                .map(|endpoint| (endpoint.id, endpoint.config.key()));
+            self.names.set_endpoints(ids.collect());
+        }
+        self.let_go()?;
+        Ok(changed)
+    }
+
+    /// Detaches from devices whose endpoints are gone when they are, too: whoever still sends there has no address of its
+    /// own any more, and no way past the policy that was in force.
+    fn let_go(&mut self) -> Result<()> {
+        let gone = |(ifindex, interface): (&u32, &String)| interface_index(interface) != Some(*ifindex);
+        let gone: Vec<u32> = self
+            .leaving
+            .iter()
+            .filter(|left| gone(*left))
+            .map(|(ifindex, _)| *ifindex)
+            .collect();
+        for ifindex in gone {
+            self.datapath.detach_endpoint(ifindex)?;
+            self.leaving.remove(&ifindex);
+        }
+        Ok(())
+    }
+
+    /// Has endpoints decide their flows again whose policy tells apart what an address was and what it is now: flows that
+    /// are there were decided by the former.
+    fn decide_again(&mut self, ipcache: &Ipcache, wanted: &HashMap<IpcachePrefix, IpcacheEntry>) {
+        let before = Arc::clone(&self.engine.policy().ipcache);
+        let changed = |prefix: &IpcachePrefix| {
+            self.ipcache.get(prefix).map(|e| e.identity) != wanted.get(prefix).map(|e| e.identity)
+        };
+        let came = wanted.keys().filter(|prefix| changed(prefix));
+        let went = self.ipcache.keys().filter(|prefix| !wanted.contains_key(prefix));
+        let pairs: HashSet<(IdentityId, IdentityId)> = came
+            .chain(went)
+            .map(|prefix| {
+                let address = ip(prefix.addr);
+                (before.lookup(address).identity, ipcache.lookup(address).identity)
+            })
+            .filter(|(old, new)| old != new)
+            .collect();
+        if self.ipcache.is_empty() || pairs.is_empty() {
+            return;
+        }
+        for endpoint in &mut self.endpoints {
+            let differs = |policy: &Arc<CompiledPolicy>| pairs.iter().any(|(old, new)| policy.tells_apart(*old, *new));
+            if endpoint.policies().any(differs) {
+                endpoint.in_kernel = false;
+            }
+        }
+    }
+
+    /// Writes what is new in the ipcache. The first time nobody knows what an earlier agent left in it.
+    fn add_to_ipcache(&mut self, wanted: &HashMap<IpcachePrefix, IpcacheEntry>) -> Result<()> {
+        if self.ipcache.is_empty() {
+            self.datapath.sync_ipcache(wanted).context("ipcache")?;
+            self.ipcache.clone_from(wanted);
+            return Ok(());
+        }
+        let news = wanted
+            .iter()
+            .filter(|(prefix, entry)| self.ipcache.get(prefix) != Some(entry));
+        let news: Vec<(IpcachePrefix, IpcacheEntry)> = news.map(|(prefix, entry)| (*prefix, *entry)).collect();
+        for (prefix, entry) in news {
+            self.datapath.add_to_ipcache(prefix, entry).context("ipcache")?;
+            self.ipcache.insert(prefix, entry);
+        }
+        Ok(())
+    }
+
     /// Notices devices that came, went or were made anew; says whether any did.
     fn follow_devices(&mut self) -> Result<bool> {
         let mut moved = false;
@@ -308,6 +423,9 @@ impl Publisher {
             endpoint.ifindex = now;
             endpoint.in_kernel = false;
             endpoint.attached = false;
+            if let Some(now) = now {
+                self.leaving.remove(&now);
+            }
         }
         Ok(moved)
     }
@@ -507,9 +625,10 @@ fn view_by(
     }
 }
 
-/// Whose addresses are whose: those that rules name, the node's own, and the endpoints'.
+/// Whose addresses are whose: those that rules name, everybody's, the node's own, and the endpoints'.
 pub(crate) fn ipcache(
     prefixes: &HashMap<IpNet, IdentityId>,
+    held: &Held,
     node_addresses: &[IpAddr],
     endpoints: &[Enforced],
 ) -> Ipcache {
@@ -518,8 +637,12 @@ pub(crate) fn ipcache(
     for (prefix, identity) in prefixes {
         ipcache.insert(*prefix, owner(*identity, 0));
     }
+    for (address, identity) in &held.addresses {
+        ipcache.insert(IpNet::from(*address), owner(*identity, 0));
+    }
     for address in node_addresses {
-        ipcache.insert(IpNet::from(*address), owner(HOST, 0));
+        let identity = held.own.get(address).copied().unwrap_or(HOST);
+        ipcache.insert(IpNet::from(*address), owner(identity, 0));
     }
     for endpoint in endpoints {
         for address in &endpoint.config.ips {

@@ -119,7 +119,7 @@ pub(crate) fn set(shared: &Shared, name: &str, value: Option<&str>) -> Result<Se
         Live::Log => shared.log.set(value)?,
     }
     if live != Live::Log {
-        reload(shared, &shared.config);
+        reload(shared);
         if let Some(failure) = shared.state().failure.clone() {
             bail!("`{known}` is set, but not in force yet; it is tried again: {failure}");
         }

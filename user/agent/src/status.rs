@@ -2,7 +2,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use seventh_abi::{Counter, Direction, DropReason, drop_counter};
 use seventh_datapath::{AttachMode, Datapath, PolicyRow};
 use seventh_engine::EngineCounter;
@@ -11,7 +11,9 @@ use seventh_policy::Identity;
 use crate::{
     agent::{Shared, State},
     api::{Answers, Flow, NameRow, Prefix, v1},
-    fqdn, listings,
+    fqdn,
+    inventory::Unmanaged,
+    kubernetes, listings,
     metrics::LatencySum,
     publisher::{Enforced, Publisher},
     settings,
@@ -25,6 +27,9 @@ impl Answers for Shared {
         let state = self.state();
         let reports = state.workers.reports();
         let mut problems = problems(&state, &reports);
+        if let Some(cluster) = &self.cluster {
+            problems.extend(kubernetes::problems(&cluster.connection.borrow()));
+        }
         if self.copies.is_dead() {
             problems.push("copies are not read any more: nothing is audited or observed; restart the agent".to_owned());
         }
@@ -61,6 +66,7 @@ impl Answers for Shared {
     fn endpoints(&self) -> Vec<v1::Endpoint> {
         let state = self.state();
         let publisher = state.publisher.iter();
+        let unmanaged = state.inventory.unmanaged.iter().map(describe_unmanaged);
         publisher
             .flat_map(|publisher| {
                 // The numbers by which the kernel has it.
@@ -71,22 +77,42 @@ impl Answers for Shared {
                     describe_endpoint(endpoint, entry.map_or(0, |entry| entry.policy_id))
                 })
             })
+            .chain(unmanaged)
             .collect()
     }
 
     fn in_force(&self, wanted: &v1::AwaitEndpointRequest) -> Result<v1::Endpoint> {
+        let ip = |text: &String| {
+            text.parse::<IpAddr>()
+                .with_context(|| format!("`{text}` is no address"))
+        };
+        let ips = wanted.ips.iter().map(ip).collect::<Result<Vec<IpAddr>>>()?;
         let state = self.state();
         let publisher = running(&state)?;
         let mut endpoints = publisher.endpoints().iter();
         let endpoint = endpoints.find(|endpoint| endpoint.config.name == wanted.endpoint);
-        let endpoint = endpoint.context("the agent does not know this endpoint")?;
-        for text in &wanted.ips {
-            let ip: IpAddr = text.parse().with_context(|| format!("`{text}` is no address"))?;
-            ensure!(
-                endpoint.config.ips.contains(&ip),
-                "the agent knows this endpoint without the address {ip}"
-            );
+        let lacking = ips
+            .iter()
+            .find(|ip| endpoint.is_none_or(|endpoint| !endpoint.config.ips.contains(ip)));
+        if let Some((cluster, _)) = self.cluster.as_ref().zip(lacking) {
+            // Its API server learns of the addresses only after we have answered.
+            cluster.announced.announce(&wanted.endpoint, &wanted.uid, ips.clone());
         }
+        let Some(endpoint) = endpoint else {
+            let mut unmanaged = state.inventory.unmanaged.iter();
+            let known = unmanaged.find(|pod| pod.name == wanted.endpoint);
+            bail!(
+                "the agent does not enforce on this endpoint: {}",
+                known.map_or("it does not know it", |pod| &pod.reason)
+            );
+        };
+        if let Some(ip) = lacking {
+            bail!("the agent knows this endpoint without the address {ip}");
+        }
+        ensure!(
+            wanted.uid.is_empty() || endpoint.config.instance.is_empty() || wanted.uid == endpoint.config.instance,
+            "the agent knows an earlier endpoint of this name"
+        );
         ensure!(endpoint.state() == "ready", "the endpoint is {}", endpoint.state());
         let in_kernel = publisher.datapath().endpoints();
         let entry = endpoint.ifindex.and_then(|ifindex| in_kernel.get(&ifindex));
@@ -331,6 +357,17 @@ fn describe_endpoint(endpoint: &Enforced, policy_id: u32) -> v1::Endpoint {
         in_audit: endpoint.is_audited,
         under_policies_in_audit: endpoint.audit.is_some() && !endpoint.is_audited,
         observed: endpoint.config.observe,
+    }
+}
+
+/// A pod on which nothing is enforced has no number.
+fn describe_unmanaged(pod: &Unmanaged) -> v1::Endpoint {
+    v1::Endpoint {
+        name: pod.name.clone(),
+        labels: pod.labels.iter().map(ToString::to_string).collect(),
+        ips: pod.ips.iter().map(ToString::to_string).collect(),
+        state: format!("unmanaged: {}", pod.reason),
+        ..v1::Endpoint::default()
     }
 }
 

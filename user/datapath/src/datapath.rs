@@ -338,6 +338,22 @@ impl Datapath {
         self.maps.sync_ipcache(wanted)
     }
 
+    /// Writes one prefix of the ipcache, for who knows what is in it.
+    ///
+    /// # Errors
+    /// The map is full.
+    pub fn add_to_ipcache(&mut self, prefix: IpcachePrefix, entry: IpcacheEntry) -> Result<(), DatapathError> {
+        self.maps.add_to_ipcache(prefix, entry)
+    }
+
+    /// Removes prefixes of the ipcache; those that are not there are no error.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn remove_from_ipcache(&mut self, prefixes: impl Iterator<Item = IpcachePrefix>) -> Result<(), DatapathError> {
+        self.maps.remove_from_ipcache(prefixes)
+    }
+
     /// Sums of the kernel's counters, by [`seventh_abi::Counter`] and [`seventh_abi::drop_counter`].
     ///
     /// # Errors

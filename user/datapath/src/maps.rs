@@ -124,6 +124,23 @@ impl Maps {
         remove_all(&mut self.ipcache, &stale, names::IPCACHE)
     }
 
+    /// Writes one prefix of the ipcache.
+    pub(crate) fn add_to_ipcache(&mut self, prefix: IpcachePrefix, entry: IpcacheEntry) -> Result<(), DatapathError> {
+        let key = Key::new(prefix.prefix_len, IpcacheKey { addr: prefix.addr });
+        let inserted = self.ipcache.insert(&key, entry, 0);
+        inserted.map_err(DatapathError::map(names::IPCACHE))
+    }
+
+    /// Removes prefixes of the ipcache.
+    pub(crate) fn remove_from_ipcache(
+        &mut self,
+        prefixes: impl Iterator<Item = IpcachePrefix>,
+    ) -> Result<(), DatapathError> {
+        let key = |prefix: IpcachePrefix| Key::new(prefix.prefix_len, IpcacheKey { addr: prefix.addr });
+        let stale: Vec<_> = prefixes.map(key).collect();
+        remove_all(&mut self.ipcache, &stale, names::IPCACHE)
+    }
+
     /// A snapshot of the flow table, of so many entries at most; those that move meanwhile may be missing or come twice.
     pub(crate) fn flows(&self, max: usize) -> Vec<(FlowKey, FlowState)> {
         self.flows.iter().filter_map(Result::ok).take(max).collect()

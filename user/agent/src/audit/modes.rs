@@ -46,7 +46,8 @@ impl AuditModes {
         }
     }
 
-    /// Takes up what earlier agents were told. What was said of endpoints that are no longer there is forgotten.
+    /// Takes up what earlier agents were told. What was said of endpoints that are no longer in the file is forgotten; a
+    /// cluster's pods come and go.
     ///
     /// # Errors
     /// The file is there and cannot be used: nobody should enforce, or not enforce, by a guess.
@@ -59,7 +60,9 @@ impl AuditModes {
             )
         };
         let mut told = load(&modes.file).with_context(hint)?;
-        told.retain(|name, _| config.endpoints.iter().any(|endpoint| endpoint.name == *name));
+        told.retain(|name, _| {
+            config.kubernetes.is_some() || config.endpoints.iter().any(|endpoint| endpoint.name == *name)
+        });
         modes.told = told;
         Ok(modes)
     }

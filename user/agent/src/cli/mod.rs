@@ -36,9 +36,9 @@ struct Cli {
 enum Command {
     /// Enforce policies on this node's endpoints
     Agent {
-        /// Configuration file
-        #[arg(long, env = "SEVENTH_CONFIG")]
-        config: PathBuf,
+        /// Configuration file; with --kubernetes there need not be one
+        #[arg(long, env = "SEVENTH_CONFIG", required_unless_present = "kubernetes")]
+        config: Option<PathBuf>,
         #[command(flatten)]
         settings: Box<Settings>,
         /// Leave what is enforced in force when the agent ends
@@ -248,7 +248,10 @@ fn dispatch(command: Command) -> Result<Answer> {
             keep_enforcing,
         } => {
             let log = start_log()?;
-            let config = Config::load(&config, *settings)?;
+            let config = match config {
+                Some(file) => Config::load(&file, *settings)?,
+                None => Config::without_file(*settings)?,
+            };
             runtime()?.block_on(agent::run(config, keep_enforcing, log))?;
             Ok(Answer::Yes)
         }

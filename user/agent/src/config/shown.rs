@@ -7,7 +7,7 @@ use seventh_engine::{DnsRefusal, EngineLimits, NameLimits};
 use seventh_flows::HeaderRedaction;
 
 use super::inspection::SECOND_NS;
-use super::{Config, HubbleConfig, HubbleListen, HubbleTls, MetricsConfig, TlsConfig};
+use super::{Config, HubbleConfig, HubbleListen, HubbleTls, KubernetesConfig, MetricsConfig, TlsConfig};
 use crate::fqdn::FqdnConfig;
 
 /// A setting's name and its value; an empty value is none.
@@ -22,6 +22,7 @@ impl Config {
             node,
             policy_dirs,
             endpoints,
+            identity_labels,
             audit: _,
             enforcement: _,
             allow_localhost: _,
@@ -37,12 +38,14 @@ impl Config {
             inspection,
             hubble,
             metrics,
+            kubernetes,
         } = self;
         let mut all = vec![
             ("config", file.display().to_string()),
             ("node", node.clone()),
             ("policyDirs", paths(policy_dirs)),
             ("endpoints", endpoints.len().to_string()),
+            ("identityLabels", identity_labels.join(" ")),
             (
                 "onAgentDown",
                 if *open_without_agent { "open" } else { "closed" }.to_owned(),
@@ -64,8 +67,29 @@ impl Config {
         all.extend(of_inspection(inspection));
         all.extend(of_hubble(hubble));
         all.extend(of_metrics(metrics.as_ref()));
+        all.extend(kubernetes.iter().flat_map(of_kubernetes));
         all
     }
+}
+
+fn of_kubernetes(config: &KubernetesConfig) -> Vec<Shown> {
+    let KubernetesConfig {
+        kubeconfig,
+        cluster,
+        discover_every,
+        netns_dirs,
+        proc_dir,
+    } = config;
+    vec![
+        (
+            "kubernetes.kubeconfig",
+            or_nothing(kubeconfig.as_ref().map(|file| file.display())),
+        ),
+        ("kubernetes.cluster", cluster.clone()),
+        ("kubernetes.discoveryS", discover_every.as_secs().to_string()),
+        ("kubernetes.netnsDirs", paths(netns_dirs)),
+        ("kubernetes.procDir", proc_dir.display().to_string()),
+    ]
 }
 
 fn paths(all: &[PathBuf]) -> String {

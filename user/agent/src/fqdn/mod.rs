@@ -11,9 +11,9 @@ mod state;
 pub(crate) use config::{FqdnConfig, FqdnSettings, RawFqdn};
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock, RwLockReadGuard},
     time::{Duration, Instant},
 };
 
@@ -44,6 +44,9 @@ const TEND: Duration = Duration::from_secs(1);
 /// How often, in looks, lingering addresses are compared with the flow table.
 const COLLECT_EVERY: u32 = 10;
 
+/// Endpoints that come while one agent runs at most, as far as numbers of scopes are kept free for them.
+const SCOPES_MAX: u32 = 1 << 24;
+
 /// Writing all names down takes one part in so many of the time.
 const SAVE_SHARE: u32 = 20;
 /// How often it is done at most, as long as what is new can be noted beside them.
@@ -57,6 +60,8 @@ pub(crate) struct KernelNames {
     kept: OnceLock<Kept>,
     /// An answer waits for an identity.
     wanted: Notify,
+    /// What tells endpoints from each other, by their numbers.
+    endpoints: RwLock<HashMap<u32, String>>,
 }
 
 /// What was written down last.
@@ -74,8 +79,6 @@ struct Saved {
 #[derive(Debug)]
 struct Kept {
     state_file: PathBuf,
-    /// Names of the endpoints, whose numbers begin at 1.
-    endpoints: Vec<String>,
     /// What was learned since all names were written down.
     journal: Option<Mutex<Journal>>,
 }
@@ -140,7 +143,7 @@ impl NameSink for Sink {
         let Some(kept) = self.0.kept.get() else { return };
         let Some(mut journal) = kept.journal() else { return };
         // The answer goes on in any case: what is open is open, and a name can be learned anew.
-        if let Err(e) = journal.append(state::records(news, &kept.endpoints, now_ns)) {
+        if let Err(e) = journal.append(state::records(news, &self.0.endpoints(), now_ns)) {
             warn!(
                 error = format!("{e:#}"),
                 "names cannot be noted: an agent that is killed would forget them"
@@ -167,19 +170,10 @@ impl KernelNames {
     ///
     /// # Errors
     /// The kernel refuses, or all numbers are used.
-    pub(crate) fn open(
-        &self,
-        mut table: NameTable,
-        flows: FlowTable,
-        used: &HashSet<u32>,
-        scopes: usize,
-    ) -> Result<()> {
+    pub(crate) fn open(&self, mut table: NameTable, flows: FlowTable, used: &HashSet<u32>) -> Result<()> {
         let base = used.iter().copied().max().unwrap_or(0);
-        let last = u32::try_from(scopes)
-            .ok()
-            .and_then(|scopes| base.checked_add(scopes)?.checked_add(1));
         ensure!(
-            last.is_some(),
+            base.checked_add(SCOPES_MAX).is_some(),
             "all numbers of name scopes are used; stop the agent without --keep-enforcing and start it again"
         );
         table.retain_scopes(|scope| used.contains(&scope)).context("names")?;
@@ -187,6 +181,15 @@ impl KernelNames {
         // Only `start` calls this, once.
         let _ = self.target.set(Target { table, flows, base });
         Ok(())
+    }
+
+    /// From now on these are the endpoints, by their numbers: what tells each from all others, also from earlier ones.
+    pub(crate) fn set_endpoints(&self, endpoints: HashMap<u32, String>) {
+        *self.endpoints.write().unwrap_or_else(PoisonError::into_inner) = endpoints;
+    }
+
+    fn endpoints(&self) -> RwLockReadGuard<'_, HashMap<u32, String>> {
+        self.endpoints.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Somebody waits for identities: [`tend`] finds what lacks one, and makes it.
@@ -208,7 +211,6 @@ impl KernelNames {
         // Only `start` calls this, once.
         let _ = self.kept.set(Kept {
             state_file,
-            endpoints: config.endpoints.iter().map(|e| e.name.clone()).collect(),
             journal: journal.ok().map(Mutex::new),
         });
     }
@@ -345,7 +347,7 @@ fn collect(shared: &Shared) {
         (
             publisher.datapath().flows(usize::MAX),
             publisher.datapath().idle_limits(),
-            endpoints.collect::<std::collections::HashMap<u32, u32>>(),
+            endpoints.collect::<HashMap<u32, u32>>(),
         )
     };
     let now_ns = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(0, |now| Duration::from(now).as_nanos());
@@ -384,7 +386,12 @@ pub(crate) fn save(shared: &Shared) -> Result<()> {
     // First the journal, then the list: what is learned in between stands in both.
     let turned = kept.journal().map_or(Ok(()), |mut journal| journal.turn());
     let revision = names.revision();
-    let written = state::save(&kept.state_file, &names.list(), &kept.endpoints, shared.now_ns());
+    let written = state::save(
+        &kept.state_file,
+        &names.list(),
+        &shared.names.endpoints(),
+        shared.now_ns(),
+    );
     let (end, rest) = (Instant::now(), SAVE_SHARE * begin.elapsed());
     let pause = kept.journal.as_ref().map_or(Duration::ZERO, |_| SAVE_PAUSE);
     *saved = Saved {
@@ -401,8 +408,8 @@ pub(crate) fn save(shared: &Shared) -> Result<()> {
 ///
 /// # Errors
 /// The latter cannot be used. The former is no reason not to start.
-pub(crate) fn restore(names: &Names, config: &Config, now_ns: u64) -> Result<()> {
-    let (learned, faults) = state::load(&config.fqdn.state_file, config, now_ns);
+pub(crate) fn restore(names: &Names, config: &Config, endpoints: &HashMap<u32, String>, now_ns: u64) -> Result<()> {
+    let (learned, faults) = state::load(&config.fqdn.state_file, endpoints, config.fqdn.node_wide, now_ns);
     names.restore(learned, now_ns);
     for e in faults {
         warn!(
@@ -411,14 +418,19 @@ pub(crate) fn restore(names: &Names, config: &Config, now_ns: u64) -> Result<()>
         );
     }
     if let Some(file) = &config.fqdn.pre_cache {
-        names.restore(state::pre_cache(file, config, now_ns)?, now_ns);
+        let scopes = if config.fqdn.node_wide {
+            vec![SCOPE_NODE]
+        } else {
+            endpoints.keys().copied().collect()
+        };
+        names.restore(state::pre_cache(file, &scopes, now_ns)?, now_ns);
     }
     Ok(())
 }
 
 /// What is known, in words.
 pub(crate) fn list(shared: &Shared) -> Vec<v1::LearnedName> {
-    let endpoints: std::collections::HashMap<u32, String> = {
+    let endpoints: HashMap<u32, String> = {
         let state = shared.state();
         let all = state.publisher.iter().flat_map(Publisher::endpoints);
         all.map(|endpoint| (endpoint.id, endpoint.config.name.clone()))

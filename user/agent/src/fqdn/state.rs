@@ -17,7 +17,7 @@ use seventh_engine::{LearnedName, Learning, SCOPE_NODE};
 use seventh_policy::name_pattern::NamePattern;
 
 use super::journal;
-use crate::{config::Config, observer::ip};
+use crate::observer::ip;
 
 /// Bytes of either file at most: the most that this writes.
 const FILE_BYTES_MAX: u64 = 128 << 20;
@@ -44,13 +44,12 @@ struct Entry {
 }
 
 /// Replaces the file.
-pub(super) fn save(path: &Path, learned: &[LearnedName], endpoints: &[String], now_ns: u64) -> Result<()> {
+pub(super) fn save(path: &Path, learned: &[LearnedName], endpoints: &HashMap<u32, String>, now_ns: u64) -> Result<()> {
     let now = wall_clock();
-    let ids: HashMap<u32, &String> = (1..).zip(endpoints).collect();
     let names = learned.iter().filter_map(|learned| {
         let endpoint = match learned.scope {
             SCOPE_NODE => None,
-            id => Some((*ids.get(&id)?).clone()),
+            id => Some(endpoints.get(&id)?.clone()),
         };
         Some(Entry {
             endpoint,
@@ -78,10 +77,15 @@ pub(super) fn save(path: &Path, learned: &[LearnedName], endpoints: &[String], n
 /// Reads what [`save`] wrote, and what was noted since; nothing if there is no file. Names of endpoints that are gone, and
 /// of another scope than the configured one, are left out. Of each file that cannot be used, or only in part, the second
 /// list says why.
-pub(super) fn load(path: &Path, config: &Config, now_ns: u64) -> (Vec<LearnedName>, Vec<anyhow::Error>) {
+pub(super) fn load(
+    path: &Path,
+    endpoints: &HashMap<u32, String>,
+    node_wide: bool,
+    now_ns: u64,
+) -> (Vec<LearnedName>, Vec<anyhow::Error>) {
     let reader = Reader {
-        ids: config.endpoints.iter().map(|e| e.name.as_str()).zip(1..).collect(),
-        node_wide: config.fqdn.node_wide,
+        ids: endpoints.iter().map(|(id, name)| (name.as_str(), *id)).collect(),
+        node_wide,
         now: wall_clock(),
         now_ns,
     };
@@ -163,17 +167,17 @@ impl Reader<'_> {
     }
 }
 
-/// What is to be noted of news, in the order of `endpoints`, whose numbers begin at 1.
+/// What is to be noted of news, with the endpoints' names by their numbers.
 pub(super) fn records<'a>(
     news: &'a [Learning],
-    endpoints: &'a [String],
+    endpoints: &'a HashMap<u32, String>,
     now_ns: u64,
 ) -> impl Iterator<Item = journal::Record<'a>> {
     let now = wall_clock();
     news.iter().filter_map(move |learning| {
-        let endpoint = match usize::try_from(learning.scope).ok()?.checked_sub(1) {
-            None => None,
-            Some(place) => Some(endpoints.get(place)?.as_str().into()),
+        let endpoint = match learning.scope {
+            SCOPE_NODE => None,
+            id => Some(endpoints.get(&id)?.as_str().into()),
         };
         let ips = learning.addresses.iter();
         Some(journal::Record {
@@ -200,11 +204,11 @@ struct Known {
     ttl_s: u32,
 }
 
-/// Reads a file of names that are known beforehand: a list of `{name, ips, ttlS}`, for every endpoint.
+/// Reads a file of names that are known beforehand, a list of `{name, ips, ttlS}`, for each of these scopes.
 ///
 /// # Errors
 /// It is not there or not of this form; the message names the entry.
-pub(super) fn pre_cache(path: &Path, config: &Config, now_ns: u64) -> Result<Vec<LearnedName>> {
+pub(super) fn pre_cache(path: &Path, scopes: &[u32], now_ns: u64) -> Result<Vec<LearnedName>> {
     let at = || format!("fqdn.preCache: {}", path.display());
     let Some(text) = read(path).with_context(at)? else {
         bail!("fqdn.preCache: {}: there is no such file", path.display());
@@ -212,11 +216,6 @@ pub(super) fn pre_cache(path: &Path, config: &Config, now_ns: u64) -> Result<Vec
     let text = String::from_utf8(text).with_context(at)?;
     // YAML is JSON and more.
     let known: Vec<Known> = serde_saphyr::from_str(&text).map_err(|e| anyhow::anyhow!("{}: {e}", at()))?;
-    let scopes: Vec<u32> = if config.fqdn.node_wide {
-        vec![SCOPE_NODE]
-    } else {
-        (1..).take(config.endpoints.len()).collect()
-    };
     let mut learned = Vec::new();
     for (index, known) in known.iter().enumerate() {
         let name = NamePattern::name(&known.name)
@@ -265,7 +264,7 @@ fn after(now_ns: u64, left: Duration) -> u64 {
 mod tests {
     use super::{LearnedName, Learning, SCOPE_NODE, journal, load, mapped, pre_cache, records, save};
     use crate::config::Config;
-    use std::{fs, path::Path};
+    use std::{collections::HashMap, fs, path::Path};
 
     const SECOND_NS: u64 = 1_000_000_000;
 
@@ -277,8 +276,8 @@ mod tests {
         Config::parse(Path::new("/etc/c.yaml"), &text).unwrap()
     }
 
-    fn endpoints(config: &Config) -> Vec<String> {
-        config.endpoints.iter().map(|e| e.name.clone()).collect()
+    fn endpoints(config: &Config) -> HashMap<u32, String> {
+        (1..).zip(config.endpoints.iter().map(|e| e.name.clone())).collect()
     }
 
     fn learned(scope: u32, ttl_s: u64, lingers: bool) -> LearnedName {
@@ -311,7 +310,7 @@ mod tests {
 
     #[track_caller]
     fn read_again(file: &Path, config: &Config, now_ns: u64) -> Vec<LearnedName> {
-        let (learned, faults) = load(file, config, now_ns);
+        let (learned, faults) = load(file, &endpoints(config), config.fqdn.node_wide, now_ns);
         assert!(faults.is_empty(), "{faults:?}");
         learned
     }
@@ -347,7 +346,7 @@ mod tests {
         let bytes = fs::read(&beside).unwrap();
         fs::write(&beside, &bytes[..bytes.len() - 1]).unwrap();
         fs::write(&file, "{").unwrap();
-        let (read, faults) = load(&file, &config, 0);
+        let (read, faults) = load(&file, &endpoints, config.fqdn.node_wide, 0);
         assert_eq!((read.len(), faults.len()), (2, 2));
         assert!(format!("{:#}", faults[1]).contains("names.json.journal: a record that is not whole"));
     }
@@ -374,7 +373,7 @@ mod tests {
         let file = dir.path().join("names.json");
         for broken in ["{", r#"{"version":2,"names":[]}"#] {
             fs::write(&file, broken).unwrap();
-            let (learned, faults) = load(&file, &config("node", ""), 0);
+            let (learned, faults) = load(&file, &endpoints(&config("node", "")), true, 0);
             let error = format!("{:#}", faults[0]);
             assert!(learned.is_empty() && error.contains("names.json"), "{error}");
         }
@@ -389,23 +388,23 @@ mod tests {
             "- {name: A.example, ips: [192.0.2.1, '2001:db8::1'], ttlS: 60}\n",
         )
         .unwrap();
-        let read = pre_cache(&file, &config("endpoint", ""), 0).unwrap();
+        let read = pre_cache(&file, &[1, 2], 0).unwrap();
         assert_eq!(read.len(), 4);
         assert!(
             read.iter()
                 .all(|l| l.name == "a.example." && l.expires_ns == 60 * SECOND_NS)
         );
-        assert_eq!(pre_cache(&file, &config("node", ""), 0).unwrap().len(), 2);
+        assert_eq!(pre_cache(&file, &[SCOPE_NODE], 0).unwrap().len(), 2);
         for (broken, reason) in [
             ("- {name: 'a*', ips: [], ttlS: 1}", "[0].name"),
             ("- {name: a, ips: [x], ttlS: 1}", "known.yaml"),
             ("- {name: a, ips: [], ttlS: 1, ttl: 2}", "ttl"),
         ] {
             fs::write(&file, broken).unwrap();
-            let error = format!("{:#}", pre_cache(&file, &config("node", ""), 0).unwrap_err());
+            let error = format!("{:#}", pre_cache(&file, &[SCOPE_NODE], 0).unwrap_err());
             assert!(error.contains("fqdn.preCache") && error.contains(reason), "{error}");
         }
-        assert!(pre_cache(Path::new("/nowhere"), &config("node", ""), 0).is_err());
+        assert!(pre_cache(Path::new("/nowhere"), &[SCOPE_NODE], 0).is_err());
     }
 
     #[test]

@@ -2,8 +2,10 @@
 
 use std::collections::HashMap;
 use std::net::IpAddr;
+use std::sync::Arc;
 
-use seventh_flows::pb::flow::{Endpoint, NetworkInterface, Workload};
+use seventh_flows::pb::flow::{self, Endpoint, NetworkInterface};
+use seventh_kube::Workload;
 use seventh_policy::{Identities, IdentityId, Ipcache};
 
 use crate::publisher::Enforced;
@@ -12,6 +14,8 @@ use crate::publisher::Enforced;
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
     by_interface: HashMap<u32, Local>,
+    /// Pods by their addresses.
+    by_address: HashMap<IpAddr, Arc<Workload>>,
     labels: HashMap<IdentityId, Vec<String>>,
     revision: u64,
 }
@@ -23,8 +27,13 @@ struct Local {
 }
 
 impl Directory {
-    /// What is known of these endpoints and identities.
-    pub(crate) fn new(endpoints: &[Enforced], identities: &Identities, revision: u64) -> Self {
+    /// What is known of these endpoints, pods and identities.
+    pub(crate) fn new(
+        endpoints: &[Enforced],
+        workloads: &[Arc<Workload>],
+        identities: &Identities,
+        revision: u64,
+    ) -> Self {
         let labels: HashMap<IdentityId, Vec<String>> = identities
             .iter()
             .map(|identity| (identity.id, identity.labels.iter().map(ToString::to_string).collect()))
@@ -42,7 +51,7 @@ impl Directory {
                 labels: endpoint.config.labels.iter().map(ToString::to_string).collect(),
                 pod_name: name.to_owned(),
                 // An endpoint of the configuration belongs to nothing larger.
-                workloads: vec![Workload {
+                workloads: vec![flow::Workload {
                     name: name.to_owned(),
                     kind: "Pod".to_owned(),
                 }],
@@ -53,6 +62,10 @@ impl Directory {
         };
         Self {
             by_interface: endpoints.iter().filter_map(local).collect(),
+            by_address: workloads
+                .iter()
+                .flat_map(|workload| workload.ips.iter().map(move |ip| (*ip, Arc::clone(workload))))
+                .collect(),
             labels,
             revision,
         }
@@ -65,10 +78,20 @@ impl Directory {
             return local.end.clone();
         }
         let identity = if identity == 0 { owner.identity } else { identity };
-        Endpoint {
-            identity,
-            labels: self.labels.get(&identity).cloned().unwrap_or_default(),
-            ..Endpoint::default()
+        let labels = self.labels.get(&identity).cloned().unwrap_or_default();
+        match self.by_address.get(&address) {
+            Some(workload) => Endpoint {
+                identity,
+                labels,
+                namespace: workload.name.namespace.clone(),
+                pod_name: workload.name.name.clone(),
+                ..Endpoint::default()
+            },
+            None => Endpoint {
+                identity,
+                labels,
+                ..Endpoint::default()
+            },
         }
     }
 

@@ -13,6 +13,7 @@ use seventh_verdict_cache::KeyHasher;
 use super::shard::SHARDS;
 use crate::audit::AuditModes;
 use crate::config::Config;
+use crate::inventory::Inventory;
 use crate::observer::Directory;
 use crate::policy_store::{EndpointPolicy, Loaded, PolicyStore};
 use crate::publisher::{Enforced, ipcache, view};
@@ -104,15 +105,15 @@ impl World {
             endpoints.display()
         );
         config.policy_dirs = policies.to_vec();
-        let (mut store, identities) = PolicyStore::new(&config, AuditModes::configured(&config))?;
-        let loaded = store.load(&config.endpoints, &[&Names::default()])?;
+        let mut store = PolicyStore::new(&config, AuditModes::configured(&config));
+        let loaded = store.load(&Inventory::of_file(&config), &[&Names::default()])?;
         refuse_errors(&loaded)?;
         let enforced: Vec<Enforced> = (1..)
-            .zip(config.endpoints.iter().zip(identities))
+            .zip(config.endpoints.iter().zip(&loaded.held.endpoints))
             .zip(&loaded.policies)
-            .map(|((id, (endpoint, identity)), policy)| Enforced::at(endpoint, id, identity, Arc::clone(policy.all())))
+            .map(|((id, (endpoint, &identity)), policy)| Enforced::at(endpoint, id, identity, Arc::clone(policy.all())))
             .collect();
-        let ipcache = Arc::new(ipcache(&loaded.prefixes, &[], &enforced));
+        let ipcache = Arc::new(ipcache(&loaded.prefixes, &loaded.held, &[], &enforced));
         let by_name = loaded.names.are_asked_for();
         // Names are learned in one table, in the order of the capture.
         let shards = if by_name { 1 } else { SHARDS };
@@ -127,7 +128,7 @@ impl World {
             ips.filter_map(|ip| Some((mapped(*ip), endpoint.ifindex?)))
         });
         Ok(Self {
-            directory: Directory::new(&enforced, store.identities(), 1),
+            directory: Directory::new(&enforced, &[], store.identities(), 1),
             endpoints: Arc::new(Endpoints {
                 by_address: Some(addresses.collect()),
             }),
@@ -163,7 +164,7 @@ impl World {
             self.view = Arc::new(view(&naming.enforced, Arc::clone(&naming.ipcache)));
             shared.set_policy(Arc::clone(&self.view));
             shared.names().define(class, identity);
-            self.directory = Directory::new(&naming.enforced, naming.store.identities(), 1);
+            self.directory = Directory::new(&naming.enforced, &[], naming.store.identities(), 1);
         }
     }
 }

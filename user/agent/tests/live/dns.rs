@@ -94,11 +94,16 @@ pub(crate) fn stage_with(zone: &str, policy: &str, more_config: &str) -> Option<
 
 /// What dig says: its status (REFUSED, NOERROR, ...), or nothing if nobody answered, and the rest.
 pub(crate) fn dig(lab: &Lab, args: &[&str]) -> (String, String) {
-    let client = lab.endpoint("client").unwrap();
     let server = format!("@{}", lab.endpoint("server").unwrap().ipv4);
+    dig_at(lab, &server, args)
+}
+
+/// The same, of this server.
+pub(crate) fn dig_at(lab: &Lab, server: &str, args: &[&str]) -> (String, String) {
+    let client = lab.endpoint("client").unwrap();
     let output = client
         .command("dig")
-        .args(["+tries=1", "+time=2", &server])
+        .args(["+tries=1", "+time=2", server])
         .args(args)
         .output()
         .unwrap();

@@ -5,6 +5,9 @@
 //! each one that is says so with the count so far.
 #![forbid(unsafe_code)]
 
+#[expect(dead_code, reason = "each test uses a part of it")]
+#[path = "../../../kube/tests/api_server/mod.rs"]
+mod api_server;
 mod attach;
 mod audit;
 mod bad_input;
@@ -19,6 +22,7 @@ mod dns_answers;
 mod flows;
 mod http2;
 mod hubble;
+mod kubernetes;
 mod lifecycle;
 mod listings;
 mod load;

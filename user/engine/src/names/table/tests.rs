@@ -87,7 +87,10 @@ fn an_answer_that_comes_again_within_the_second_is_open_to_its_own_end() {
     let mut table = table(10);
     assert_eq!(table.learn(1, &lesson("a.", 5), 0).len(), 1);
     let later = SECOND / 2;
-    assert!(table.learn(1, &lesson("a.", 5), later).is_empty(), "nothing to write down");
+    assert!(
+        table.learn(1, &lesson("a.", 5), later).is_empty(),
+        "nothing to write down"
+    );
     assert_eq!(ends(&table), [5 * SECOND + later]);
     assert!(table.learn(1, &lesson("a.", 1), later).is_empty());
     assert_eq!(ends(&table), [5 * SECOND + later], "a shorter time takes nothing away");

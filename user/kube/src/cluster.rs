@@ -1,0 +1,532 @@
+//! Who is who in the cluster: what follows from its objects.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
+    net::IpAddr,
+    sync::Arc,
+};
+
+use ipnet::IpNet;
+use seventh_policy::{
+    Label, LabelFilter, Labels, NamedPorts, Service as NamedService, Services,
+    label::{KEY_CLUSTER, KEY_NAMESPACE, SOURCE_K8S},
+};
+
+use crate::{
+    Kind, ObjectName, Picture,
+    object::{KEY_SERVICE_ACCOUNT, Namespace, Object, Pod, PolicyText, Service, ServicePort, Slice},
+};
+
+/// Service through which pods reach the API server; its backends are API servers.
+const API_SERVER: (&str, &str) = ("default", "kubernetes");
+
+/// What an agent needs to know of its cluster.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Cluster {
+    /// Pods that have not ended, by name: all that have an address of their own, and all of this node.
+    pub workloads: Vec<Arc<Workload>>,
+    /// Addresses of nodes and of API servers.
+    pub nodes: Vec<NodeAddress>,
+    /// Names of the nodes.
+    pub node_names: Vec<String>,
+    /// Services with addresses of their own, by name.
+    pub fronts: Vec<Front>,
+    /// All services, as `toServices` asks for them.
+    pub services: Services,
+    /// Documents for the policy loader.
+    pub policies: Vec<Arc<PolicyText>>,
+}
+
+/// A pod.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Its name.
+    pub name: ObjectName,
+    /// Tells it from others of its name.
+    pub uid: String,
+    /// It runs on this node.
+    pub is_local: bool,
+    /// Its addresses; none if it shares the node's, or another pod that was made later has them.
+    pub ips: Vec<IpAddr>,
+    /// The labels that make its identity.
+    pub labels: Labels,
+    /// Its other labels, if it runs here.
+    pub ignored_labels: Labels,
+    /// Ports that its containers name.
+    pub ports: NamedPorts,
+    /// It shares the node's network.
+    pub host_network: bool,
+}
+
+/// An address of a node, or of an API server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeAddress {
+    /// The address.
+    pub ip: IpAddr,
+    /// Whether a node has it: `Some(true)` is this node.
+    pub of_node: Option<bool>,
+    /// Whether an API server answers there.
+    pub is_api_server: bool,
+}
+
+/// A service with addresses of its own.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Front {
+    /// Its name.
+    pub name: ObjectName,
+    /// Its addresses.
+    pub ips: Vec<IpAddr>,
+    /// Its ports and who is behind them.
+    pub ports: Vec<FrontPort>,
+}
+
+/// A port of a service.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FrontPort {
+    /// IP protocol number.
+    pub protocol: u8,
+    /// The port that clients use.
+    pub port: u16,
+    /// Who answers, each once, in order.
+    pub backends: Vec<Backend>,
+}
+
+/// Where connections to a service end.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Backend {
+    /// The address.
+    pub ip: IpAddr,
+    /// The port on which it listens.
+    pub port: u16,
+}
+
+/// Makes clusters of pictures. What did not change is not made again.
+#[derive(Debug)]
+pub struct Deriver {
+    node: String,
+    cluster: String,
+    filter: LabelFilter,
+    known: HashMap<ObjectName, Known>,
+}
+
+/// A workload and what it was made of.
+#[derive(Debug)]
+struct Known {
+    pod: Arc<Object>,
+    namespace: Option<Arc<Object>>,
+    ips: Vec<IpAddr>,
+    workload: Arc<Workload>,
+}
+
+impl Deriver {
+    /// For the agent of this node, in the cluster of this name. The filter tells labels of namespaces that count.
+    #[must_use]
+    pub fn new(node: impl Into<String>, cluster: impl Into<String>, filter: LabelFilter) -> Self {
+        Self {
+            node: node.into(),
+            cluster: cluster.into(),
+            filter,
+            known: HashMap::new(),
+        }
+    }
+
+    /// The cluster in the picture.
+    pub fn derive(&mut self, picture: &Picture) -> Cluster {
+        let slices = slices(picture);
+        Cluster {
+            workloads: self.workloads(picture),
+            nodes: self.nodes(picture, &slices),
+            node_names: picture.objects(Kind::Node).map(|(name, _)| name.name.clone()).collect(),
+            fronts: fronts(picture, &slices),
+            services: services(picture, &slices),
+            policies: picture.policies().cloned().collect(),
+        }
+    }
+
+    fn workloads(&mut self, picture: &Picture) -> Vec<Arc<Workload>> {
+        let owners = owners(picture);
+        let mut before = std::mem::take(&mut self.known);
+        let mut workloads = Vec::new();
+        for (name, object) in picture.objects(Kind::Pod) {
+            let Object::Pod(pod) = &**object else { continue };
+            let is_local = !self.node.is_empty() && pod.node == self.node;
+            let own = |ip: &&IpAddr| owners.get(ip).is_some_and(|(_, owner)| *owner == name);
+            let ips: Vec<IpAddr> = pod.ips.iter().filter(own).copied().collect();
+            if pod.ended || (ips.is_empty() && !is_local) {
+                continue;
+            }
+            let namespace = picture.get(Kind::Namespace, &ObjectName::new("", &name.namespace));
+            let same = |known: &Known| {
+                Arc::ptr_eq(&known.pod, object)
+                    && known.ips == ips
+                    && known.namespace.as_ref().map(Arc::as_ptr) == namespace.map(Arc::as_ptr)
+            };
+            let known = before.remove(name).filter(same);
+            let known = known.unwrap_or_else(|| Known {
+                workload: Arc::new(self.workload(name, pod, namespace, ips.clone())),
+                pod: Arc::clone(object),
+                namespace: namespace.cloned(),
+                ips,
+            });
+            workloads.push(Arc::clone(&known.workload));
+            self.known.insert(name.clone(), known);
+        }
+        workloads
+    }
+
+    fn workload(&self, name: &ObjectName, pod: &Pod, namespace: Option<&Arc<Object>>, ips: Vec<IpAddr>) -> Workload {
+        let namespace = namespace.and_then(|object| match &**object {
+            Object::Namespace(namespace) => Some(namespace),
+            _ => None,
+        });
+        Workload {
+            name: name.clone(),
+            uid: pod.uid.clone(),
+            is_local: !self.node.is_empty() && pod.node == self.node,
+            ips,
+            labels: self.labels(name, pod, namespace),
+            ignored_labels: pod.ignored_labels.clone(),
+            ports: pod.ports.clone(),
+            host_network: pod.host_network,
+        }
+    }
+
+    /// Labels of a pod's identity. Where they are not known, or not to be trusted, it is the identity `init`: nobody
+    /// selects it by labels, and it is always in default deny.
+    fn labels(&self, name: &ObjectName, pod: &Pod, namespace: Option<&Namespace>) -> Labels {
+        let Some(namespace) = namespace.filter(|namespace| !namespace.is_oversized && !pod.is_oversized) else {
+            return Labels::new([Label::reserved("init")]);
+        };
+        let mut labels: Vec<Label> = self.filter.apply(&namespace.labels).as_slice().to_vec();
+        labels.push(Label::new(SOURCE_K8S, KEY_NAMESPACE, &name.namespace));
+        labels.push(Label::new(SOURCE_K8S, KEY_CLUSTER, &self.cluster));
+        if !pod.service_account.is_empty() {
+            labels.push(Label::new(SOURCE_K8S, KEY_SERVICE_ACCOUNT, &pod.service_account));
+        }
+        labels.extend(pod.labels.iter().cloned());
+        Labels::new(labels)
+    }
+
+    fn nodes(&self, picture: &Picture, slices: &Slices<'_>) -> Vec<NodeAddress> {
+        let mut addresses: BTreeMap<IpAddr, NodeAddress> = BTreeMap::new();
+        for (name, object) in picture.objects(Kind::Node) {
+            let Object::Node(node) = &**object else { continue };
+            let is_own = name.name == self.node;
+            for ip in &node.ips {
+                let address = addresses.entry(*ip).or_insert(NodeAddress {
+                    ip: *ip,
+                    of_node: Some(is_own),
+                    is_api_server: false,
+                });
+                address.of_node = Some(is_own || address.of_node == Some(true));
+            }
+        }
+        let api_servers = slices.get(&(API_SERVER.0, API_SERVER.1)).into_iter().flatten();
+        for ip in api_servers.flat_map(|slice| &slice.ips) {
+            let address = addresses.entry(*ip).or_insert(NodeAddress {
+                ip: *ip,
+                of_node: None,
+                is_api_server: true,
+            });
+            address.is_api_server = true;
+        }
+        addresses.into_values().collect()
+    }
+}
+
+/// Whose address is it, where several pods say that it is theirs: an address is given again while the pod that had it is
+/// still told of. The one that was made last has it.
+fn owners(picture: &Picture) -> HashMap<&IpAddr, ((&str, &str), &ObjectName)> {
+    let mut owners: HashMap<&IpAddr, ((&str, &str), &ObjectName)> = HashMap::new();
+    for (name, object) in picture.objects(Kind::Pod) {
+        let Object::Pod(pod) = &**object else { continue };
+        if pod.ended || pod.host_network {
+            continue;
+        }
+        let rank = (pod.created.as_str(), pod.uid.as_str());
+        for ip in &pod.ips {
+            let owner = owners.entry(ip).or_insert((rank, name));
+            if owner.0 < rank {
+                *owner = (rank, name);
+            }
+        }
+    }
+    owners
+}
+
+/// Slices by the namespace and name of their service.
+type Slices<'a> = HashMap<(&'a str, &'a str), Vec<&'a Slice>>;
+
+fn slices(picture: &Picture) -> Slices<'_> {
+    let mut slices = Slices::new();
+    for (name, object) in picture.objects(Kind::EndpointSlice) {
+        if let Object::Slice(slice) = &**object {
+            let key = (name.namespace.as_str(), slice.service.as_str());
+            slices.entry(key).or_default().push(slice);
+        }
+    }
+    slices
+}
+
+fn each_service(picture: &Picture) -> impl Iterator<Item = (&ObjectName, &Service)> {
+    picture
+        .objects(Kind::Service)
+        .filter_map(|(name, object)| match &**object {
+            Object::Service(service) => Some((name, service)),
+            _ => None,
+        })
+}
+
+/// Only addresses that the API server gives out count: an external address of a service is whatever its author wrote.
+fn fronts(picture: &Picture, slices: &Slices<'_>) -> Vec<Front> {
+    let with_address = each_service(picture).filter(|(_, service)| !service.ips.is_empty());
+    let front = |(name, service): (&ObjectName, &Service)| {
+        let behind = slices.get(&(name.namespace.as_str(), name.name.as_str()));
+        let behind = behind.map_or(&[][..], Vec::as_slice);
+        Front {
+            name: name.clone(),
+            ips: service.ips.clone(),
+            ports: service.ports.iter().map(|port| front_port(port, behind)).collect(),
+        }
+    };
+    with_address.map(front).collect()
+}
+
+fn front_port(port: &ServicePort, behind: &[&Slice]) -> FrontPort {
+    let mut backends = BTreeSet::new();
+    for slice in behind {
+        let same = |of_slice: &&ServicePort| of_slice.name == port.name && of_slice.protocol == port.protocol;
+        for target in slice.ports.iter().filter(same) {
+            backends.extend(slice.ips.iter().map(|ip| Backend {
+                ip: *ip,
+                port: target.port,
+            }));
+        }
+    }
+    FrontPort {
+        protocol: port.protocol,
+        port: port.port,
+        backends: backends.into_iter().collect(),
+    }
+}
+
+fn services(picture: &Picture, slices: &Slices<'_>) -> Services {
+    let named = |(name, service): (&ObjectName, &Service)| {
+        let behind = slices.get(&(name.namespace.as_str(), name.name.as_str()));
+        let mut backends: Vec<IpNet> = Vec::new();
+        if service.selector.is_none() {
+            let ips = behind.into_iter().flatten().flat_map(|slice| &slice.ips);
+            let ips: HashSet<&IpAddr> = ips.collect();
+            backends.extend(ips.into_iter().map(|ip| IpNet::from(*ip)));
+            backends.sort();
+        }
+        let service = NamedService {
+            labels: Some(service.labels.clone()),
+            selector: service.selector.clone(),
+            backends,
+        };
+        ((name.namespace.clone(), name.name.clone()), service)
+    };
+    Services(each_service(picture).map(named).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{Change, Trim};
+    use serde_json::{Value, json};
+
+    struct Told {
+        trim: Trim,
+        picture: Picture,
+        deriver: Deriver,
+    }
+
+    impl Told {
+        fn new() -> Self {
+            let filter = || LabelFilter::new([]).unwrap();
+            let mut told = Self {
+                trim: Trim::new(filter(), "node-a"),
+                picture: Picture::default(),
+                deriver: Deriver::new("node-a", "blue", filter()),
+            };
+            told.put(
+                Kind::Namespace,
+                json!({"metadata": {"name": "n", "labels": {"team": "red"}}}),
+            );
+            told
+        }
+
+        fn put(&mut self, kind: Kind, value: Value) {
+            let (name, object) = self.trim.object(kind, kind.versions()[0], value).unwrap();
+            self.picture.apply(Change::Applied(kind, name, object));
+        }
+
+        fn pod(&mut self, name: &str, ip: &str, more: &Value) {
+            let mut pod = json!({"metadata": {"namespace": "n", "name": name, "uid": name, "labels": {"app": name}},
+                "spec": {"nodeName": "node-b"}, "status": {"phase": "Running", "podIPs": [{"ip": ip}]}});
+            for part in ["metadata", "spec", "status"] {
+                if let Some(more) = more[part].as_object() {
+                    pod[part].as_object_mut().unwrap().extend(more.clone());
+                }
+            }
+            self.put(Kind::Pod, pod);
+        }
+
+        fn cluster(&mut self) -> Cluster {
+            self.deriver.derive(&self.picture)
+        }
+
+        /// Who has the address.
+        fn owner(&mut self, ip: &str) -> Option<String> {
+            let ip: IpAddr = ip.parse().unwrap();
+            let cluster = self.cluster();
+            let mut owners = cluster.workloads.iter().filter(|pod| pod.ips.contains(&ip));
+            let owner = owners.next().map(|pod| pod.name.name.clone());
+            assert!(owners.next().is_none());
+            owner
+        }
+    }
+
+    #[test]
+    fn labels_of_a_pod_are_its_own_and_those_of_its_surroundings() {
+        let mut told = Told::new();
+        told.pod("web", "10.0.0.1", &json!({"spec": {"serviceAccountName": "sa"}}));
+        let labels = told.cluster().workloads[0].labels.to_string();
+        assert_eq!(
+            labels,
+            "k8s:app=web,k8s:io.cilium.k8s.namespace.labels.team=red,k8s:io.cilium.k8s.policy.cluster=blue,\
+             k8s:io.cilium.k8s.policy.serviceaccount=sa,k8s:io.kubernetes.pod.namespace=n"
+        );
+        told.put(
+            Kind::Namespace,
+            json!({"metadata": {"name": "n", "labels": {"team": "green"}}}),
+        );
+        assert!(told.cluster().workloads[0].labels.to_string().contains("team=green"));
+    }
+
+    #[test]
+    fn of_a_pod_in_a_namespace_that_nobody_knows_nothing_is_known() {
+        let mut told = Told::new();
+        told.pod("web", "10.0.0.1", &json!({"metadata": {"namespace": "unknown"}}));
+        assert_eq!(told.cluster().workloads[0].labels.to_string(), "reserved:init");
+    }
+
+    #[test]
+    fn an_address_belongs_to_the_pod_that_was_made_last_and_has_not_ended() {
+        let mut told = Told::new();
+        let made = |at: &str| json!({"metadata": {"creationTimestamp": at}});
+        told.pod("old", "10.0.0.1", &made("2026-01-01T00:00:00Z"));
+        assert_eq!(told.owner("10.0.0.1").as_deref(), Some("old"));
+        told.pod("new", "10.0.0.1", &made("2026-01-02T00:00:00Z"));
+        assert_eq!(told.owner("10.0.0.1").as_deref(), Some("new"));
+        let mut ended = made("2026-01-02T00:00:00Z");
+        ended["status"] = json!({"phase": "Succeeded"});
+        told.pod("new", "10.0.0.1", &ended);
+        assert_eq!(told.owner("10.0.0.1").as_deref(), Some("old"));
+        told.pod(
+            "host",
+            "10.0.0.1",
+            &json!({"spec": {"hostNetwork": true}, "metadata": {"creationTimestamp": "2027"}}),
+        );
+        assert_eq!(told.owner("10.0.0.1").as_deref(), Some("old"));
+    }
+
+    #[test]
+    fn pods_of_this_node_are_told_of_also_without_an_address() {
+        let mut told = Told::new();
+        told.pod("here", "none", &json!({"spec": {"nodeName": "node-a"}}));
+        told.pod("there", "none", &json!({}));
+        let cluster = told.cluster();
+        assert_eq!(cluster.workloads.len(), 1);
+        assert!(cluster.workloads[0].is_local && cluster.workloads[0].ips.is_empty());
+    }
+
+    #[test]
+    fn what_did_not_change_is_not_made_again() {
+        let mut told = Told::new();
+        told.pod("a", "10.0.0.1", &json!({}));
+        told.pod("b", "10.0.0.2", &json!({}));
+        let before = told.cluster();
+        told.pod("b", "10.0.0.3", &json!({}));
+        let after = told.cluster();
+        assert!(Arc::ptr_eq(&before.workloads[0], &after.workloads[0]));
+        assert!(!Arc::ptr_eq(&before.workloads[1], &after.workloads[1]));
+    }
+
+    #[test]
+    fn nodes_and_api_servers_have_their_addresses() {
+        let mut told = Told::new();
+        for (node, ip) in [("node-a", "192.0.2.1"), ("node-b", "192.0.2.2")] {
+            let address = json!({"type": "InternalIP", "address": ip});
+            let name = json!({"type": "Hostname", "address": "192.0.2.9"});
+            told.put(
+                Kind::Node,
+                json!({"metadata": {"name": node}, "status": {"addresses": [address, name]}}),
+            );
+        }
+        let slice = |namespace: &str, ip: &str| {
+            json!({"metadata": {"namespace": namespace, "name": "k", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+                "ports": [{"name": "https", "port": 6443}], "endpoints": [{"addresses": [ip, "192.0.2.2"]}]})
+        };
+        told.put(Kind::EndpointSlice, slice("default", "198.51.100.1"));
+        told.put(Kind::EndpointSlice, slice("elsewhere", "198.51.100.2"));
+        let nodes = told.cluster().nodes;
+        let told: Vec<_> = nodes
+            .iter()
+            .map(|n| (n.ip.to_string(), n.of_node, n.is_api_server))
+            .collect();
+        let node = |ip: &str, of_node, is_api_server| (ip.to_owned(), of_node, is_api_server);
+        assert_eq!(
+            told,
+            [
+                node("192.0.2.1", Some(true), false),
+                node("192.0.2.2", Some(false), true),
+                node("198.51.100.1", None, true)
+            ]
+        );
+    }
+
+    #[test]
+    fn a_service_has_the_backends_of_its_slices_port_by_port() {
+        let mut told = Told::new();
+        told.put(
+            Kind::Service,
+            json!({"metadata": {"namespace": "n", "name": "s"}, "spec": {"clusterIP": "10.96.0.1", "externalIPs": ["192.0.2.5"],
+                "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "web", "port": 80}, {"name": "none", "port": 1}]}}),
+        );
+        let slice = |name: &str, port: Value, ip: &str| {
+            json!({"metadata": {"namespace": "n", "name": name, "labels": {"kubernetes.io/service-name": "s"}},
+                "ports": [port], "endpoints": [{"addresses": [ip]}]})
+        };
+        let dns = json!({"name": "dns", "port": 5353, "protocol": "UDP"});
+        told.put(Kind::EndpointSlice, slice("s-1", dns.clone(), "10.0.0.1"));
+        told.put(Kind::EndpointSlice, slice("s-2", dns, "10.0.0.2"));
+        told.put(
+            Kind::EndpointSlice,
+            slice("s-3", json!({"name": "web", "port": 8080}), "10.0.0.1"),
+        );
+        let cluster = told.cluster();
+        let [front] = cluster.fronts.as_slice() else {
+            panic!("{:?}", cluster.fronts)
+        };
+        assert_eq!(
+            front.ips,
+            ["10.96.0.1".parse::<IpAddr>().unwrap()],
+            "only what the API server gives out"
+        );
+        let ports: Vec<_> = front
+            .ports
+            .iter()
+            .map(|p| (p.protocol, p.port, p.backends.len()))
+            .collect();
+        assert_eq!(ports, [(17, 53, 2), (6, 80, 1), (6, 1, 0)]);
+        assert_eq!(front.ports[1].backends[0].port, 8080);
+        let named = &cluster.services.0[&("n".to_owned(), "s".to_owned())];
+        assert_eq!(
+            named.backends.len(),
+            2,
+            "it selects no pods, so its backends are prefixes"
+        );
+    }
+}
