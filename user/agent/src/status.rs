@@ -113,6 +113,11 @@ impl Answers for Shared {
             wanted.uid.is_empty() || endpoint.config.instance.is_empty() || wanted.uid == endpoint.config.instance,
             "the agent knows an earlier endpoint of this name"
         );
+        let interface = &endpoint.config.interface;
+        ensure!(
+            wanted.interfaces.is_empty() || wanted.interfaces.contains(interface),
+            "the agent knows this endpoint at another device, {interface}"
+        );
         ensure!(endpoint.state() == "ready", "the endpoint is {}", endpoint.state());
         let in_kernel = publisher.datapath().endpoints();
         let entry = endpoint.ifindex.and_then(|ifindex| in_kernel.get(&ifindex));

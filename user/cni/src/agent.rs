@@ -81,7 +81,6 @@ async fn ask(config: &Config, attachment: &Attachment, deadline: Instant) -> Res
     let mut request = Request::new(AwaitEndpointRequest {
         endpoint: attachment.endpoint.clone(),
         uid: attachment.uid.clone(),
-        netns: attachment.netns.clone(),
         interfaces: attachment.interfaces.clone(),
         ips: attachment.ips.clone(),
     });

@@ -45,8 +45,6 @@ pub(crate) struct Attachment {
     pub(crate) endpoint: String,
     /// The pod's, if the runtime says it.
     pub(crate) uid: String,
-    /// Path of its network namespace.
-    pub(crate) netns: String,
     /// Devices outside of it that were made for it.
     pub(crate) interfaces: Vec<String>,
     /// Its addresses.
@@ -75,13 +73,13 @@ impl Call {
             "STATUS" => Command::Status(Config::read(&limited(input)?)?),
             command @ ("ADD" | "CHECK") => {
                 needed("CNI_CONTAINERID")?;
+                needed("CNI_NETNS")?;
                 let config = Config::read(&limited(input)?)?;
                 let pod = Pod::read(&variable("CNI_ARGS")?.unwrap_or_default())?;
                 let made = result::read(&config.previous, &needed("CNI_IFNAME")?).map_err(Failure::config)?;
                 let attachment = Attachment {
                     endpoint: format!("{}/{}", pod.namespace, pod.name),
                     uid: pod.uid,
-                    netns: needed("CNI_NETNS")?,
                     interfaces: made.interfaces,
                     ips: made.ips,
                 };

@@ -81,6 +81,9 @@ annotations:
 {{- $_ := set $hubble "tls" (dict "certFile" (printf "%s/tls.crt" $files) "keyFile" (printf "%s/tls.key" $files) "clientCaFile" (printf "%s/ca.crt" $files) "serverName" .Values.hubble.tls.serverName) -}}
 {{- end -}}
 {{- $_ := set $config "hubble" $hubble -}}
+{{- $kubernetes := get $config "kubernetes" | default dict -}}
+{{- $_ := set $kubernetes "netnsDirs" (list .Values.paths.netns) -}}
+{{- $_ := set $config "kubernetes" $kubernetes -}}
 {{- $_ := set $config "api" (printf "%s/seventh.sock" .Values.paths.run) -}}
 {{- $_ := set $config "bpffs" (printf "%s/seventh" .Values.paths.bpf) -}}
 {{- toYaml $config -}}

@@ -1,13 +1,20 @@
 //! What is deployed and the program agree: how it is started, what it is told, where it listens.
 
-use std::{collections::BTreeSet, fs, path::Path, process::Command};
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
 
 use k8s_openapi::api::{
     apps::v1::DaemonSet,
     core::v1::{Container, HTTPGetAction, PodSpec, Probe},
+    rbac::v1::ClusterRole,
 };
 use serde_json::{Value, json};
 use seventh::{cli, config::Config};
+use seventh_kube::Kind;
 
 use super::{
     chart::everything,
@@ -52,6 +59,16 @@ fn the_agent_is_told_what_it_understands_by_names_that_it_knows() {
     known.insert("SEVENTH_LOG".to_owned());
     for values in [json!({}), everything()] {
         let pod = pod(&objects(&values));
+        let args = pod.containers[0].args.as_ref().unwrap();
+        let words = ["seventh"].into_iter().chain(args.iter().map(String::as_str));
+        let matches = cli::command()
+            .try_get_matches_from(words)
+            .unwrap_or_else(|e| panic!("{e}"));
+        let agent = matches.subcommand_matches("agent").unwrap();
+        assert!(agent.get_flag("kubernetes"));
+        let file = agent.get_one::<PathBuf>("config").unwrap();
+        let mut mounts = pod.containers[0].volume_mounts.iter().flatten();
+        assert!(mounts.any(|mount| file.parent() == Some(Path::new(&mount.mount_path)) && mount.name == "config"));
         for variable in pod.containers[0].env.iter().flatten() {
             assert!(known.contains(&variable.name), "{}", variable.name);
             let field = variable.value_from.as_ref().and_then(|from| from.field_ref.as_ref());
@@ -91,6 +108,10 @@ fn it_listens_where_the_objects_say_and_writes_where_it_may() {
             }
         }
         probes(agent, &metrics.ip().to_string());
+        let mut mounts = agent.volume_mounts.iter().flatten();
+        let netns = mounts.find(|mount| mount.name == "netns").unwrap();
+        assert_eq!(config.kubernetes.unwrap().netns_dirs, [Path::new(&netns.mount_path)]);
+        assert_eq!(netns.mount_propagation.as_deref(), Some("HostToContainer"));
     }
 }
 
@@ -178,4 +199,28 @@ fn the_init_container_s_arguments_put_the_plugin_into_a_node_s_configuration() {
     assert_eq!(run("install"), [json!({"type": "ptp"}), wanted]);
     assert!(binaries.join("seventh-cni").exists());
     assert_eq!(run("remove"), [json!({"type": "ptp"})]);
+}
+
+#[test]
+fn the_role_gives_what_the_agent_asks_for_and_nothing_else() {
+    let all = objects(&json!({}));
+    let role: ClusterRole = kinds::read(only(&all, "ClusterRole"));
+    let mut given = BTreeSet::new();
+    for rule in role.rules.unwrap() {
+        assert_eq!((&rule.resource_names, &rule.non_resource_urls), (&None, &None));
+        for group in rule.api_groups.iter().flatten() {
+            for resource in rule.resources.iter().flatten() {
+                given.extend(rule.verbs.iter().map(|verb| format!("{verb} {group}/{resource}")));
+            }
+        }
+    }
+    let mut asked = BTreeSet::from(["create /events".to_owned()]);
+    for kind in Kind::ALL {
+        let name = format!("{}/{}", kind.group(), kind.plural());
+        asked.extend(["get", "list", "watch"].map(|verb| format!("{verb} {name}")));
+        if kind.has_conditions() {
+            asked.insert(format!("patch {name}/status"));
+        }
+    }
+    assert_eq!(given, asked);
 }

@@ -106,6 +106,7 @@ fn what_cannot_be_is_refused_before_anything_is_made() {
         (json!({"hubble": {"eventBufferCapacity": 4096}}), "eventBufferCapacity"),
         (json!({"config": {"api": "/elsewhere"}}), "api"),
         (json!({"config": {"hubble": {"listen": "0.0.0.0:1"}}}), "listen"),
+        (json!({"config": {"kubernetes": {"netnsDirs": ["/x"]}}}), "netnsDirs"),
         (json!({"hubble": {"enabled": true}}), "mutual TLS"),
         (json!({"image": {"digest": "sha256:1"}}), "digest"),
     ] {

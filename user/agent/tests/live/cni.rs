@@ -15,6 +15,7 @@ use seventh::lab::{Lab, OUTSIDE};
 
 use crate::{
     client::{PATIENCE, fetch},
+    kubernetes::{cluster, object},
     stage::{MTU, PUBLIC, binary, lab_of, policy, until},
 };
 
@@ -112,6 +113,12 @@ fn without_an_agent(lab: &Lab, pod: &Pod, fails: &Value, opens: &Value) {
     assert_eq!(refused(&pod.run(lab, &plugin(), "STATUS", fails)), Some(50));
 }
 
+/// The address in the plugin's result.
+fn address(made: &Value) -> (String, Ipv4Addr) {
+    let text = made["ips"][0]["address"].as_str().unwrap().strip_suffix("/24").unwrap();
+    (text.to_owned(), text.parse().unwrap())
+}
+
 #[test]
 fn a_pod_starts_when_its_policies_are_in_force_and_not_before() {
     let Some(mut lab) = lab_of(&[("client", "client"), ("pod", OUTSIDE)], MTU) else {
@@ -124,13 +131,7 @@ fn a_pod_starts_when_its_policies_are_in_force_and_not_before() {
     };
     let (network, made) = make_network(&lab, &pod);
     lab.start_nginx("pod", None).unwrap();
-    let ip: Ipv4Addr = made["ips"][0]["address"]
-        .as_str()
-        .unwrap()
-        .strip_suffix("/24")
-        .unwrap()
-        .parse()
-        .unwrap();
+    let (_, ip) = address(&made);
     let config = |timeout: u32, on_timeout: &str| {
         json!({"cniVersion": "1.0.0", "name": "pods", "type": "seventh-cni", "prevResult": made.clone(),
                "socket": lab.socket(), "timeoutSeconds": timeout, "onTimeout": on_timeout})
@@ -199,4 +200,54 @@ fn asked_of_a_running_agent(lab: &Lab, pod: &Pod, config: &Value) {
             .unwrap()
             .contains("10.9.0.77")
     );
+    // Or another device.
+    let mut successor = config.clone();
+    successor["prevResult"]["interfaces"][0]["name"] = json!("veth-of-another");
+    assert_eq!(refused(&pod.run(lab, &plugin(), "CHECK", &successor)), Some(11));
+}
+
+#[test]
+fn a_new_pod_of_a_cluster_starts_before_the_api_server_knows_its_addresses() {
+    let described = |name: &str, ips: &[String]| {
+        let ips: Vec<Value> = ips.iter().map(|ip| json!({"ip": ip})).collect();
+        json!({"metadata": {"namespace": "default", "name": name, "labels": {"app": name}, "uid": format!("uid-{name}")},
+               "spec": {"nodeName": "lab"}, "status": {"phase": "Pending", "podIPs": ips}})
+    };
+    let Some((mut lab, server)) = cluster(|lab, server| {
+        let client = lab.endpoint("client").unwrap().ips().map(|ip| ip.to_string());
+        server.put("pods", described("client", &client));
+        server.put(
+            "ciliumnetworkpolicies",
+            object(&policy(PUBLIC).replace("app: server", "app: pod")),
+        );
+    }) else {
+        return;
+    };
+    lab.node_ip("link del v-server").unwrap();
+    let pod = Pod {
+        netns: lab.endpoint("server").unwrap().netns(),
+        name: "pod",
+    };
+    let (_, made) = make_network(&lab, &pod);
+    lab.start_nginx("server", None).unwrap();
+    let (address, ip) = address(&made);
+    let config = json!({"cniVersion": "1.0.0", "name": "pods", "type": "seventh-cni", "prevResult": made, "socket": lab.socket()});
+    let mut waits = pod.start(&lab, &plugin(), "ADD", &config);
+    thread::sleep(Duration::from_millis(300));
+    assert!(waits.try_wait().unwrap().is_none(), "nobody knows the pod's labels yet");
+
+    let began = Instant::now();
+    server.put("pods", described("pod", &[]));
+    let output = waits.wait_with_output().unwrap();
+    assert!(output.status.success(), "{:?}", said(&output));
+    assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
+    let request = move |path: &'static str| move || fetch(ip, path, PATIENCE);
+    let client = lab.endpoint("client").unwrap();
+    assert_eq!(client.run(request("/denied")).unwrap(), Ok(403));
+    assert_eq!(client.run(request("/public")).unwrap(), Ok(200));
+
+    server.put("pods", described("pod", &[address]));
+    thread::sleep(Duration::from_millis(300));
+    assert_eq!(client.run(request("/denied")).unwrap(), Ok(403));
+    assert!(pod.run(&lab, &plugin(), "CHECK", &config).status.success());
 }

@@ -29,7 +29,7 @@ const WEB_VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 const DNS_VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 53);
 
 /// A lab whose agent takes its orders from a server on the node.
-fn cluster(prepare: impl FnOnce(&Lab, &ApiServer)) -> Option<(Lab, ApiServer)> {
+pub(crate) fn cluster(prepare: impl FnOnce(&Lab, &ApiServer)) -> Option<(Lab, ApiServer)> {
     let mut lab = lab()?;
     let listener = lab.run_on_node(|| TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
     let server = ApiServer::start(listener);
@@ -69,7 +69,7 @@ fn pod(lab: &Lab, name: &str, app: &str) -> Value {
 }
 
 /// A policy as the API server has it.
-fn object(yaml: &str) -> Value {
+pub(crate) fn object(yaml: &str) -> Value {
     serde_saphyr::from_str(yaml).unwrap()
 }
 
