@@ -187,6 +187,10 @@ impl Devices {
             // Namespaces of other pods are theirs, whatever addresses they have given themselves.
             there.retain(|place| !place.pods.iter().any(|uid| known_pods.contains(uid.as_str())));
         }
+        // Elsewhere somebody may have the same address: what leads to no device of this node says nothing.
+        if there.iter().any(|place| place.outer.is_ok()) {
+            there.retain(|place| place.outer.is_ok());
+        }
         there.sort_by_key(|place| place.netns);
         there.dedup_by_key(|place| (place.netns, place.outer.clone()));
         let [place] = there.as_slice() else {
