@@ -4,12 +4,12 @@ use crate::counters::EngineCounters;
 use crate::dns::DnsRefusal;
 use crate::names::{Names, Peer};
 use crate::record::{L7Record, RecordQueue};
+use ahash::AHashMap as HashMap;
 use arc_swap::ArcSwap;
 use seventh_abi::{Direction, FlowKey};
 use seventh_parsers::{http1, tls};
 use seventh_policy::{CompiledPolicy, IdentityId, Ipcache, L4Decision};
 use seventh_verdict_cache::{KeyHasher, VerdictCache};
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -7,6 +7,7 @@
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
+use ahash::AHashMap;
 use seventh_abi::{Direction, DropReason, PolicyKey};
 
 use crate::compiled::{CompiledDirection, CompiledPolicy, KernelEntry};
@@ -421,8 +422,8 @@ impl Compiler {
                     .push((at, plan.area(rule, Some(&identity.named_ports))));
             }
         }
-        let mut by_identity = HashMap::with_capacity(named.len());
-        let mut coverage_of = HashMap::with_capacity(named.len());
+        let mut by_identity = AHashMap::with_capacity(named.len());
+        let mut coverage_of = AHashMap::with_capacity(named.len());
         for (id, class) in named {
             let Ruled { table, coverage } = plan.ruled(&class, &mut self.registry, conflicts);
             if table != plan.any.table {

@@ -1,6 +1,6 @@
 //! What the compiler makes of the rules for one endpoint: tables for kernel and engine.
 
-use std::collections::HashMap;
+use ahash::AHashMap as HashMap;
 use std::sync::Arc;
 
 use seventh_abi::{
@@ -66,7 +66,7 @@ impl CompiledPolicy {
         let mut policy = Self {
             policy_id,
             directions,
-            rule_sets: HashMap::new(),
+            rule_sets: HashMap::default(),
             conflicts,
             answers: Answers::default(),
             shown: None,

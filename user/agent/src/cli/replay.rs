@@ -61,6 +61,9 @@ pub(super) fn run(command: &Replay) -> Result<Answer> {
     };
     let began = Instant::now();
     let mut replaying = Replaying::new(world, command.audit, command.tunnel.clone(), command.threads());
+    if command.summary {
+        replaying.only_count();
+    }
     let mut out = Out::new(command);
     let mut is_sound = true;
     for path in &command.captures {
@@ -156,7 +159,6 @@ impl Drop for Reading {
 struct Out {
     printer: Printer,
     writer: BufWriter<io::StdoutLock<'static>>,
-    only_summary: bool,
     failure: Option<io::Error>,
 }
 
@@ -172,15 +174,11 @@ impl Out {
                 ..Options::default()
             }),
             writer: BufWriter::with_capacity(1 << 16, io::stdout().lock()),
-            only_summary: command.summary,
             failure: None,
         }
     }
 
     fn flow(&mut self, flow: Flow) {
-        if self.only_summary {
-            return;
-        }
         let response = GetFlowsResponse {
             node_name: flow.node_name.clone(),
             time: flow.time,

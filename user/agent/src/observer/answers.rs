@@ -1,6 +1,7 @@
 //! Which request is it that was answered? The kernel tells the connection and the time; what was asked is remembered here.
 
-use std::collections::{HashMap, VecDeque};
+use ahash::AHashMap as HashMap;
+use std::collections::VecDeque;
 
 use seventh_abi::{Answer, Direction, FlowKey, Hook};
 use seventh_engine::L7Record;
@@ -48,7 +49,7 @@ pub(super) struct Requests<T> {
 impl<T> Default for Requests<T> {
     fn default() -> Self {
         Self {
-            by_connection: HashMap::new(),
+            by_connection: HashMap::default(),
             order: VecDeque::new(),
             bytes: 0,
         }

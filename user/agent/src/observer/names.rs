@@ -1,12 +1,9 @@
 //! Under which names addresses were learned: what endpoints were answered, as far as it was told here. The engine's own
 //! table is not asked, because an answer on its way waits for it.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    net::IpAddr,
-    sync::Arc,
-};
+use std::{collections::VecDeque, net::IpAddr, sync::Arc};
 
+use ahash::AHashMap as HashMap;
 use seventh_engine::{L7Record, LearnedName, NameLimits, PolicyView, RecordVerdict, SCOPE_NODE};
 
 use super::ip;
@@ -51,7 +48,7 @@ impl SeenNames {
     pub(super) fn new(limits: NameLimits, learned: &[LearnedName]) -> Self {
         let mut seen = Self {
             limits,
-            by_endpoint: HashMap::new(),
+            by_endpoint: HashMap::default(),
         };
         for learned in learned.iter().filter(|learned| !learned.lingers) {
             seen.see(learned.scope, ip(learned.addr), &learned.name, learned.expires_ns);

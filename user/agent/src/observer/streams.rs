@@ -4,7 +4,8 @@
 //! A piece may be missing. Then the connection's compression is not known any more: what can only be said with it is not
 //! told (see [`AnswerReader`]). Nothing is guessed.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use ahash::AHashMap as HashMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use seventh_abi::{AnswerPiece, FlowKey};
 use seventh_engine::Http2Stream;
@@ -109,7 +110,7 @@ struct Waiting<T> {
 impl<T> Default for Streams<T> {
     fn default() -> Self {
         Self {
-            by_connection: HashMap::new(),
+            by_connection: HashMap::default(),
             order: VecDeque::new(),
             bytes: 0,
         }

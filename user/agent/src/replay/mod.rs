@@ -26,7 +26,7 @@ mod world;
 use std::io::Read;
 use std::sync::Arc;
 
-use seventh_engine::Denials;
+use seventh_engine::{Denials, L7Record};
 use seventh_flows::pb::flow::{Flow, Verdict};
 use seventh_parsers::packet::{Frame, PacketError};
 
@@ -69,6 +69,8 @@ struct Teller {
     uuids: Uuids,
     names: SeenNames,
     tally: Tally,
+    /// Flows are wanted, not only counts.
+    is_telling: bool,
 }
 
 impl Replay {
@@ -88,6 +90,7 @@ impl Replay {
                 uuids: Uuids::counted(),
                 names: SeenNames::default(),
                 tally: Tally::default(),
+                is_telling: true,
             },
             tunnels,
             fragments: Fragments::default(),
@@ -95,6 +98,11 @@ impl Replay {
             tend_ns: 0,
             told: Vec::new(),
         }
+    }
+
+    /// From now on `tell` gets nothing, and most flows are not made.
+    pub(crate) fn only_count(&mut self) {
+        self.teller.is_telling = false;
     }
 
     /// Reads one capture; `tell` gets each flow.
@@ -209,40 +217,47 @@ impl Teller {
         for Told { shard, what, .. } in told.drain(..) {
             match what {
                 What::Record(record) => {
-                    let seen = self.seen(record.time_ns, record.ifindex, record.source, record.destination);
-                    let flow = self.scribe().of_engine(&record, &seen);
-                    self.names.learn(&record);
-                    self.tally.record(&record, &flow);
+                    self.record(&record, tell);
                     if self.world.is_by_name() && record.dns().is_some() {
                         self.world.tend(record.time_ns);
                     }
                     if let Some(shared) = self.world.shared.get(shard) {
                         shared.recycle_record(record);
                     }
-                    tell(flow);
                 }
                 What::Decision(event) => {
                     let seen = self.seen(event.time_ns, event.ifindex, event.source, event.destination);
                     for telling in tellings(&event) {
-                        let mut flow = self.scribe().of_kernel(&event, *telling, &seen);
+                        let mut flow = scribe(&self.world, &self.uuids).of_kernel(&event, *telling, &seen);
                         if self.audit && flow.verdict() == Verdict::Dropped {
                             flow.set_verdict(Verdict::Audit);
                         }
-                        self.tally.flow(&flow, event.time_ns);
-                        tell(flow);
+                        self.tally.event(&event, &flow);
+                        if self.is_telling {
+                            tell(flow);
+                        }
                     }
                 }
             }
         }
     }
 
-    fn scribe(&self) -> Scribe<'_> {
-        Scribe {
-            node: NODE,
-            directory: &self.world.directory,
-            view: &self.world.view,
-            uuids: &self.uuids,
+    fn record(&mut self, record: &L7Record, tell: &mut dyn FnMut(Flow)) {
+        let seen = if self.is_telling {
+            self.seen(record.time_ns, record.ifindex, record.source, record.destination)
+        } else {
+            // Counts need neither names nor times.
+            Seen::default()
+        };
+        let scribe = scribe(&self.world, &self.uuids);
+        if !self.is_telling {
+            self.tally.record(record, || scribe.of_engine(record, &seen));
+            return;
         }
+        let flow = scribe.of_engine(record, &seen);
+        self.tally.record(record, || flow.clone());
+        self.names.learn(record);
+        tell(flow);
     }
 
     fn seen(&self, time_ns: u64, ifindex: u32, source: [u8; 16], destination: [u8; 16]) -> Seen {
@@ -254,5 +269,14 @@ impl Teller {
                 .names
                 .of_ends(view, ifindex, source, destination, moment.engine_ns()),
         }
+    }
+}
+
+fn scribe<'a>(world: &'a World, uuids: &'a Uuids) -> Scribe<'a> {
+    Scribe {
+        node: NODE,
+        directory: &world.directory,
+        view: &world.view,
+        uuids,
     }
 }

@@ -173,7 +173,7 @@ fn pairs(out: &mut String, tally: &Tally) -> fmt::Result {
         "<h2>Requests by endpoint</h2>\n<table id=\"endpoints\"><tr><th>from</th><th>to</th><th \
          class=\"n\">port</th><th>protocol</th><th class=\"n\">on</th><th class=\"n\">denied</th></tr>"
     )?;
-    for (pair, Outcome { forwarded, denied }) in &tally.pairs {
+    for (pair, Outcome { forwarded, denied }) in tally.pairs() {
         writeln!(
             out,
             "<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td><td>{}</td><td class=\"n\">{forwarded}</td><td class=\"n\">\
@@ -222,6 +222,7 @@ fn more(out: &mut String, count: u64, of_what: &str) -> fmt::Result {
 mod tests {
     use super::{Escaped, page};
     use crate::replay::tally::{Denial, Outcome, Pair, Tally};
+    use std::{collections::HashSet, fs, process::Command};
 
     /// What was put into every place where strangers' words stand.
     const HOSTILE: &str = "</td><script src=//evil>'\"&\u{202e}\u{0}";
@@ -246,7 +247,7 @@ mod tests {
             forwarded: 1,
             denied: 3,
         };
-        tally.pairs.insert(pair, outcome);
+        tally.insert(pair, outcome);
         tally.packet(60, 1_700_000_000_000_000_000);
         for denied in [false, true, true, true] {
             tally.timeline.count(1_700_000_007_000_000_000, denied);
@@ -276,5 +277,42 @@ mod tests {
         // One on, three denied, in the same bar.
         assert_eq!(page.matches("<rect ").count(), 2);
         assert!(page.contains("height=\"25\"") && page.contains("height=\"75\""));
+    }
+
+    /// What a browser made of the page: its document after everything has run that the page could have it run.
+    fn in_browser(page: &str) -> String {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("page.html");
+        fs::write(&file, page).unwrap();
+        let output = Command::new("chromium")
+            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+            .arg("--virtual-time-budget=1000")
+            .arg(format!("--user-data-dir={}", dir.path().join("profile").display()))
+            .arg("--dump-dom")
+            .arg(format!("file://{}", file.display()))
+            .output()
+            .expect("chromium is there (./seventh-dev setup)");
+        let dom = String::from_utf8(output.stdout).unwrap();
+        assert!(dom.contains("</html>"), "{}", String::from_utf8_lossy(&output.stderr));
+        dom
+    }
+
+    #[test]
+    fn a_browser_shows_tables_and_timeline_and_runs_nothing_of_strangers() {
+        let dom = in_browser(&page(&hostile(), &[], &[HOSTILE.to_owned()]));
+        for table in ["denials", "endpoints"] {
+            let rows = dom.split_once(&format!("id=\"{table}\"")).unwrap().1;
+            let rows = rows.split_once("</table>").unwrap().0;
+            assert_eq!(rows.matches("<tr>").count(), 2, "{table}: a head and a row: {rows}");
+        }
+        assert!(dom.matches("<rect").count() > 0, "{dom}");
+        let elements: HashSet<&str> = dom
+            .split('<')
+            .filter_map(|piece| piece.split([' ', '>', '\n']).next())
+            .filter(|name| !name.starts_with('/'))
+            .collect();
+        let foreign = ["script", "img", "iframe", "object", "link", "a"].iter().find(|name| elements.contains(**name));
+        assert_eq!(foreign, None);
+        assert!(dom.contains("&lt;script src=//evil&gt;"), "what strangers said is there to read");
     }
 }

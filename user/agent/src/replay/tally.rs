@@ -5,7 +5,9 @@ use std::fmt::Write as _;
 use std::sync::Arc;
 use std::time::Duration;
 
-use seventh_engine::{L7Record, RecordVerdict};
+use ahash::AHashMap;
+use seventh_abi::Event;
+use seventh_engine::{Inside, L7Record, RecordVerdict};
 use seventh_flows::pb::flow::{Endpoint, Flow, Verdict, layer4, layer7};
 use seventh_policy::RuleOrigin;
 
@@ -13,7 +15,7 @@ use super::timeline::Timeline;
 
 /// Kinds of denials that are told one by one at most.
 const DENIALS_MAX: usize = 1000;
-/// Pairs of who asks and who is asked that are told at most.
+/// Pairs of who asks and who is asked that are counted by themselves at most.
 const PAIRS_MAX: usize = 1000;
 
 /// Counts.
@@ -36,9 +38,9 @@ pub(crate) struct Tally {
     pub(crate) denials: BTreeMap<Denial, u64>,
     /// Denials of kinds beyond those.
     pub(crate) denials_untold: u64,
-    /// What went on and what did not, by who asked whom.
-    pub(crate) pairs: BTreeMap<Pair, Outcome>,
-    /// Of pairs beyond those.
+    /// What went on and what did not, by who asked whom, and how they are called.
+    by_ends: AHashMap<Ends, (Pair, Outcome)>,
+    /// Of ends beyond those.
     pub(crate) pairs_untold: Outcome,
     pub(crate) timeline: Timeline,
 }
@@ -50,6 +52,15 @@ pub(crate) struct Denial {
     pub(crate) destination: String,
     pub(crate) what: String,
     pub(crate) why: String,
+}
+
+/// Who asks whom by what, as packets tell them apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+struct Ends {
+    source: [u8; 16],
+    destination: [u8; 16],
+    port: u16,
+    protocol: &'static str,
 }
 
 /// Who asks whom by what.
@@ -92,15 +103,14 @@ impl Tally {
         self.timeline.see(time_ns);
     }
 
-    /// Counts a record.
-    pub(crate) fn record(&mut self, record: &L7Record, flow: &Flow) {
+    /// Counts a record; `flow` is made of it where its names are needed.
+    pub(crate) fn record(&mut self, record: &L7Record, flow: impl FnOnce() -> Flow) {
         let verdict = match record.verdict {
             RecordVerdict::Forwarded => "forwarded",
             RecordVerdict::Dropped => "denied",
             RecordVerdict::Audit => "would be denied",
         };
-        let protocol = protocol(flow);
-        let is_denied = record.verdict != RecordVerdict::Forwarded;
+        let protocol = protocol(record);
         *self.requests.entry((protocol, verdict)).or_default() += 1;
         if let Some(rule) = &record.rule {
             let (_, hits) = self
@@ -109,18 +119,39 @@ impl Tally {
                 .or_insert_with(|| (Arc::clone(rule), 0));
             *hits += 1;
         }
-        self.count(flow, protocol, is_denied, record.time_ns);
+        let is_denied = record.verdict != RecordVerdict::Forwarded;
+        self.timeline.count(record.time_ns, is_denied);
+        let is_answer = record.dns().is_some_and(|dns| dns.answer().is_some());
+        let ends = Ends {
+            source: record.source,
+            destination: record.destination,
+            port: record.destination_port,
+            protocol,
+        };
+        // An answer is told the other way round; who asked was counted.
+        match self.by_ends.get_mut(&ends) {
+            _ if is_answer && !is_denied => {}
+            Some((_, outcome)) if !is_denied => outcome.count(false),
+            _ => self.count(ends, &flow(), is_denied),
+        }
     }
 
     /// Counts a conversation that was decided without looking inside; those that pass are no requests.
-    pub(crate) fn flow(&mut self, flow: &Flow, time_ns: u64) {
+    pub(crate) fn event(&mut self, event: &Event, flow: &Flow) {
         if flow.verdict() == Verdict::Dropped || flow.verdict() == Verdict::Audit {
             let protocol = match flow.l4.as_ref().and_then(|l4| l4.protocol.as_ref()) {
                 Some(layer4::Protocol::Tcp(_)) => "TCP",
                 Some(layer4::Protocol::Udp(_)) => "UDP",
                 _ => "IP",
             };
-            self.count(flow, protocol, true, time_ns);
+            self.timeline.count(event.time_ns, true);
+            let ends = Ends {
+                source: event.source,
+                destination: event.destination,
+                port: event.destination_port,
+                protocol,
+            };
+            self.count(ends, flow, true);
         }
     }
 
@@ -139,27 +170,49 @@ impl Tally {
         rules.iter().map(|rule| (&**rule, hits(rule).unwrap_or(0))).collect()
     }
 
-    fn count(&mut self, flow: &Flow, protocol: &'static str, is_denied: bool, time_ns: u64) {
-        self.timeline.count(time_ns, is_denied);
+    fn count(&mut self, ends: Ends, flow: &Flow, is_denied: bool) {
         let pair = Pair {
             source: end(flow.source.as_ref(), flow.ip.as_ref().map(|ip| &ip.source)),
             destination: end(flow.destination.as_ref(), flow.ip.as_ref().map(|ip| &ip.destination)),
             port: port(flow),
-            protocol,
+            protocol: ends.protocol,
         };
         if is_denied {
             self.deny(flow, &pair);
         }
         // An answer is told the other way round; who asked was counted.
-        if flow.is_reply != Some(true) {
-            let known = self.pairs.len() < PAIRS_MAX || self.pairs.contains_key(&pair);
-            let outcome = if known {
-                self.pairs.entry(pair).or_default()
-            } else {
-                &mut self.pairs_untold
-            };
-            outcome.count(is_denied);
+        if flow.is_reply == Some(true) {
+            return;
         }
+        let known = self.by_ends.len() < PAIRS_MAX || self.by_ends.contains_key(&ends);
+        let outcome = if known {
+            &mut self.by_ends.entry(ends).or_insert_with(|| (pair, Outcome::default())).1
+        } else {
+            &mut self.pairs_untold
+        };
+        outcome.count(is_denied);
+    }
+
+    /// What went on and what did not, by who asked whom: ends of the same name together.
+    pub(crate) fn pairs(&self) -> BTreeMap<&Pair, Outcome> {
+        let mut pairs: BTreeMap<&Pair, Outcome> = BTreeMap::new();
+        for (pair, outcome) in self.by_ends.values() {
+            let sum = pairs.entry(pair).or_default();
+            sum.forwarded += outcome.forwarded;
+            sum.denied += outcome.denied;
+        }
+        pairs
+    }
+
+    #[cfg(test)]
+    pub(super) fn insert(&mut self, pair: Pair, outcome: Outcome) {
+        let ends = Ends {
+            source: [0; 16],
+            destination: [0; 16],
+            port: 0,
+            protocol: pair.protocol,
+        };
+        self.by_ends.insert(ends, (pair, outcome));
     }
 
     fn deny(&mut self, flow: &Flow, pair: &Pair) {
@@ -261,14 +314,14 @@ impl Tally {
     }
 }
 
-fn protocol(flow: &Flow) -> &'static str {
-    match flow.l7.as_ref().and_then(|l7| l7.record.as_ref()) {
-        Some(layer7::Record::Http(http)) if http.protocol.starts_with("HTTP/2") => "HTTP/2",
-        Some(layer7::Record::Http(_)) => "HTTP/1",
-        Some(layer7::Record::Dns(_)) => "DNS",
-        Some(layer7::Record::Tls(tls)) if tls.quic => "QUIC",
-        Some(layer7::Record::Tls(_)) => "TLS",
-        _ => "frames",
+fn protocol(record: &L7Record) -> &'static str {
+    match record.inside() {
+        Inside::Http(http) if http.version.starts_with("HTTP/2") => "HTTP/2",
+        Inside::Http(_) => "HTTP/1",
+        Inside::Dns(_) => "DNS",
+        Inside::Tls(tls) if tls.quic => "QUIC",
+        Inside::Tls(_) => "TLS",
+        Inside::Nothing => "frames",
     }
 }
 

@@ -161,6 +161,32 @@ fn what_is_told_does_not_depend_on_the_number_of_threads() {
     }
 }
 
+#[test]
+fn counts_are_the_same_whether_flows_are_wanted_or_not() {
+    let mut cases: Vec<_> = manifest("replay/").unwrap().into_iter().map(|f| (f, false)).collect();
+    cases.extend(manifest("verdicts/").unwrap().into_iter().map(|f| (f, true)));
+    for (fixture, governed) in cases {
+        let folder = fixture.path.parent().unwrap();
+        let world = || {
+            if governed {
+                World::under_policies(&[folder.join("policy.yaml")], &folder.join("endpoints.yaml")).unwrap()
+            } else {
+                World::visibility()
+            }
+        };
+        let (_, told) = replay(&fixture.path, world(), &tunnels(&fixture), 1);
+        let mut counting = Replay::new(world(), false, tunnels(&fixture), 1);
+        counting.only_count();
+        let _ = counting.read(File::open(&fixture.path).unwrap(), &mut |_| {
+            panic!("nobody wants flows")
+        });
+        let (counted, _) = counting.finish(&mut |_| panic!("nobody wants flows"));
+        let name = fixture.path.display();
+        assert_eq!(told.json(&[]), counted.json(&[]), "{name}");
+        assert_eq!(told.pairs(), counted.pairs(), "{name}");
+    }
+}
+
 /// `DROPPED http GET host/path (http_policy_denied)`; of what needed no look inside the port.
 fn verdict(flow: &Flow) -> Option<String> {
     let what = match (&flow.l7, flow.verdict()) {
