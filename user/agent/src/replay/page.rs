@@ -285,7 +285,12 @@ mod tests {
         let file = dir.path().join("page.html");
         fs::write(&file, page).unwrap();
         let output = Command::new("chromium")
-            .args(["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking"])
+            .args([
+                "--headless",
+                "--no-sandbox",
+                "--disable-gpu",
+                "--disable-background-networking",
+            ])
             .arg("--virtual-time-budget=1000")
             .arg(format!("--user-data-dir={}", dir.path().join("profile").display()))
             .arg("--dump-dom")
@@ -311,8 +316,13 @@ mod tests {
             .filter_map(|piece| piece.split([' ', '>', '\n']).next())
             .filter(|name| !name.starts_with('/'))
             .collect();
-        let foreign = ["script", "img", "iframe", "object", "link", "a"].iter().find(|name| elements.contains(**name));
+        let foreign = ["script", "img", "iframe", "object", "link", "a"]
+            .iter()
+            .find(|name| elements.contains(**name));
         assert_eq!(foreign, None);
-        assert!(dom.contains("&lt;script src=//evil&gt;"), "what strangers said is there to read");
+        assert!(
+            dom.contains("&lt;script src=//evil&gt;"),
+            "what strangers said is there to read"
+        );
     }
 }
