@@ -50,6 +50,12 @@ pub struct Event {
     pub ip_version: u8,
     /// A [`crate::Direction`]: that of the flow which the packet belongs to, or would begin.
     pub direction: u8,
+    /// Where the frame goes on its link, zero if that could not be read.
+    pub mac_destination: [u8; 6],
+    /// Where it comes from, likewise.
+    pub mac_source: [u8; 6],
+    /// Zero.
+    pub pad: [u8; 4],
 }
 
-const _: () = assert!(size_of::<Event>() == 64);
+const _: () = assert!(size_of::<Event>() == 80);

@@ -193,6 +193,13 @@ impl FlowState {
         }
     }
 
+    /// The flow passes, and what its opener asks is judged beside the traffic.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_judged_beside(&self) -> bool {
+        self.verdict == Verdict::Forward as u8 && self.flags & (FlowFlags::COPY | FlowFlags::COPIED) == FlowFlags::COPY
+    }
+
     /// The frame's bytes from this sequence number on are still to be copied.
     #[inline(always)]
     pub const fn copy_from(&mut self, next: u32) {
@@ -214,8 +221,10 @@ pub struct Answer {
     pub latency_ns: u64,
     /// Whose.
     pub key: FlowKey,
+    /// 1 if the request passed, and is judged beside the traffic; 0 if the engine let it pass.
+    pub beside: u8,
     /// Zero.
-    pub pad: [u8; 4],
+    pub pad: [u8; 3],
     /// Its first bytes.
     pub head: [u8; ANSWER_HEAD_LEN],
 }
@@ -260,8 +269,10 @@ pub struct AnswerPiece {
     pub kind: u8,
     /// Flags of that frame.
     pub frame_flags: u8,
+    /// As [`Answer::beside`].
+    pub beside: u8,
     /// Zero.
-    pub pad: [u8; 2],
+    pub pad: u8,
 }
 
 /// Bytes of a frame that a record of the ring of copies has room for: the smallest that does is taken. Of a frame that is

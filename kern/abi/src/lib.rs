@@ -33,7 +33,7 @@ pub use punt::{Hook, InjectAction, InjectMeta, PuntMeta, Replies};
 pub use reason::DropReason;
 
 /// Version of every layout and number in this crate; stored in the configuration map.
-pub const ABI_VERSION: u32 = 9;
+pub const ABI_VERSION: u32 = 10;
 
 /// An address as the maps hold it: 16 bytes in network order, IPv4 mapped into `::ffff:0:0/96`.
 pub type Addr = [u8; 16];

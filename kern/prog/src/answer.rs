@@ -39,7 +39,8 @@ fn submit(scene: &Scene<'_>, flow: &mut FlowState) {
         (*answer).time_ns = scene.now_ns;
         (*answer).latency_ns = scene.now_ns.saturating_sub(flow.request_ns);
         (*answer).key = scene.scratch.other_key;
-        (*answer).pad = [0; 4];
+        (*answer).beside = flow.is_judged_beside() as u8;
+        (*answer).pad = [0; 3];
         bpf_skb_load_bytes(
             scene.ctx.skb.skb.cast(),
             scene.scratch.packet.payload_offset,

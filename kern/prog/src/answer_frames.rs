@@ -107,7 +107,8 @@ fn is_last_byte(packet: &Packet, flow: &FlowState) -> bool {
 #[inline(always)]
 fn follow(ctx: &TcContext, scratch: &mut Scratch, flow: &mut FlowState) -> i32 {
     let packet = &scratch.packet;
-    if packet.fragment != FRAGMENT_NONE || flow.verdict != Verdict::Inspect as u8 {
+    let is_asked_for = flow.verdict == Verdict::Inspect as u8 || flow.is_judged_beside();
+    if packet.fragment != FRAGMENT_NONE || !is_asked_for {
         return lost_track(flow);
     }
     let behind = flow.walked_to().wrapping_sub(packet.sequence) as i32;
@@ -254,7 +255,8 @@ fn copy(ctx: &TcContext, scratch: &mut Scratch, flow: &mut FlowState, left: u32)
     piece.head.base_seq = flow.base_seq;
     piece.head.number = flow.pieces;
     piece.head.len = len as u16;
-    piece.head.pad = [0; 2];
+    piece.head.beside = flow.is_judged_beside() as u8;
+    piece.head.pad = 0;
     // The compiler can prove the bound and would drop the mask; the verifier cannot and needs it.
     let len = core::hint::black_box(len) & (2 * PIECE_LEN_MAX as u32 - 1);
     if len > PIECE_LEN_MAX as u32 {

@@ -45,6 +45,11 @@ pub fn forward(scene: &Scene<'_>, flow: &mut FlowState) {
     note_skips(flow, &scene.scratch.key);
     if flow.flags & FlowFlags::COPIED == 0 && !inspect::lies_in_bypass(packet, flow) {
         submit(scene, flow, &scene.scratch.key, false);
+        if packet.protocol == PROTOCOL_TCP {
+            // Perhaps it is the end of a request.
+            flow.flags |= FlowFlags::EXPECT_ANSWER;
+            flow.request_ns = scene.now_ns;
+        }
     }
 }
 

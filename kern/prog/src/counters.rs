@@ -6,7 +6,7 @@ use seventh_abi::{Counter, DropReason, EndpointFlags, Event, EventKind, Hook, Ve
 use crate::{
     hook::Scene,
     maps::{COUNTERS, EVENTS},
-    packet::Packet,
+    packet::{Packet, read},
 };
 
 /// The packet goes on to whoever else is attached, then to the stack.
@@ -88,6 +88,7 @@ fn emit(ctx: &TcContext, packet: &Packet, hook: Hook, peer_identity: u32, tag: u
     };
     let event = slot.as_mut_ptr();
     let [direction, kind, reason, verdict] = tag.to_be_bytes();
+    let [a, b, c, d, e, f, g, h, i, j, k, l] = read::<[u8; 12]>(ctx, 0).unwrap_or_default();
     // SAFETY: `event` points to reserved memory of this size, which is submitted below and nowhere else used; the
     // fields are written one by one because a whole `Event` would have to be built on the stack first.
     unsafe {
@@ -107,6 +108,9 @@ fn emit(ctx: &TcContext, packet: &Packet, hook: Hook, peer_identity: u32, tag: u
         (*event).hook = hook as u8;
         (*event).ip_version = packet.ip_version;
         (*event).direction = direction;
+        (*event).mac_destination = [a, b, c, d, e, f];
+        (*event).mac_source = [g, h, i, j, k, l];
+        (*event).pad = [0; 4];
     }
     slot.submit(QUIETLY);
 }

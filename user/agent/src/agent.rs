@@ -35,7 +35,7 @@ use crate::{
     log_filter::LogFilter,
     metrics::{self, Metrics},
     node::{NodeLock, interface_index},
-    observer::{self, Address, Busy, Collector, Directory, Explain, Observer, Sources},
+    observer::{self, Address, Busy, Collector, Directory, Explain, Node, Observer, Sources},
     policy_store::{Loaded, PolicyStore},
     publisher::Publisher,
     reloaded::Reloaded,
@@ -331,7 +331,7 @@ async fn start(
         }
         return Err(e);
     }
-    let (observer, writer) = Observer::new(&config.node, config.hubble.capacity);
+    let (observer, writer) = Observer::new(node(config), config.hubble.capacity);
     observer.set_directory(directory(&publisher, &store, &inventory));
     observer.agent_started(publisher.endpoints());
     let counts = Arc::new(CopyCounts::default());
@@ -433,8 +433,16 @@ fn limits(config: &Config) -> EngineLimits {
         dns_refusal: config.fqdn.refusal,
         deny_ech: config.tls.deny_ech,
         pass_unknown_quic: config.tls.pass_unknown_quic,
+        record_headers: config.hubble.http_headers,
         ..config.inspection
     }
+}
+
+/// This node in flow records.
+fn node(config: &Config) -> Node {
+    let labels = &config.hubble.node_labels;
+    let labels = labels.iter().map(|(key, value)| format!("{key}={value}"));
+    Node::new(&config.hubble.cluster, &config.node, labels.collect())
 }
 
 /// Looks for the rule that came nearest.

@@ -30,6 +30,8 @@ pub(crate) struct Desk {
     pub(crate) content: Content,
     /// See [`crate::EngineLimits::deny_ech`].
     pub(crate) deny_ech: bool,
+    /// See [`crate::EngineLimits::record_headers`].
+    record_headers: bool,
     /// Beside the traffic nothing is refused; this is recorded of what enforcement would refuse.
     pub(crate) beside: Option<RecordVerdict>,
 }
@@ -129,6 +131,7 @@ impl Desk {
             dns: DnsDesk::default(),
             content: Content::default(),
             deny_ech: limits.deny_ech,
+            record_headers: limits.record_headers,
             beside: None,
         }
     }
@@ -144,6 +147,9 @@ impl Desk {
         further: Result<(), DropReason>,
     ) -> Result<(), DropReason> {
         self.note_request(&head.loosely(), &head.path);
+        if self.record_headers {
+            self.content.set_headers(head.headers.iter());
+        }
         if let Some(stream) = stream {
             self.content.set_stream(stream);
         } else if Protocol::asked_for(head) == Ok(Some(Protocol::Http2)) {

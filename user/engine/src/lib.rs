@@ -82,7 +82,10 @@ pub use names::{
 };
 pub use outbox::{OUTBOX_FRAMES_MAX, Outbox};
 pub use quic::quic_reason;
-pub use record::{Http2Stream, HttpRecord, Inside, L7Record, LoggedHeader, RECORD_PATH_MAX, RecordVerdict, TlsRecord};
+pub use record::{
+    Http2Stream, HttpRecord, Inside, L7Record, LoggedHeader, RECORD_HEADERS_MAX, RECORD_PATH_MAX, RecordVerdict,
+    TlsRecord,
+};
 pub use shared::{EndpointView, EngineLimits, EngineShared, PolicyView};
 #[cfg(any(test, fuzzing))]
 pub use stream_fuzz::fuzz_stream;

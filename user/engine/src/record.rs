@@ -10,6 +10,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Bytes of a path that a record keeps; the rest is cut off.
 pub const RECORD_PATH_MAX: usize = 2048;
+/// Bytes of headers that a record keeps: those that follow the first which finds no room are left out with it.
+pub const RECORD_HEADERS_MAX: usize = 4096;
 
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -164,6 +166,8 @@ pub struct HttpRecord {
     path_len: usize,
     /// The target is another than the path, and stands behind it.
     has_target: bool,
+    /// Where the headers begin, a line each.
+    headers_at: usize,
     logged: Vec<LoggedHeader>,
 }
 
@@ -193,7 +197,14 @@ impl HttpRecord {
             return self.path();
         }
         let start = self.method_len + self.host_len + self.path_len;
-        self.part(start, self.text.len() - start)
+        self.part(start, self.headers_at.saturating_sub(start))
+    }
+
+    /// Names as sent, and values, of the headers; of more than [`RECORD_HEADERS_MAX`] bytes the first. None unless
+    /// [`crate::EngineLimits::record_headers`] is set. What is not UTF-8 in a value is replaced.
+    pub fn headers(&self) -> impl Iterator<Item = (&str, &str)> {
+        let lines = self.text.get(self.headers_at..).unwrap_or_default().lines();
+        lines.filter_map(|line| line.split_once(':'))
     }
 
     fn part(&self, start: usize, len: usize) -> &str {
@@ -285,6 +296,7 @@ impl Content {
             text.push_str(cut(head.target));
         }
         self.inside = Inside::Http(HttpRecord {
+            headers_at: text.len(),
             version,
             stream: None,
             asks_http2: false,
@@ -306,6 +318,23 @@ impl Content {
     pub(crate) fn set_asks_http2(&mut self) {
         if let Inside::Http(http) = &mut self.inside {
             http.asks_http2 = true;
+        }
+    }
+
+    pub(crate) fn set_headers<'h>(&mut self, headers: impl Iterator<Item = (&'h str, &'h [u8])>) {
+        let Inside::Http(HttpRecord { text, headers_at, .. }) = &mut self.inside else {
+            return;
+        };
+        text.truncate(*headers_at);
+        for (name, value) in headers {
+            let value = String::from_utf8_lossy(value);
+            if text.len() - *headers_at + name.len() + value.len() + 2 > RECORD_HEADERS_MAX {
+                return;
+            }
+            text.push_str(name);
+            text.push(':');
+            text.push_str(&value);
+            text.push('\n');
         }
     }
 

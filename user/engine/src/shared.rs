@@ -49,6 +49,8 @@ pub struct EngineLimits {
     pub http: http1::Limits,
     /// Sizes of TLS hellos.
     pub tls: tls::Limits,
+    /// Records tell the headers of requests.
+    pub record_headers: bool,
     /// Refuses every ClientHello with ECH (browsers pretend to send it). Else its outer name is what is judged.
     pub deny_ech: bool,
     /// Lets QUIC of versions that cannot be read pass. Else it is dropped where server names are demanded.
@@ -79,6 +81,7 @@ impl Default for EngineLimits {
             flow_bytes_max: 256 << 10,
             http: http1::Limits::default(),
             tls: tls::Limits::default(),
+            record_headers: false,
             deny_ech: false,
             pass_unknown_quic: false,
             quic_flows_max: 32_768,

@@ -1,7 +1,7 @@
 //! `hubble:` of the configuration: flow records and who may read them.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     path::{Path, PathBuf},
 };
@@ -25,6 +25,11 @@ pub(super) struct RawHubble {
     #[serde(default)]
     flow_logs: Vec<RawExport>,
     flow_logs_config: Option<PathBuf>,
+    cluster: Option<String>,
+    #[serde(default)]
+    node_labels: BTreeMap<String, String>,
+    #[serde(default)]
+    http_headers: bool,
 }
 
 #[derive(Debug, Deserialize)]
@@ -122,6 +127,12 @@ pub struct HubbleConfig {
     pub capacity: RingCapacity,
     /// What is taken out of them.
     pub redaction: Redaction,
+    /// Name of the cluster in them; empty if nobody has said.
+    pub cluster: String,
+    /// Labels of the node in them.
+    pub node_labels: BTreeMap<String, String>,
+    /// Whether they tell the headers of requests.
+    pub http_headers: bool,
     /// Exporters for as long as the agent runs.
     pub(crate) flow_logs: Vec<ExportSpec>,
     /// A file of exporters that is reloaded live.
@@ -162,10 +173,24 @@ impl RawHubble {
             listen: check_listen(self.listen, self.tls, self.announce, base)?,
             capacity: capacity.map_err(|e| wrong("hubble.eventBufferCapacity", e.to_string()))?,
             redaction: self.redact.check()?,
+            cluster: check_cluster(self.cluster)?,
+            node_labels: self.node_labels,
+            http_headers: self.http_headers,
             flow_logs: export::check_all(self.flow_logs)
                 .map_err(|(field, reason)| wrong(format!("hubble.{field}"), reason))?,
             flow_logs_file: self.flow_logs_config.map(|file| base.join(file)),
         })
+    }
+}
+
+fn check_cluster(name: Option<String>) -> Result<String, Wrong> {
+    let is_name = |name: &String| !name.is_empty() && !name.contains('/') && !name.chars().any(char::is_whitespace);
+    match name {
+        Some(name) if !is_name(&name) => Err(wrong(
+            "hubble.cluster",
+            format!("`{name}` is no name of a cluster: it must not be empty, nor have a slash or a space in it"),
+        )),
+        name => Ok(name.unwrap_or_default()),
     }
 }
 
@@ -295,6 +320,9 @@ mod tests {
             assert_eq!(field(&hubble), "hubble.announce");
         }
         assert_eq!(field("{announce: 'node:4244'}"), "hubble.announce");
+        for cluster in ["''", "a/b", "'a b'"] {
+            assert_eq!(field(&format!("{{cluster: {cluster}}}")), "hubble.cluster");
+        }
         let twice = "{flowLogs: [{name: a, filePath: /a}, {name: b, filePath: /a}]}";
         assert_eq!(field(twice), "hubble.flowLogs[1].filePath");
         assert!(matches!(parse("{lisen: x}"), Err(ConfigError::Syntax { .. })));

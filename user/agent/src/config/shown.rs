@@ -168,6 +168,9 @@ fn of_hubble(config: &HubbleConfig) -> Vec<Shown> {
         listen,
         capacity,
         redaction,
+        cluster,
+        node_labels,
+        http_headers,
         flow_logs,
         flow_logs_file,
     } = config;
@@ -185,6 +188,9 @@ fn of_hubble(config: &HubbleConfig) -> Vec<Shown> {
         ("hubble.redact.httpUserInfo", redaction.user_info.to_string()),
         ("hubble.redact.httpHeadersAllow", allow),
         ("hubble.redact.httpHeadersDeny", deny),
+        ("hubble.cluster", cluster.clone()),
+        ("hubble.nodeLabels", node_labels.len().to_string()),
+        ("hubble.httpHeaders", http_headers.to_string()),
         ("hubble.flowLogs", flow_logs.len().to_string()),
         (
             "hubble.flowLogsConfig",

@@ -21,7 +21,7 @@ use tokio::{sync::watch, task::JoinHandle, time::sleep};
 
 use super::{Exporters, Manager, spec};
 use crate::{
-    observer::{Noted, Observer},
+    observer::{Node, Noted, Observer},
     reloaded::Reloaded,
 };
 
@@ -75,7 +75,7 @@ struct Lab {
 impl Lab {
     fn new(config: &str) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let (observer, writer) = Observer::new("node", RingCapacity::new(1023).unwrap());
+        let (observer, writer) = Observer::new(Node::new("", "node", Vec::new()), RingCapacity::new(1023).unwrap());
         let exporters = Arc::new(Exporters::default());
         let file = dir.path().join("flowlogs.yaml");
         let (stop, stopped) = watch::channel(false);

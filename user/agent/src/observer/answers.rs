@@ -179,7 +179,8 @@ mod tests {
             time_ns,
             latency_ns: 1,
             key: key(port),
-            pad: [0; 4],
+            beside: 0,
+            pad: [0; 3],
             head: *head,
         }
     }

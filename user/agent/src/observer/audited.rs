@@ -101,6 +101,9 @@ mod tests {
             hook: 0,
             ip_version: 4,
             direction: 2,
+            mac_destination: [0; 6],
+            mac_source: [0; 6],
+            pad: [0; 4],
         }
     }
 

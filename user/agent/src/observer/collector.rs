@@ -1,5 +1,8 @@
 //! Empties the queues of kernel and engine into the ring, in the background.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     sync::Arc,
     time::{Duration, Instant},
@@ -17,6 +20,7 @@ use super::{
     Observer,
     answers::{Asked, Request, Requests, Status, connection, status},
     audited::Pending,
+    beside::Late,
     clock::Moment,
     directory::Directory,
     lost_response,
@@ -71,12 +75,19 @@ pub(crate) struct Sources {
 }
 
 /// By whose policies something is told.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum By {
     /// Those that are enforced.
     Engine,
     /// All, those in audit among them.
     Onlooker,
+}
+
+/// A request whose answer is awaited.
+#[derive(Debug)]
+struct Awaited {
+    by: By,
+    record: Arc<L7Record>,
 }
 
 /// The only writer of the ring.
@@ -89,8 +100,10 @@ pub(crate) struct Collector {
     beside: Arc<Setting>,
     /// What would be denied, until names are learned that may allow it.
     pending: Pending,
-    requests: Requests<Arc<L7Record>>,
-    streams: Streams<Arc<L7Record>>,
+    requests: Requests<Awaited>,
+    streams: Streams<Awaited>,
+    /// Answers whose requests are judged beside the traffic.
+    late: Late<Awaited>,
     names: SeenNames,
     engine_lost: u64,
     kernel_lost: u64,
@@ -114,7 +127,7 @@ impl Collector {
         explain: Explain,
     ) -> Self {
         let setting = Setting {
-            node: observer.node.as_str().into(),
+            node: Arc::new(observer.node.clone()),
             directory: observer.directory.load_full(),
             view: sources.engine.policy(),
             uuids: Arc::new(Uuids::new()),
@@ -134,6 +147,7 @@ impl Collector {
             pending: Pending::default(),
             requests: Requests::default(),
             streams: Streams::default(),
+            late: Late::default(),
             engine_lost: 0,
             answers_lost: 0,
             next_loss_look: Instant::now(),
@@ -179,6 +193,7 @@ impl Collector {
         self.take_audit_records(moment);
         self.take_answers(behind, moment);
         self.take_told(behind, moment);
+        self.take_late(moment);
         self.write_all()
     }
 
@@ -226,7 +241,14 @@ impl Collector {
             return;
         };
         let read = std::iter::from_fn(|| reader.next_record());
-        self.answers.extend(read.take(room.min(BATCH)));
+        for answer in read.take(room.min(BATCH)) {
+            if answer.beside == 0 {
+                self.answers.push(answer);
+            } else if status(&answer.head).is_some() {
+                // Else what is looked at is not HTTP/1.
+                self.late.hold_answer(answer);
+            }
+        }
     }
 
     fn read_pieces(&mut self) {
@@ -238,6 +260,7 @@ impl Collector {
                 return;
             }
             match reader.next_piece(|piece, bytes| self.streams.piece(piece, bytes)) {
+                Some(Some(told)) if told.beside => self.late.hold_told(told),
                 Some(told) => self.told.extend(told),
                 None => return,
             }
@@ -289,6 +312,8 @@ impl Collector {
             let time = moment.wall(moment.monotonic(record.time_ns));
             self.note(By::Onlooker, Happened::Record(Arc::clone(&record)), time, moment);
             self.names.learn(&record);
+            let time_ns = moment.monotonic(record.time_ns);
+            self.remember(By::Onlooker, record, time_ns);
         }
     }
 
@@ -302,33 +327,36 @@ impl Collector {
             let happened = Happened::Record(Arc::clone(&record));
             self.note(By::Engine, happened, moment.wall(time_ns), moment);
             self.names.learn(&record);
-            self.remember(record, time_ns);
+            self.remember(By::Engine, record, time_ns);
         }
         last
     }
 
     /// Only requests that went on are answered by somebody else; those of HTTP where the kernel sees it.
-    fn remember(&mut self, record: Arc<L7Record>, time_ns: u64) {
-        let stream = match record.http() {
-            Some(http) if record.verdict == RecordVerdict::Forwarded => http.stream,
-            _ => return,
+    fn remember(&mut self, by: By, record: Arc<L7Record>, time_ns: u64) {
+        let goes_on = by == By::Onlooker || record.verdict == RecordVerdict::Forwarded;
+        let Some(http) = record.http().filter(|_| goes_on) else {
+            return;
         };
-        let key = connection(&record);
-        let request = |what: Arc<L7Record>| Request {
+        let (key, stream, asks_http2) = (connection(&record), http.stream, http.asks_http2);
+        let request = |record: Arc<L7Record>| Request {
             time_ns,
-            bytes: what.bytes(),
-            what,
+            bytes: record.bytes(),
+            what: Awaited { by, record },
         };
         match (stream, record.base_seq) {
             (Some(stream), Some(base_seq)) => self.streams.remember((key, base_seq), stream, request(record)),
             (Some(_), None) => {}
             (None, base_seq) => {
-                if let Some(base_seq) = base_seq.filter(|_| asks_http2(&record)) {
+                if let Some(base_seq) = base_seq.filter(|_| asks_http2) {
                     // If the server agrees it is answered there, else in HTTP/1 (RFC 7540 section 3.2).
                     let request = request(Arc::clone(&record));
                     self.streams.remember((key, base_seq), STREAM_1, request);
                 }
-                self.requests.remember(key, request(record));
+                match by {
+                    By::Engine => self.requests.remember(key, request(record)),
+                    By::Onlooker => self.late.hold_request(key, request(record), &mut self.requests),
+                }
             }
         }
     }
@@ -336,34 +364,42 @@ impl Collector {
     /// Whose records may not have been taken yet (`behind`) waits.
     fn take_answers(&mut self, behind: Option<u64>, moment: Moment) {
         for answer in std::mem::take(&mut self.answers) {
-            if behind.is_some_and(|last_ns| answer.time_ns > last_ns) {
+            let may_come = behind.is_some_and(|last_ns| answer.time_ns > last_ns);
+            if may_come || !self.take_answer(&answer, behind.is_none(), moment) {
                 self.answers.push(answer);
-                continue;
-            }
-            match self.requests.answered(&answer) {
-                Asked::Request(asked) => {
-                    let status = match status(&answer.head) {
-                        Some(SWITCHED) | None if asks_http2(&asked) => continue,
-                        Some(status) => status,
-                        None => {
-                            self.answers_lost += 1;
-                            continue;
-                        }
-                    };
-                    let answered = Answered {
-                        latency_ns: answer.latency_ns,
-                        protocol: status.protocol,
-                        code: status.code,
-                        grpc_status: None,
-                    };
-                    let time = moment.wall(answer.time_ns);
-                    self.note(By::Engine, Happened::Answer(asked, answered), time, moment);
-                }
-                Asked::Interim | Asked::Several => {}
-                Asked::Nothing if behind.is_some() => self.answers.push(answer),
-                Asked::Nothing => self.answers_lost += 1,
             }
         }
+    }
+
+    /// False if its request is not known, unless that is final.
+    fn take_answer(&mut self, answer: &Answer, is_final: bool, moment: Moment) -> bool {
+        let asked = match self.requests.answered(answer) {
+            Asked::Request(asked) => asked,
+            Asked::Interim | Asked::Several => return true,
+            Asked::Nothing => {
+                self.answers_lost += u64::from(is_final);
+                return is_final;
+            }
+        };
+        match status(&answer.head) {
+            Some(SWITCHED) | None if asks_http2(&asked.record) => {}
+            Some(status) => {
+                let answered = Answered {
+                    latency_ns: answer.latency_ns,
+                    protocol: status.protocol,
+                    code: status.code,
+                    grpc_status: None,
+                };
+                self.note_answer(asked, answered, answer.time_ns, moment);
+            }
+            None => self.answers_lost += 1,
+        }
+        true
+    }
+
+    fn note_answer(&mut self, asked: Awaited, answered: Answered, time_ns: u64, moment: Moment) {
+        let happened = Happened::Answer(asked.record, answered);
+        self.note(asked.by, happened, moment.wall(time_ns), moment);
     }
 
     /// The same over HTTP/2.
@@ -371,22 +407,36 @@ impl Collector {
         for told in std::mem::take(&mut self.told) {
             if behind.is_some_and(|last_ns| told.time_ns > last_ns) {
                 self.told.push(told);
-                continue;
+            } else {
+                self.take_block(&told, moment);
             }
-            match self.streams.said(&told) {
-                Said::Answer(answer) => {
-                    let answered = Answered {
-                        latency_ns: answer.time_ns.saturating_sub(answer.asked_ns),
-                        protocol: HTTP_2,
-                        code: answer.status,
-                        grpc_status: answer.grpc_status,
-                    };
-                    let time = moment.wall(answer.time_ns);
-                    self.note(By::Engine, Happened::Answer(answer.asked, answered), time, moment);
-                }
-                Said::Nothing => {}
-                Said::Lost => self.answers_lost += 1,
+        }
+    }
+
+    fn take_block(&mut self, told: &Told, moment: Moment) {
+        match self.streams.said(told) {
+            Said::Answer(answer) => {
+                let answered = Answered {
+                    latency_ns: answer.time_ns.saturating_sub(answer.asked_ns),
+                    protocol: HTTP_2,
+                    code: answer.status,
+                    grpc_status: answer.grpc_status,
+                };
+                self.note_answer(answer.asked, answered, answer.time_ns, moment);
             }
+            Said::Nothing => {}
+            Said::Lost => self.answers_lost += 1,
+        }
+    }
+
+    /// Answers to what was judged beside the traffic, when they have waited for it.
+    fn take_late(&mut self, moment: Moment) {
+        let now_ns = moment.monotonic_ns();
+        while let Some(answer) = self.late.due_answer(now_ns, &mut self.requests) {
+            self.take_answer(&answer, true, moment);
+        }
+        while let Some(told) = self.late.due_told(now_ns) {
+            self.take_block(&told, moment);
         }
     }
 
@@ -413,7 +463,7 @@ impl Collector {
     fn look_for_losses(&mut self) {
         let judged = [&self.sources.engine, &self.sources.onlooker];
         let engine: u64 = judged.iter().map(|engine| engine.records_lost()).sum();
-        let engine = engine + self.answers_lost + self.pending.lost();
+        let engine = engine + self.answers_lost + self.pending.lost() + self.late.lost();
         let kernel = (self.sources.kernel_lost)();
         let new = [
             (
@@ -427,7 +477,7 @@ impl Collector {
         ];
         for (source, number) in new.into_iter().filter(|(_, number)| *number > 0) {
             self.writer
-                .push(lost_response(&self.observer.node, source, number).into());
+                .push(lost_response(&self.observer.node.name, source, number).into());
             self.observer.written(0);
         }
         (self.engine_lost, self.kernel_lost) = (engine, kernel);

@@ -10,6 +10,35 @@ use seventh_policy::{Identities, IdentityId, Ipcache};
 
 use crate::publisher::Enforced;
 
+/// Part of a label that names the cluster of an identity.
+const CLUSTER_LABEL: &str = "io.cilium.k8s.policy.cluster=";
+
+/// How records name the node.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Node {
+    /// Its cluster; empty if nobody has said.
+    pub(crate) cluster: String,
+    /// `cluster/node`, or the node alone.
+    pub(crate) name: String,
+    /// `key=value` each.
+    pub(crate) labels: Vec<String>,
+}
+
+impl Node {
+    /// That of this name, in a cluster if that has one.
+    pub(crate) fn new(cluster: &str, name: &str, labels: Vec<String>) -> Self {
+        Self {
+            cluster: cluster.to_owned(),
+            name: if cluster.is_empty() {
+                name.to_owned()
+            } else {
+                format!("{cluster}/{name}")
+            },
+            labels,
+        }
+    }
+}
+
 /// A consistent state of names. Replaced as one.
 #[derive(Debug, Default)]
 pub(crate) struct Directory {
@@ -72,16 +101,23 @@ impl Directory {
     }
 
     /// The side of a flow that has this address; `identity` is what the kernel or the engine took it for, 0 if nothing.
-    pub(super) fn end(&self, address: IpAddr, identity: IdentityId, ipcache: &Ipcache) -> Endpoint {
+    /// An endpoint of this node, or a pod that is known, is in the node's `cluster`, if its labels do not say otherwise.
+    pub(super) fn end(&self, address: IpAddr, identity: IdentityId, ipcache: &Ipcache, cluster: &str) -> Endpoint {
         let owner = ipcache.lookup(address);
         if let Some(local) = self.by_interface.get(&owner.ifindex) {
-            return local.end.clone();
+            return Endpoint {
+                cluster_name: cluster.to_owned(),
+                ..local.end.clone()
+            };
         }
         let identity = if identity == 0 { owner.identity } else { identity };
         let labels = self.labels.get(&identity).cloned().unwrap_or_default();
+        let named = labels.iter().find_map(|label| Some(label.split_once(CLUSTER_LABEL)?.1));
+        let named = named.map(str::to_owned);
         match self.by_address.get(&address) {
             Some(workload) => Endpoint {
                 identity,
+                cluster_name: named.unwrap_or_else(|| cluster.to_owned()),
                 labels,
                 namespace: workload.name.namespace.clone(),
                 pod_name: workload.name.name.clone(),
@@ -89,6 +125,7 @@ impl Directory {
             },
             None => Endpoint {
                 identity,
+                cluster_name: named.unwrap_or_default(),
                 labels,
                 ..Endpoint::default()
             },

@@ -8,6 +8,7 @@
 
 mod answers;
 mod audited;
+mod beside;
 mod clock;
 mod collector;
 mod directory;
@@ -41,7 +42,7 @@ use tokio::sync::{Notify, futures::Notified};
 
 pub(crate) use clock::Moment;
 pub(crate) use collector::{Collector, Sources};
-pub(crate) use directory::Directory;
+pub(crate) use directory::{Directory, Node};
 pub(crate) use missing::{Busy, Denied, Explain};
 pub(crate) use names::SeenNames;
 pub(crate) use noted::Noted;
@@ -60,7 +61,7 @@ pub(crate) fn ip(mapped: [u8; 16]) -> IpAddr {
 
 /// What the observer's parts share.
 pub(crate) struct Observer {
-    node: String,
+    node: Node,
     started: Instant,
     flows: Arc<Ring<Noted>>,
     /// Flows among the records that were ever written; the others tell of losses.
@@ -83,12 +84,12 @@ struct Rate {
 
 impl Observer {
     /// An observer that has seen nothing, and the end at which its collector writes.
-    pub(crate) fn new(node: &str, capacity: RingCapacity) -> (Arc<Self>, RingWriter<Noted>) {
+    pub(crate) fn new(node: Node, capacity: RingCapacity) -> (Arc<Self>, RingWriter<Noted>) {
         let (writer, flows) = Ring::create(capacity);
         let (agent_events, agent_ring) = Ring::create(RingCapacity::new(AGENT_EVENTS).unwrap_or_default());
         let started = Instant::now();
         let observer = Self {
-            node: node.to_owned(),
+            node,
             started,
             flows,
             seen: AtomicU64::new(0),
@@ -130,7 +131,7 @@ impl Observer {
     pub(crate) fn tell(&self, event: AgentEvent) {
         let response = GetAgentEventsResponse {
             agent_event: Some(event),
-            node_name: self.node.clone(),
+            node_name: self.node.name.clone(),
             time: Some(SystemTime::now().into()),
         };
         self.agent_events

@@ -15,7 +15,7 @@ use seventh_flows::{
 };
 
 use super::{
-    directory::Directory,
+    directory::{Directory, Node},
     flow_response,
     missing::{Denied, Missing},
     record::{Answered, Scribe, Seen, Telling, Uuids},
@@ -23,7 +23,7 @@ use super::{
 
 /// Under which names and policies something happened.
 pub(super) struct Setting {
-    pub(super) node: Arc<str>,
+    pub(super) node: Arc<Node>,
     pub(super) directory: Arc<Directory>,
     pub(super) view: Arc<PolicyView>,
     pub(super) uuids: Arc<Uuids>,

@@ -19,13 +19,18 @@ use seventh_engine::{DnsRecord, HttpRecord, Inside, L7Record, PolicyView, Record
 use seventh_flows::{
     event_type, hubble_reason,
     pb::flow::{
-        CiliumEventType, Decision, Dns, Emitter, Flow, FlowType, Http, HttpHeader, IcmPv4, IcmPv6, Ip, IpVersion,
-        L7FlowType, Layer4, Layer7, Policy, Sctp, Tcp, TcpFlags, Tls, TrafficDirection, Udp, Verdict, layer4, layer7,
+        CiliumEventType, Decision, Dns, Emitter, Ethernet, Flow, FlowType, Http, HttpHeader, IcmPv4, IcmPv6, Ip,
+        IpVersion, L7FlowType, Layer4, Layer7, Policy, Sctp, Tcp, TcpFlags, Tls, TraceContext, TraceParent,
+        TrafficDirection, Udp, Verdict, layer4, layer7,
     },
 };
 use seventh_policy::{Deciders, Matched, RowWidth, RuleOrigin, RuleSet};
 
-use super::{directory::Directory, ip, names::EndNames};
+use super::{
+    directory::{Directory, Node},
+    ip,
+    names::EndNames,
+};
 
 /// `policy_match_type` where no row matched.
 const MATCH_NONE: u32 = 0;
@@ -75,7 +80,7 @@ impl Uuids {
 
 /// What it takes to make flows of records.
 pub(crate) struct Scribe<'a> {
-    pub(crate) node: &'a str,
+    pub(crate) node: &'a Node,
     pub(crate) directory: &'a Directory,
     pub(crate) view: &'a PolicyView,
     pub(crate) uuids: &'a Uuids,
@@ -145,6 +150,7 @@ impl Scribe<'_> {
                     turn_round(&mut flow);
                 }
                 flow.l7 = Some(l7);
+                flow.trace_context = record.http().and_then(trace_context);
                 flow.event_type = event(event_type::L7, 0);
                 self.name_policies(&mut flow, record, egress);
             }
@@ -164,12 +170,17 @@ impl Scribe<'_> {
     pub(super) fn of_answer(&self, answer: &Answered, asked: &L7Record, seen: &Seen) -> Flow {
         let mut flow = self.of_engine(asked, seen);
         turn_round(&mut flow);
+        if asked.verdict != RecordVerdict::Forwarded {
+            pass(&mut flow);
+        }
         if let Some(l7) = &mut flow.l7 {
             l7.r#type = L7FlowType::Response.into();
             l7.latency_ns = answer.latency_ns;
             if let Some(layer7::Record::Http(http)) = &mut l7.record {
                 http.code = u32::from(answer.code);
                 answer.protocol.clone_into(&mut http.protocol);
+                // Those are the request's.
+                http.headers.clear();
                 http.headers.extend(answer.grpc_status.map(|status| HttpHeader {
                     key: "grpc-status".to_owned(),
                     value: status.to_string(),
@@ -238,6 +249,7 @@ impl Scribe<'_> {
         if happened.ip_version == 0 {
             flow.ip = None;
         }
+        flow.ethernet = ethernet(happened);
         flow.r#type = FlowType::L3L4.into();
         flow
     }
@@ -292,7 +304,10 @@ impl Scribe<'_> {
 
     fn frame(&self, packet: Packet<'_>) -> Flow {
         let (source, destination) = (ip(packet.source), ip(packet.destination));
-        let end = |address, identity| self.directory.end(address, identity, &self.view.ipcache);
+        let end = |address, identity| {
+            self.directory
+                .end(address, identity, &self.view.ipcache, &self.node.cluster)
+        };
         let version = if source.is_ipv4() {
             IpVersion::IPv4
         } else {
@@ -314,7 +329,8 @@ impl Scribe<'_> {
                 ..Ip::default()
             }),
             l4: packet.l4,
-            node_name: self.node.to_owned(),
+            node_name: self.node.name.clone(),
+            node_labels: self.node.labels.clone(),
             traffic_direction: if packet.egress {
                 TrafficDirection::Egress
             } else {
@@ -386,6 +402,17 @@ struct Packet<'a> {
     ifindex: u32,
     egress: bool,
     l4: Option<Layer4>,
+}
+
+/// Whatever is to be said of a request that passed all the same: its answer passed, too, and no policy denied that.
+#[expect(deprecated, reason = "see `give_reason`")]
+fn pass(flow: &mut Flow) {
+    flow.verdict = Verdict::Forwarded.into();
+    flow.drop_reason = 0;
+    flow.drop_reason_desc = 0;
+    flow.decision = None;
+    flow.egress_denied_by.clear();
+    flow.ingress_denied_by.clear();
 }
 
 /// What comes back comes from the other side.
@@ -535,12 +562,45 @@ fn layer7(record: &L7Record) -> Option<Layer7> {
 }
 
 fn http(request: &HttpRecord) -> Http {
+    let headers = request.headers().map(|(key, value)| HttpHeader {
+        key: key.to_owned(),
+        value: value.to_owned(),
+    });
     Http {
         method: request.method().to_owned(),
         url: url(request),
         protocol: request.version.to_owned(),
+        headers: headers.collect(),
         ..Http::default()
     }
+}
+
+/// The trace of W3C's `traceparent: 00-TRACE-PARENT-FLAGS` (Trace Context section 3.2).
+fn trace_context(request: &HttpRecord) -> Option<TraceContext> {
+    let is_hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let (_, value) = request
+        .headers()
+        .find(|(name, _)| name.eq_ignore_ascii_case("traceparent"))?;
+    let mut parts = value.split('-');
+    let (version, trace_id, parent) = (parts.next()?, parts.next()?, parts.next()?);
+    let is_sound = [(version, 2), (trace_id, 32), (parent, 16)]
+        .iter()
+        .all(|(text, len)| text.len() == *len && is_hex(text));
+    let is_one = is_sound && version != "ff" && trace_id.bytes().any(|digit| digit != b'0');
+    is_one.then(|| TraceContext {
+        parent: Some(TraceParent {
+            trace_id: trace_id.to_owned(),
+        }),
+    })
+}
+
+/// The frame's addresses, if the kernel could read them.
+fn ethernet(happened: &Event) -> Option<Ethernet> {
+    let text = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
+    (happened.mac_source != [0; 6] || happened.mac_destination != [0; 6]).then(|| Ethernet {
+        source: text(happened.mac_source),
+        destination: text(happened.mac_destination),
+    })
 }
 
 /// As it was sent: not what policy matches, where that differs.

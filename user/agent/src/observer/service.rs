@@ -77,7 +77,7 @@ pub(crate) fn servers(observer: &Arc<Observer>, address: &Address) -> Servers {
         address: address.clone(),
     };
     let peer_service = PeerService {
-        node: observer.node.clone(),
+        node: observer.node.name.clone(),
         streams,
         address: address.clone(),
     };
@@ -107,7 +107,7 @@ impl ObserverApi for ObserverService {
         let selection = Selection::new(&self.observer.flows, Window::from(&request), wanted);
         let selection = selection.map_err(|reason| invalid(reason.to_owned()))?;
         let permit = admitted(&self.streams)?;
-        let node = self.observer.node.clone();
+        let node = self.observer.node.name.clone();
         let lost = move |number| Some(lost_response(&node, LostEventSource::HubbleRingBuffer, number));
         let told = |noted: &Noted| Arc::unwrap_or_clone(noted.response());
         let records = stream(Arc::clone(&self.observer), selection, told, lost, permit);
@@ -148,7 +148,7 @@ impl ObserverApi for ObserverService {
     async fn get_nodes(&self, _: Request<GetNodesRequest>) -> Result<Response<GetNodesResponse>, Status> {
         let status = self.observer.status();
         let node = Node {
-            name: self.observer.node.clone(),
+            name: self.observer.node.name.clone(),
             version: version(),
             address: self.address.address.clone(),
             state: NodeState::NodeConnected.into(),
@@ -170,7 +170,7 @@ impl ObserverApi for ObserverService {
     ) -> Result<Response<GetNamespacesResponse>, Status> {
         let names = self.observer.directory.load().namespaces().into_iter();
         let namespaces = names.map(|namespace| Namespace {
-            cluster: String::new(),
+            cluster: self.observer.node.cluster.clone(),
             namespace,
         });
         Ok(Response::new(GetNamespacesResponse {

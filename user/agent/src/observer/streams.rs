@@ -39,6 +39,8 @@ pub(super) struct Told {
     stream: u32,
     head: AnswerHead,
     ends: bool,
+    /// What is asked on the connection is judged beside the traffic.
+    pub(super) beside: bool,
 }
 
 /// What there is to say about a stream.
@@ -155,6 +157,7 @@ impl<T> Connection<T> {
             stream: block.stream,
             head: self.reader.read(&fields),
             ends: block.ends,
+            beside: piece.beside != 0,
         })
     }
 
@@ -371,7 +374,8 @@ mod tests {
                 len: u16::try_from(bytes.len()).unwrap(),
                 kind,
                 frame_flags,
-                pad: [0; 2],
+                beside: 0,
+                pad: 0,
             };
             self.number = self.number.wrapping_add(1);
             match self.streams.piece(&piece, bytes) {

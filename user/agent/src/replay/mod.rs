@@ -37,7 +37,7 @@ pub(crate) use tally::Tally;
 pub(crate) use tunnels::Tunnel;
 pub(crate) use world::World;
 
-use crate::observer::{Moment, Scribe, Seen, SeenNames, Uuids, tellings};
+use crate::observer::{Moment, Node, Scribe, Seen, SeenNames, Uuids, tellings};
 use capture::{Capture, HEADROOM, Packet};
 use crew::Crew;
 use fragments::{Fragment, Fragments};
@@ -67,6 +67,7 @@ struct Teller {
     world: World,
     audit: bool,
     uuids: Uuids,
+    node: Node,
     names: SeenNames,
     tally: Tally,
     /// Flows are wanted, not only counts.
@@ -88,6 +89,7 @@ impl Replay {
                 world,
                 audit,
                 uuids: Uuids::counted(),
+                node: Node::new("", NODE, Vec::new()),
                 names: SeenNames::default(),
                 tally: Tally::default(),
                 is_telling: true,
@@ -228,7 +230,7 @@ impl Teller {
                 What::Decision(event) => {
                     let seen = self.seen(event.time_ns, event.ifindex, event.source, event.destination);
                     for telling in tellings(&event) {
-                        let mut flow = scribe(&self.world, &self.uuids).of_kernel(&event, *telling, &seen);
+                        let mut flow = scribe(&self.world, &self.node, &self.uuids).of_kernel(&event, *telling, &seen);
                         if self.audit && flow.verdict() == Verdict::Dropped {
                             flow.set_verdict(Verdict::Audit);
                         }
@@ -249,7 +251,7 @@ impl Teller {
             // Counts need neither names nor times.
             Seen::default()
         };
-        let scribe = scribe(&self.world, &self.uuids);
+        let scribe = scribe(&self.world, &self.node, &self.uuids);
         if !self.is_telling {
             self.tally.record(record, || scribe.of_engine(record, &seen));
             return;
@@ -272,9 +274,9 @@ impl Teller {
     }
 }
 
-fn scribe<'a>(world: &'a World, uuids: &'a Uuids) -> Scribe<'a> {
+fn scribe<'a>(world: &'a World, node: &'a Node, uuids: &'a Uuids) -> Scribe<'a> {
     Scribe {
-        node: NODE,
+        node,
         directory: &world.directory,
         view: &world.view,
         uuids,

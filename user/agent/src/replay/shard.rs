@@ -326,6 +326,9 @@ impl Opening {
             hook: hook as u8,
             ip_version: if self.is_ipv4 { 4 } else { 6 },
             direction: direction_of(hook) as u8,
+            mac_destination: [0; 6],
+            mac_source: [0; 6],
+            pad: [0; 4],
         }
     }
 }

@@ -8,7 +8,7 @@ use seventh::lab::Lab;
 
 use crate::{
     bulk,
-    client::{Connection, IMPATIENCE, fetch, is_silence},
+    client::{Connection, IMPATIENCE, PATIENCE, fetch, get, is_silence},
     dns::{ZONE, connects, dig, dns_stage},
     flows::{flows, observe},
     requests::in_client,
@@ -325,4 +325,143 @@ fn names_that_copies_teach_are_gone_by() {
     assert_eq!(to, ["198.18.1.5"]);
     let asked = flows(&lab, 1, &["--verdict", "AUDIT", "--to-port", "53"]);
     assert_eq!(asked[0]["decision"]["reason"], "dns_policy_denied");
+}
+
+/// What stands in a record of these settings, and in none without them.
+const TELLING: &str = "audit: true\nhubble: {cluster: lab, nodeLabels: {zone: a}, httpHeaders: true, redact: \
+                       {httpHeadersAllow: [accept, traceparent]}}\n";
+
+#[test]
+fn what_is_audited_is_told_with_its_headers_its_answer_and_its_place_and_is_only_text() {
+    let Some(mut lab) = lab() else { return };
+    let server = "listen 8081 http2; large_client_header_buffers 4 96k; location / { return 200 \"hello\\n\"; }\n\
+                  location /missing { return 404; }";
+    lab.start_nginx("server", Some(server)).unwrap();
+    let policies = format!(
+        "{}---\n{}",
+        policy(PUBLIC),
+        policy(PUBLIC)
+            .replace("8080", "8081")
+            .replace(": server, n", ": two, n")
+    );
+    lab.start_agent(binary(), &policies, TELLING).unwrap();
+    let parts = ["/missing HTTP/1.1", "Host: server", "Accept: text/x", "Cookie: secret"];
+    let trace = "0af7651916cd43dd8448eb211c80319c";
+    let head = format!(
+        "GET {}\r\ntraceparent: 00-{trace}-b7ad6b7169203331-01\r\n\r\n",
+        parts.join("\r\n")
+    );
+    in_client(&lab, move |address| {
+        let mut connection = Connection::open(address, PATIENCE).unwrap();
+        connection.send(head.as_bytes()).unwrap();
+        assert_eq!(connection.answer().unwrap().status, 404);
+        assert_eq!(connection.get("/denied?token=1").unwrap().status, 200);
+    });
+    let told = flows(&lab, 1, &["--verdict", "AUDIT", "--http-path", "^/missing"]);
+    let http = &told[0]["l7"]["http"];
+    let headers = http["headers"].as_array().unwrap().iter();
+    let headers: Vec<_> = headers
+        .map(|h| [&h["key"], &h["value"]].map(|s| s.as_str().unwrap()))
+        .collect();
+    assert_eq!(
+        headers[1..3],
+        [["Accept", "text/x"], ["Cookie", "HUBBLE_REDACTED"]],
+        "{http}"
+    );
+    assert_eq!(told[0]["trace_context"]["parent"]["trace_id"], trace);
+    assert_eq!(
+        (&told[0]["node_labels"][0], &told[0]["source"]["cluster_name"]),
+        (&"zone=a".into(), &"lab".into())
+    );
+    assert!(told[0]["node_name"].as_str().unwrap().starts_with("lab/"));
+    assert_eq!(
+        flows(&lab, 1, &["--trace-id", trace, "--type", "l7"])[0]["uuid"],
+        told[0]["uuid"]
+    );
+    tells_answers(&lab);
+    let decided = flows(
+        &lab,
+        1,
+        &["--to-port", "8080", "--type", "policy-verdict", "--from-pod", "client"],
+    );
+    let mac = |end: &str| decided[0]["ethernet"][end].as_str().map(|mac| mac.split(':').count());
+    assert_eq!(
+        (mac("source"), mac("destination")),
+        (Some(6), Some(6)),
+        "{}",
+        decided[0]
+    );
+
+    is_only_text(&lab, 200);
+    set_mode(&lab, "Disabled");
+    is_only_text(&lab, 403);
+}
+
+/// Answers to what passed and would not have, each with its status and the time that it took.
+fn tells_answers(lab: &Lab) {
+    let server = lab.endpoint("server").unwrap().ipv4;
+    let mut command = lab.endpoint("client").unwrap().command("h2load");
+    command
+        .args(["-n", "200", "-c", "2", "-m", "10"])
+        .arg(format!("http://{server}:8081/missing"));
+    assert!(command.output().unwrap().status.success());
+    for (path, code, protocol, count) in [
+        ("/missing", "404", "HTTP/1.1", 1),
+        ("/denied", "200", "HTTP/1.1", 1),
+        ("/missing", "404", "HTTP/2", 200),
+    ] {
+        let told = || {
+            let mut told = observe(lab, &["--all", "--http-status", code, "--http-path", path]);
+            told.retain(|record| record["flow"]["l7"]["http"]["protocol"] == protocol);
+            told
+        };
+        until(&format!("{count} answers {code} of {protocol} are told"), || {
+            told().len() >= count
+        });
+        assert_eq!(told().len(), count, "each once");
+        for answer in told() {
+            let flow = &answer["flow"];
+            assert_eq!(
+                (&flow["verdict"], &flow["l7"]["type"]),
+                (&"FORWARDED".into(), &"RESPONSE".into())
+            );
+            assert_eq!(
+                (&flow["source"]["pod_name"], &flow["decision"]),
+                (&"server".into(), &Value::Null)
+            );
+            assert!(flow["l7"]["latency_ns"].as_str().unwrap().parse::<u64>().unwrap() > 0);
+        }
+    }
+}
+
+/// Paths that command terminals or are long, in every form in which they are told.
+fn is_only_text(lab: &Lab, status: u16) {
+    let long = format!("/denied/{}", "x".repeat(60 << 10));
+    let hostile = [
+        "/denied/%1b[2J\u{1b}]0;x\u{7}",
+        "/denied/\u{202e}%e2%80%ae\u{9b}31m",
+        "/denied/\u{0}\u{8}\u{7f}",
+        &long,
+    ];
+    let seen = |lab: &Lab| observe(lab, &["--all", "--http-path", "^/denied/"]).len();
+    let before = seen(lab);
+    for path in hostile.map(str::to_owned) {
+        in_client(lab, move |address| {
+            let mut connection = Connection::open(address, PATIENCE).unwrap();
+            connection.send(get(&path).as_bytes()).unwrap();
+            // A server refuses control characters, too.
+            let got = connection.answer().map(|answer| answer.status);
+            if path.len() > 1024 {
+                assert_eq!(got.unwrap(), status);
+            }
+        });
+    }
+    until("they are told", || seen(lab) > before);
+    for form in ["compact", "dict", "tab", "json", "jsonpb"] {
+        let said = lab.ask_agent(binary(), &["observe", "--all", "-o", form]).unwrap();
+        let text = String::from_utf8(said.stdout).unwrap();
+        assert!(said.status.success() && text.contains("/denied/"), "{form}");
+        let commands = |c: char| c != '\n' && (c.is_control() || c == '\u{202e}');
+        assert!(!text.contains(commands), "{form}: {text:?}");
+    }
 }

@@ -1,7 +1,7 @@
 //! What a request costs in memory once one like it has been judged: nothing.
 
 use crate::world::{Connection, World, get};
-use seventh_engine::{EngineCounter, Fate, Outbox};
+use seventh_engine::{EngineCounter, EngineLimits, Fate, Outbox};
 
 /// Requests after which buffers have their size and the verdict is cached.
 const WARM_UP: usize = 64;
@@ -9,7 +9,15 @@ const MEASURED: usize = 256;
 
 #[test]
 fn a_request_like_one_before_is_decided_without_allocating() {
-    let mut world = World::new();
+    for record_headers in [false, true] {
+        measure(World::with_limits(EngineLimits {
+            record_headers,
+            ..EngineLimits::default()
+        }));
+    }
+}
+
+fn measure(mut world: World) {
     let mut connection = Connection::new();
     let request = get("/public/42");
     let mut frames: Vec<Vec<u8>> = (0..WARM_UP + MEASURED)

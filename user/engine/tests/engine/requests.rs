@@ -4,7 +4,7 @@ use crate::http2::{begin, request};
 use crate::wire::{ACK, FIN, PSH};
 use crate::world::{Connection, World, get, post};
 use seventh_abi::{DropReason, InjectAction};
-use seventh_engine::EngineCounter;
+use seventh_engine::{EngineCounter, EngineLimits, RECORD_HEADERS_MAX};
 
 #[test]
 fn every_fault_is_refused_with_its_own_reason() {
@@ -308,4 +308,21 @@ fn records_say_which_version_of_http_it_was() {
     }
     Connection::new().send(&mut world, 0, "\x16\x03\x01");
     assert!(world.records()[0].http().is_none());
+}
+
+#[test]
+fn headers_are_recorded_if_somebody_wants_them_and_bounded() {
+    let long = "x".repeat(RECORD_HEADERS_MAX);
+    let head = format!("GET /public HTTP/1.1\r\nHost: a\r\nX-One:  b: c \r\nX-Long: {long}\r\nX-Last: d\r\n\r\n");
+    for (record_headers, expected) in [(false, &[][..]), (true, &[("Host", "a"), ("X-One", "b: c")])] {
+        let mut world = World::with_limits(EngineLimits {
+            record_headers,
+            ..EngineLimits::default()
+        });
+        Connection::new().send(&mut world, 0, head.as_bytes()).forwarded();
+        let records = world.records();
+        let http = records[0].http().unwrap();
+        assert_eq!(http.headers().collect::<Vec<_>>(), expected);
+        assert_eq!((http.path(), http.target(), http.host()), ("/public", "/public", "a"));
+    }
 }

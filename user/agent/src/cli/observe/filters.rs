@@ -13,7 +13,7 @@ use seventh_flows::{
 type Flag = (&'static str, Option<char>, &'static str, &'static str);
 
 /// Every filter flag, with Hubble's names.
-const FLAGS: &[Flag] = &[
+pub(super) const FLAGS: &[Flag] = &[
     ("all-namespaces", Some('A'), "", "Flows in any namespace"),
     (
         "cel-expression",

@@ -3,6 +3,8 @@
 mod filters;
 #[cfg(test)]
 mod help;
+#[cfg(test)]
+mod hostile;
 pub(super) mod input;
 mod server;
 
