@@ -93,6 +93,8 @@ reasons! {
     ServiceWithoutBackends = 22, "service_without_backends", hubble 158;
     /// Rules demand different things of those who answer behind the service's port, and nobody knows which of them it will be.
     ServiceBackendsDiffer = 23, "service_backends_differ", hubble 133;
+    /// An answer that the engine made after the other side had said more; the opener gets another one when it asks again.
+    AnswerOvertaken = 24, "answer_overtaken", hubble 0;
     /// A packet of an inspected flow says that it has urgent data: readers take a byte of those out of the stream.
     UrgentFlag = 30, "urgent_flag", hubble 0;
 

@@ -12,7 +12,7 @@ use crate::{
 
 /// `a` comes after `b` on the circle of sequence numbers (RFC 9293 section 3.4).
 #[inline(always)]
-fn after(a: u32, b: u32) -> bool {
+pub fn after(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) > 0
 }
 

@@ -172,6 +172,9 @@ pub fn inject(ctx: &TcContext) -> i32 {
     };
     // SAFETY: the map gave a pointer to its element; entries are plain data and stay allocated while the program runs.
     let flow = unsafe { &mut *flow };
+    if is_overtaken(&meta, &scratch.packet, flow) {
+        return shot(DropReason::AnswerOvertaken);
+    }
     apply(&meta, flow);
     if scratch.packet.protocol == PROTOCOL_TCP && !meta.reverse {
         inspect::note_sent(&scratch.packet, flow);
@@ -201,6 +204,19 @@ fn set_injected_key(meta: &InjectMeta, scratch: &mut Scratch) {
     let Scratch { packet, key, .. } = scratch;
     let sent_here = matches!(meta.hook, Hook::FromEndpoint) != meta.reverse;
     fill_key(key, packet, sent_here, own_direction(meta.hook), meta.ifindex);
+}
+
+/// The other side has said more while the engine refused a request of this connection: behind those bytes the refusal would
+/// stand in the middle of something. Nothing comes from there any more once the connection is closed.
+#[inline(always)]
+fn is_overtaken(meta: &InjectMeta, packet: &Packet, flow: &FlowState) -> bool {
+    matches!(meta.action, InjectAction::Close)
+        && meta.reverse
+        && packet.protocol == PROTOCOL_TCP
+        && packet.payload_length > 0
+        && flow.verdict != Verdict::Closed as u8
+        && flow.flags & FlowFlags::REPLY_VALID != 0
+        && inspect::after(flow.reply_next_seq, packet.sequence)
 }
 
 #[inline(always)]

@@ -8,7 +8,7 @@ use crate::inspector::Change;
 use crate::judge::About;
 use crate::outbox::Outbox;
 use crate::punted::{FlowId, LinkType, Punted, Segment};
-use crate::seq::plus;
+use crate::seq::{between, plus};
 use crate::stream::Stream;
 use seventh_abi::{DropReason, InjectAction};
 use seventh_parsers::packet::{PROTOCOL_TCP, TcpFlags};
@@ -183,18 +183,22 @@ impl Engine {
         self.close(&segment.punted.id, Closed::Refused { response_seq, answer });
     }
 
-    /// The opener's data or FIN after the end. It gets the refusal again if it has not got it (its acknowledgement is
-    /// still the one the refusal was sent at), else an acknowledgement, so that its side of the connection can end.
+    /// The opener's data or FIN after the end. It gets the refusal again if it has not got it, else an acknowledgement, so
+    /// that its side of the connection can end. It has got it if it acknowledges as much as the refusal has: less than that
+    /// was the other side's, which had said more before the refusal came ([`DropReason::AnswerOvertaken`]).
     fn repeat(&mut self, segment: &Segment<'_>, out: &mut Outbox) {
         self.desk.counters.count(EngineCounter::AnsweredClosed);
-        let closed = self.flows.get(&segment.punted.id).and_then(|flow| flow.closed.as_ref());
         let tcp = &segment.tcp;
+        let closed = self.flows.get(&segment.punted.id).and_then(|flow| flow.closed.as_mut());
         if segment.end() == tcp.seq || tcp.flags.any(TcpFlags::RST) {
             return;
         }
         let mut line = Line::of(segment, &self.desk.counters, out);
         match closed {
-            Some(Closed::Refused { response_seq, answer }) if *response_seq == tcp.ack => line.refuse(segment, answer),
+            Some(Closed::Refused { response_seq, answer }) if between(*response_seq, tcp.ack) < answer.len() => {
+                *response_seq = tcp.ack;
+                line.refuse(segment, answer);
+            }
             Some(Closed::Refused { .. }) => line.acknowledge(segment),
             Some(Closed::Reset) | None => line.reset_opener(tcp.ack, segment.end()),
         }

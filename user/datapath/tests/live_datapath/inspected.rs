@@ -72,6 +72,28 @@ fn only_an_end_that_stands_where_one_may_counts() {
 }
 
 #[test]
+fn a_refusal_that_the_other_side_has_overtaken_reaches_nobody_and_the_next_one_does() {
+    isolated(|| {
+        let lab = open_inspected();
+        let ask = |ack: u32| {
+            let mut frame = segment(OWN_CLIENT, OTHER_SERVER, 1001, ack, ACK, REFUSE.len());
+            let start = frame.len() - REFUSE.len();
+            frame[start..].copy_from_slice(REFUSE);
+            from_endpoint(&lab, frame);
+            let flows = lab.datapath.flows(100);
+            let mut tcp = flows.iter().filter(|(key, _)| key.protocol == TCP);
+            let closed = tcp.next().expect("the flow").1.verdict == Verdict::Closed as u8;
+            (closed, lab.drops(DropReason::AnswerOvertaken))
+        };
+        to_endpoint(&segment(OTHER_SERVER, OWN_CLIENT, 5001, 1001, ACK, 30));
+        assert_eq!(ask(5001), (false, 1), "30 bytes of the other side are under way");
+        assert_eq!(ask(5031), (true, 1));
+        assert_eq!(ask(5001), (true, 1), "once closed, nothing comes from there any more");
+        lab.end();
+    });
+}
+
+#[test]
 fn data_in_a_syn_fragments_and_urgent_flags_of_an_inspected_flow_are_dropped_with_their_reasons() {
     isolated(|| {
         let lab = open_inspected();

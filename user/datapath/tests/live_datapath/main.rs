@@ -31,12 +31,15 @@ use nix::{
 };
 use seventh_abi::{
     Counter, Direction, DropReason, Endpoint, EndpointFlags, IDENTITY_ANY, InjectAction, InjectMeta, IpcacheEntry,
-    POLICY_PREFIX_ANY_PROTO, POLICY_PREFIX_FULL, PolicyEntry, PolicyKey, PolicyVerdict, PuntMeta, Replies, mapped,
+    POLICY_PREFIX_ANY_PROTO, POLICY_PREFIX_FULL, PolicyEntry, PolicyKey, PolicyVerdict, PuntMeta, Replies, Verdict,
+    mapped,
 };
 use seventh_datapath::{AttachMode, Datapath, Disposition, IpcachePrefix, PuntChannel, Settings};
 
 /// A datagram after which the engine's stand-in has the rest of its flow pass as settled QUIC.
 const SETTLE: &[u8] = b"settle";
+/// The engine's stand-in refuses what ends like this.
+const REFUSE: &[u8] = b"refuse";
 const CLIENT: u32 = 1000;
 const SERVER: u32 = 2000;
 const TCP: u8 = 6;
@@ -254,11 +257,17 @@ fn give_back(mut channel: Box<dyn PuntChannel>, stop: &AtomicBool, punted: &Atom
                     // Not seen from its beginning: the engine lets nothing of it pass, either.
                     return Disposition::Release;
                 }
+                let refuses = tcp && frame.ends_with(REFUSE);
+                if refuses {
+                    turn_round(frame);
+                }
                 let back = InjectMeta {
                     hook: meta.hook,
                     ifindex: meta.ifindex,
-                    reverse: false,
-                    action: if frame.ends_with(SETTLE) {
+                    reverse: refuses,
+                    action: if refuses {
+                        InjectAction::Close
+                    } else if frame.ends_with(SETTLE) {
                         InjectAction::ForwardQuic { epoch: 1 }
                     } else {
                         InjectAction::Keep
@@ -270,6 +279,16 @@ fn give_back(mut channel: Box<dyn PuntChannel>, stop: &AtomicBool, punted: &Atom
             })
             .unwrap();
     }
+}
+
+/// A TCP segment over IPv4 becomes an answer to itself, where its sender expects the next byte.
+fn turn_round(frame: &mut [u8]) {
+    let (source, destination) = frame[26..34].split_at_mut(4);
+    source.swap_with_slice(destination);
+    let (source, destination) = frame[34..38].split_at_mut(2);
+    source.swap_with_slice(destination);
+    let (seq, ack) = frame[38..46].split_at_mut(4);
+    seq.swap_with_slice(ack);
 }
 
 /// The server takes everything, then answers with it.

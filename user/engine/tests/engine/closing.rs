@@ -29,6 +29,23 @@ fn a_retransmission_gets_the_refusal_again() {
 }
 
 #[test]
+fn who_was_told_something_else_before_the_refusal_gets_it_behind_that() {
+    let mut world = World::new();
+    let (mut connection, len) = refused(&mut world);
+    // Shorter than the refusal: the other side's SETTINGS, say.
+    connection.ack += 60;
+    let end = connection.seq(len);
+    for _ in 0..2 {
+        let outcome = connection.send(&mut world, 0, get("/secret"));
+        assert_eq!(outcome.refusal().closing(), (true, ACK | PSH | FIN, 5060, end));
+    }
+    let refusal_len = connection.send(&mut world, 0, get("/secret")).refusal().payload.len();
+    connection.ack += u32::try_from(refusal_len).unwrap() + 1;
+    let outcome = connection.send(&mut world, 0, get("/secret"));
+    assert_eq!(outcome.made[0].closing(), (true, ACK, connection.ack, end));
+}
+
+#[test]
 fn what_the_opener_sends_after_the_refusal_is_acknowledged() {
     let mut world = World::new();
     let (mut connection, len) = refused(&mut world);
