@@ -8,7 +8,7 @@ use crate::inspector::Change;
 use crate::judge::About;
 use crate::outbox::Outbox;
 use crate::punted::{FlowId, LinkType, Punted, Segment};
-use crate::seq::{between, plus};
+use crate::seq::{before, plus};
 use crate::stream::Stream;
 use seventh_abi::{DropReason, InjectAction};
 use seventh_parsers::packet::{PROTOCOL_TCP, TcpFlags};
@@ -184,8 +184,8 @@ impl Engine {
     }
 
     /// The opener's data or FIN after the end. It gets the refusal again if it has not got it, else an acknowledgement, so
-    /// that its side of the connection can end. It has got it if it acknowledges as much as the refusal has: less than that
-    /// was the other side's, which had said more before the refusal came ([`DropReason::AnswerOvertaken`]).
+    /// that its side of the connection can end. What it acknowledges may be the other side's, which had said more before the
+    /// refusal came ([`DropReason::AnswerOvertaken`]).
     fn repeat(&mut self, segment: &Segment<'_>, out: &mut Outbox) {
         self.desk.counters.count(EngineCounter::AnsweredClosed);
         let tcp = &segment.tcp;
@@ -195,7 +195,7 @@ impl Engine {
         }
         let mut line = Line::of(segment, &self.desk.counters, out);
         match closed {
-            Some(Closed::Refused { response_seq, answer }) if between(*response_seq, tcp.ack) < answer.len() => {
+            Some(Closed::Refused { response_seq, answer }) if !has_got(*response_seq, answer, tcp.ack) => {
                 *response_seq = tcp.ack;
                 line.refuse(segment, answer);
             }
@@ -218,6 +218,12 @@ impl Engine {
         flow.inspector.release(&self.limits);
         self.held = (self.held + flow.held()).saturating_sub(held_before);
     }
+}
+
+/// Whether an opener that acknowledges this has the answer that began at this number, or is still before it.
+fn has_got(response_seq: u32, answer: &[u8], ack: u32) -> bool {
+    let end = plus(response_seq, answer.len());
+    ack == end || ack == plus(end, 1) || before(ack, response_seq)
 }
 
 /// Where frames of one connection are written.

@@ -8,10 +8,13 @@ use seventh_policy::RuleOrigin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// Bytes of a path that a record keeps; the rest is cut off.
+/// Bytes of a path that a record keeps, as of a method and a host; the rest is cut off.
 pub const RECORD_PATH_MAX: usize = 2048;
 /// Bytes of headers that a record keeps: those that follow the first which finds no room are left out with it.
 pub const RECORD_HEADERS_MAX: usize = 4096;
+
+/// Bytes of a buffer that is kept for the next record; few records have more.
+const KEPT_MAX: usize = 4096;
 
 /// How it ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -260,9 +263,9 @@ impl Content {
 
     pub(crate) fn set(&mut self, inside: Inside) {
         match std::mem::replace(&mut self.inside, inside) {
-            Inside::Http(http) => self.buffer = http.text,
-            Inside::Dns(dns) => self.dns = Some(dns),
-            Inside::Nothing | Inside::Tls(_) => {}
+            Inside::Http(http) if http.text.capacity() <= KEPT_MAX => self.buffer = http.text,
+            Inside::Dns(dns) if dns.bytes() <= KEPT_MAX => self.dns = Some(dns),
+            Inside::Http(_) | Inside::Dns(_) | Inside::Nothing | Inside::Tls(_) => {}
         }
     }
 
@@ -287,10 +290,11 @@ impl Content {
         self.clear();
         let mut text = std::mem::take(&mut self.buffer);
         text.clear();
-        text.push_str(head.method);
-        text.push_str(head.host);
+        let (method, host) = (cut(head.method), cut(head.host));
+        text.push_str(method);
+        text.push_str(host);
         text.push_str(cut(path));
-        let path_len = text.len() - head.method.len() - head.host.len();
+        let path_len = text.len() - method.len() - host.len();
         let same = cut(head.target) == cut(path);
         if !same {
             text.push_str(cut(head.target));
@@ -301,8 +305,8 @@ impl Content {
             stream: None,
             asks_http2: false,
             text,
-            method_len: head.method.len(),
-            host_len: head.host.len(),
+            method_len: method.len(),
+            host_len: host.len(),
             path_len,
             has_target: !same,
             logged: Vec::new(),
@@ -345,8 +349,8 @@ impl Content {
     }
 }
 
-fn cut(path: &str) -> &str {
-    path.get(..path.floor_char_boundary(RECORD_PATH_MAX)).unwrap_or(path)
+fn cut(text: &str) -> &str {
+    text.get(..text.floor_char_boundary(RECORD_PATH_MAX)).unwrap_or(text)
 }
 
 /// Bounded queue of records. Never blocks; what does not fit is counted as lost.

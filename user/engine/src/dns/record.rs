@@ -7,8 +7,6 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 /// Header in front of questions that are kept without one: one of them follows.
 const ONE_QUESTION: [u8; 12] = [0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0];
-/// Bytes of a buffer that are kept for the next record; few answers have more.
-const KEPT_MAX: usize = 1024;
 
 /// One question, or an answer to it.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -115,9 +113,6 @@ impl DnsRecord {
     }
 
     pub(crate) fn clear(&mut self) {
-        if self.names.capacity() > KEPT_MAX {
-            self.names = String::new();
-        }
         self.names.clear();
         self.query_len = 0;
         self.query_type = None;

@@ -503,7 +503,8 @@ impl Table {
             return false;
         };
         // Who is asked for all the time must not become the one that was not learned for longest.
-        let stays_young = (self.lesson - state.lesson).saturating_mul(8) < self.limits.names_max as u64;
+        let is_roomy = self.pairs < self.limits.addresses_max / 8 * 7;
+        let stays_young = is_roomy && (self.lesson - state.lesson).saturating_mul(8) < self.limits.names_max as u64;
         stays_young && state.extend(addresses)
     }
 

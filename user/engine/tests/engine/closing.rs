@@ -32,12 +32,15 @@ fn a_retransmission_gets_the_refusal_again() {
 fn who_was_told_something_else_before_the_refusal_gets_it_behind_that() {
     let mut world = World::new();
     let (mut connection, len) = refused(&mut world);
-    // Shorter than the refusal: the other side's SETTINGS, say.
-    connection.ack += 60;
     let end = connection.seq(len);
-    for _ in 0..2 {
-        let outcome = connection.send(&mut world, 0, get("/secret"));
-        assert_eq!(outcome.refusal().closing(), (true, ACK | PSH | FIN, 5060, end));
+    // Shorter than the refusal, as SETTINGS are; longer, as an answer on another stream.
+    for more in [60, 5000] {
+        connection.ack += more;
+        for _ in 0..2 {
+            let outcome = connection.send(&mut world, 0, get("/secret"));
+            let expected = (true, ACK | PSH | FIN, connection.ack, end);
+            assert_eq!(outcome.refusal().closing(), expected);
+        }
     }
     let refusal_len = connection.send(&mut world, 0, get("/secret")).refusal().payload.len();
     connection.ack += u32::try_from(refusal_len).unwrap() + 1;
@@ -49,8 +52,8 @@ fn who_was_told_something_else_before_the_refusal_gets_it_behind_that() {
 fn what_the_opener_sends_after_the_refusal_is_acknowledged() {
     let mut world = World::new();
     let (mut connection, len) = refused(&mut world);
-    let refusal_len = 500;
-    connection.ack += refusal_len;
+    let refusal_len = connection.send(&mut world, 0, get("/secret")).refusal().payload.len();
+    connection.ack += u32::try_from(refusal_len).unwrap();
     let outcome = connection.send(&mut world, len, get("/public"));
     let end = len + get("/public").len();
     assert_eq!(
