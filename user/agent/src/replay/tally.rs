@@ -128,10 +128,13 @@ impl Tally {
             port: record.destination_port,
             protocol,
         };
+        let is_full = self.by_ends.len() >= PAIRS_MAX;
         // An answer is told the other way round; who asked was counted.
         match self.by_ends.get_mut(&ends) {
             _ if is_answer && !is_denied => {}
             Some((_, outcome)) if !is_denied => outcome.count(false),
+            // Nobody asks for their names.
+            None if !is_denied && is_full => self.pairs_untold.count(false),
             _ => self.count(ends, &flow(), is_denied),
         }
     }
