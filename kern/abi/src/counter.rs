@@ -6,7 +6,7 @@ use crate::DropReason;
 pub const COUNTERS_MAX: u32 = 288;
 
 /// Paths that are counted. Every packet at an endpoint's hook ends in exactly one of: `Unmanaged`, `Forwarded`,
-/// `ForwardedReply`, `Bypassed`, `Punted`, `Reinjected`, `PassedUnread` or a drop reason.
+/// `ForwardedReply`, `Bypassed`, `RequestAllowed`, `Punted`, `Reinjected`, `PassedUnread` or a drop reason.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum Counter {
@@ -43,6 +43,10 @@ pub enum Counter {
     CopyLost = 271,
     /// Packets that passed and would be dropped if what is in audit were enforced; of flows, the first.
     Audited = 272,
+    /// A whole request that the kernel judged by itself.
+    RequestAllowed = 273,
+    /// Requests of which the ring buffer had no room to tell.
+    RequestLost = 274,
 }
 
 impl Counter {
@@ -64,6 +68,8 @@ impl Counter {
         (Counter::Copied, "copied"),
         (Counter::CopyLost, "copy_lost"),
         (Counter::Audited, "audited"),
+        (Counter::RequestAllowed, "request_allowed"),
+        (Counter::RequestLost, "request_lost"),
     ];
 }
 

@@ -64,7 +64,7 @@ impl FlowFlags {
     pub const REPLY_VALID: u16 = 16;
     /// Data of the side that was opened to goes to the engine, too.
     pub const PUNT_REPLIES: u16 = 32;
-    /// A request begins at the end of `bypass`.
+    /// A request begins where `request` says.
     pub const BOUNDARY_VALID: u16 = 64;
     /// A request has gone on since `request_ns`; the beginning of its answer is to be copied.
     pub const EXPECT_ANSWER: u16 = 128;
@@ -141,9 +141,47 @@ pub struct FlowState {
     /// The first bytes of a frame's header of which the others are still to come; while a frame is copied
     /// ([`Frames::Copied`]), in the first four, the sequence number of its next byte.
     pub walk: [u8; 8],
+    /// Where a request of the opener begins, and how far its bytes went to the engine, see [`FlowState::pack_request`]. One
+    /// word, so that of several CPUs that look at once only one lets the same bytes pass, or none does while the engine has
+    /// them.
+    pub request: u64,
+    /// Where a request begins that the engine said last.
+    pub told_seq: u32,
+    /// First byte of the last request that the kernel let pass by itself.
+    pub kept_seq: u32,
+    /// Bytes of that request; 0 if there is none.
+    pub kept_len: u32,
+    /// What the opener had acknowledged with it.
+    pub kept_ack: u32,
+    /// Hash of its bytes: what comes again in their place must be equal.
+    pub kept_hash: u64,
 }
 
 impl FlowState {
+    /// A request begins at `boundary`, and the opener's bytes before `punted_next` went to the engine, those that needed it.
+    /// The boundary is the lower half, which the engine's word changes alone.
+    #[inline(always)]
+    #[must_use]
+    pub const fn pack_request(punted_next: u32, boundary: u32) -> u64 {
+        (punted_next as u64) << 32 | boundary as u64
+    }
+
+    /// `(punted_next, boundary)` of [`FlowState::request`].
+    #[inline(always)]
+    #[must_use]
+    #[expect(clippy::cast_possible_truncation, reason = "the two halves of the word")]
+    pub const fn unpack_request(request: u64) -> (u32, u32) {
+        ((request >> 32) as u32, request as u32)
+    }
+
+    /// A request begins at this sequence number, the first of a connection.
+    #[inline(always)]
+    pub const fn begin_requests(&mut self, seq: u32) {
+        self.request = Self::pack_request(seq, seq);
+        self.told_seq = seq;
+        self.kept_len = 0;
+    }
+
     /// Sequence numbers `start..end` as the one word of [`FlowState::bypass`].
     #[inline(always)]
     #[must_use]
@@ -343,7 +381,7 @@ pub struct FragmentKey {
 }
 
 const _: () = assert!(size_of::<FlowKey>() == 44);
-const _: () = assert!(size_of::<FlowState>() == 88);
+const _: () = assert!(size_of::<FlowState>() == 120);
 const _: () = assert!(size_of::<FragmentKey>() == 44);
 const _: () = assert!(size_of::<AnswerPiece>() == 72);
 const _: () = assert!(size_of::<CopyHeader>() == 72);

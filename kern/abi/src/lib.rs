@@ -14,6 +14,7 @@ mod policy;
 mod protocol;
 mod punt;
 mod reason;
+mod request;
 
 use core::net::IpAddr;
 
@@ -29,11 +30,15 @@ pub use policy::{
     PolicyEntryFlags, PolicyKey, PolicyVerdict, WORKERS_MAX,
 };
 pub use protocol::{PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP};
-pub use punt::{Hook, InjectAction, InjectMeta, PuntMeta, Replies};
+pub use punt::{Frontier, Hook, InjectAction, InjectMeta, PuntMeta, Replies};
 pub use reason::DropReason;
+pub use request::{
+    PassedRequest, REQUEST_BYTES, REQUEST_HOST_LEN_MAX, REQUEST_LEN_MAX, REQUEST_LINES_MAX, REQUEST_ROOMS,
+    REQUEST_RULE_SETS_MAX, REQUEST_RULES_MAX, REQUEST_STATES_MAX, RequestRules, RequestState, RequestStep, RequestWalk,
+};
 
 /// Version of every layout and number in this crate; stored in the configuration map.
-pub const ABI_VERSION: u32 = 10;
+pub const ABI_VERSION: u32 = 11;
 
 /// An address as the maps hold it: 16 bytes in network order, IPv4 mapped into `::ffff:0:0/96`.
 pub type Addr = [u8; 16];
@@ -63,6 +68,8 @@ pub mod names {
     pub const TC_ANSWERS: &str = "tc_answers";
     /// Program that they go on to where something is judged beside the traffic.
     pub const TC_BESIDE: &str = "tc_beside";
+    /// Program that they go on to with what may be a whole request.
+    pub const TC_REQUESTS: &str = "tc_requests";
     /// Program on the near end of a punt pair: frames that the engine gives back.
     pub const TC_FROM_PUNT: &str = "tc_from_punt";
     /// Program on the far end of a punt pair: hands frames to the worker's AF_XDP socket.
@@ -91,7 +98,7 @@ pub mod names {
     pub const EVENTS: &str = "EVENTS";
     /// Ring buffer of [`crate::Answer`].
     pub const ANSWERS: &str = "ANSWERS";
-    /// Programs that others go on to: the first is [`TC_ANSWERS`], the second [`TC_BESIDE`].
+    /// Programs that others go on to: [`TC_ANSWERS`], [`TC_BESIDE`], [`TC_REQUESTS`].
     pub const TAILS: &str = "TAILS";
     /// Ring buffer of [`crate::AnswerPiece`].
     pub const ANSWER_PIECES: &str = "ANSWER_PIECES";
@@ -99,13 +106,19 @@ pub mod names {
     pub const COPIES: &str = "COPIES";
     /// [`super::FlowKey`] → [`super::CopySkip`], least recently used out first.
     pub const COPY_SKIPS: &str = "COPY_SKIPS";
+    /// Number of a rule set → [`super::RequestRules`].
+    pub const REQUEST_RULES: &str = "REQUEST_RULES";
+    /// [`super::RequestState`], by number.
+    pub const REQUEST_STATES: &str = "REQUEST_STATES";
+    /// Ring buffer of [`super::PassedRequest`] and the request.
+    pub const REQUESTS: &str = "REQUESTS";
 }
 
 #[cfg(feature = "user")]
 mod pod {
     use super::{
         CopySkip, DatapathConfig, Endpoint, Event, FlowKey, FlowState, FragmentKey, IpcacheEntry, IpcacheKey,
-        NameEntry, NameKey, PolicyEntry, PolicyKey,
+        NameEntry, NameKey, PolicyEntry, PolicyKey, RequestRules, RequestState,
     };
 
     macro_rules! pod {
@@ -128,6 +141,8 @@ mod pod {
         NameEntry,
         NameKey,
         PolicyEntry,
-        PolicyKey
+        PolicyKey,
+        RequestRules,
+        RequestState
     );
 }

@@ -25,6 +25,8 @@ pub struct DatapathConfig {
     pub punt_ifindex: [u32; WORKERS_MAX],
     /// How long flows are remembered.
     pub idle: IdleLimits,
+    /// Key of [`crate::FlowState::kept_hash`]: a secret.
+    pub hash_key: [u64; 2],
 }
 
 /// Flows without a packet for so long are new again.
@@ -229,7 +231,7 @@ pub struct NameEntry {
     pub flow_identity: u32,
 }
 
-const _: () = assert!(size_of::<DatapathConfig>() == 24 + 4 * WORKERS_MAX + 24);
+const _: () = assert!(size_of::<DatapathConfig>() == 24 + 4 * WORKERS_MAX + 24 + 16);
 const _: () = assert!(size_of::<Endpoint>() == 28);
 const _: () = assert!(size_of::<PolicyKey>() == 12 && POLICY_PREFIX_FULL == 96);
 const _: () = assert!(size_of::<PolicyEntry>() == 8);

@@ -36,11 +36,22 @@ pub struct PuntMeta {
     pub closed: bool,
     /// The frame is of the side that was opened to; it goes on with [`InjectMeta::reverse`] at the opener's hook.
     pub reply: bool,
-    /// The frame's first byte begins a request, all bytes before it were received, and none from it on was ever let
-    /// through: an engine that knows nothing of the connection may take it up here.
-    pub boundary: bool,
+    /// Where a request begins of which nothing was let through yet. Then `acked_seq` is known only if it is this.
+    pub frontier: Option<Frontier>,
     /// Whatever was let through of the opener's bytes has been acknowledged.
     pub clean: bool,
+}
+
+/// A place in the opener's stream at which an engine may begin that knows nothing of what came before: it was all let through,
+/// by another engine or by the kernel itself, and nothing from there on was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Frontier {
+    /// Sequence number of the request's first byte.
+    pub seq: u32,
+    /// The frame's bytes before it are those that were let through.
+    pub repeats: bool,
+    /// The request before it has been answered, as far as the frame's acknowledgement tells.
+    pub answered: bool,
 }
 
 impl PuntMeta {
@@ -78,9 +89,17 @@ impl PuntMeta {
         if self.reply {
             first |= Self::REPLY;
         }
-        // Answers of closed connections are never punted, so the two bits together are free.
-        if self.boundary {
-            first |= Self::CLOSED | Self::REPLY;
+        // Answers of closed connections are never punted, so the two bits together are free; and the first byte of the
+        // connection is always known then, so that the two bits that say so are.
+        if let Some(frontier) = self.frontier {
+            first = first & !(Self::BASE | Self::ACKED) | Self::CLOSED | Self::REPLY;
+            if frontier.repeats {
+                first |= Self::BASE;
+            }
+            if frontier.answered {
+                first |= Self::ACKED;
+            }
+            acked = frontier.seq;
         }
         let clean = if self.clean { CLEAN } else { 0 };
         pack(first, self.ifindex & IFINDEX_MAX | clean, base, acked)
@@ -93,7 +112,17 @@ impl PuntMeta {
         let Some((first, ifindex, base, acked)) = unpack(bytes) else {
             return None;
         };
-        let boundary = first & (Self::CLOSED | Self::REPLY) == Self::CLOSED | Self::REPLY;
+        let clean = ifindex & CLEAN != 0;
+        let has_frontier = first & (Self::CLOSED | Self::REPLY) == Self::CLOSED | Self::REPLY;
+        let frontier = if has_frontier {
+            Some(Frontier {
+                seq: acked,
+                repeats: first & Self::BASE != 0,
+                answered: first & Self::ACKED != 0,
+            })
+        } else {
+            None
+        };
         Some(Self {
             hook: if first & Self::HOOK != 0 {
                 Hook::ToEndpoint
@@ -101,13 +130,21 @@ impl PuntMeta {
                 Hook::FromEndpoint
             },
             ifindex: ifindex & IFINDEX_MAX,
-            base_seq: if first & Self::BASE != 0 { Some(base) } else { None },
-            acked_seq: if first & Self::ACKED != 0 { Some(acked) } else { None },
+            base_seq: if has_frontier || first & Self::BASE != 0 {
+                Some(base)
+            } else {
+                None
+            },
+            acked_seq: if has_frontier && clean || !has_frontier && first & Self::ACKED != 0 {
+                Some(acked)
+            } else {
+                None
+            },
             reply_idle: first & Self::IDLE != 0,
-            closed: first & Self::CLOSED != 0 && !boundary,
-            reply: first & Self::REPLY != 0 && !boundary,
-            boundary,
-            clean: ifindex & CLEAN != 0,
+            closed: first & Self::CLOSED != 0 && !has_frontier,
+            reply: first & Self::REPLY != 0 && !has_frontier,
+            frontier,
+            clean,
         })
     }
 }
@@ -283,19 +320,16 @@ const fn unpack(m: &[u8; 12]) -> Option<(u8, u32, u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Hook, IFINDEX_MAX, InjectAction, InjectMeta, PuntMeta, Replies};
+    use super::{Frontier, Hook, IFINDEX_MAX, InjectAction, InjectMeta, PuntMeta, Replies};
 
     #[test]
     fn punt_meta_survives_the_wire() {
         for hook in [Hook::FromEndpoint, Hook::ToEndpoint] {
             for base_seq in [None, Some(0), Some(u32::MAX)] {
                 for acked_seq in [None, Some(7)] {
-                    for (reply_idle, closed, reply, boundary) in [
-                        (false, false, true, false),
-                        (true, false, false, false),
-                        (false, true, false, false),
-                        (true, false, false, true),
-                    ] {
+                    for (reply_idle, closed, reply) in
+                        [(false, false, true), (true, false, false), (false, true, false)]
+                    {
                         let meta = PuntMeta {
                             hook,
                             ifindex: 0x002b_cdef,
@@ -304,12 +338,37 @@ mod tests {
                             reply_idle,
                             closed,
                             reply,
-                            boundary,
-                            clean: closed || boundary,
+                            frontier: None,
+                            clean: closed,
                         };
                         assert_eq!(PuntMeta::decode(&meta.encode()), Some(meta));
                     }
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_frontier_survives_the_wire() {
+        for seq in [0, 77, u32::MAX] {
+            for bits in 0..16 {
+                let bit = |n: u32| bits >> n & 1 == 1;
+                let meta = PuntMeta {
+                    hook: Hook::ToEndpoint,
+                    ifindex: 3,
+                    base_seq: Some(seq / 2),
+                    acked_seq: bit(0).then_some(seq),
+                    reply_idle: bit(1),
+                    closed: false,
+                    reply: false,
+                    frontier: Some(Frontier {
+                        seq,
+                        repeats: bit(2),
+                        answered: bit(3),
+                    }),
+                    clean: bit(0),
+                };
+                assert_eq!(PuntMeta::decode(&meta.encode()), Some(meta));
             }
         }
     }

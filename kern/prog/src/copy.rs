@@ -172,7 +172,7 @@ fn meta(scene: &Scene<'_>, flow: &FlowState, reply: bool) -> [u8; 12] {
         reply_idle: false,
         closed: flow.verdict == Verdict::Closed as u8,
         reply,
-        boundary: false,
+        frontier: None,
         clean: false,
     }
     .encode()

@@ -7,7 +7,7 @@ use crate::{
     counters::{drop_packet, pass},
     hook::Scene,
     packet::{FRAGMENT_NONE, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG},
-    punt,
+    punt, requests,
 };
 
 /// `a` comes after `b` on the circle of sequence numbers (RFC 9293 section 3.4).
@@ -48,6 +48,9 @@ pub fn forward(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
     if !has_data || needs_no_inspection(packet, flow) {
         note_sent(packet, flow);
         return pass(Counter::Bypassed);
+    }
+    if flow.flags & FlowFlags::BOUNDARY_VALID != 0 {
+        requests::ask(scene);
     }
     punt::to_engine(scene, flow, false)
 }
@@ -256,8 +259,10 @@ fn accept_connection(packet: &Packet, flow: &mut FlowState, next: u32) {
     flow.frames = Frames::First as u8;
     flow.header_held = 0;
     flow.pieces = 0;
+    flow.begin_requests(base);
     const KEPT: u16 = FlowFlags::PUNT_REPLIES | FlowFlags::COPYING;
-    flow.flags = FlowFlags::BASE_VALID | FlowFlags::REPLY_VALID | FlowFlags::REPLIED | flow.flags & KEPT;
+    const BEGUN: u16 = FlowFlags::BASE_VALID | FlowFlags::REPLY_VALID | FlowFlags::REPLIED | FlowFlags::BOUNDARY_VALID;
+    flow.flags = BEGUN | flow.flags & KEPT;
     if flow.verdict == Verdict::Closed as u8 {
         flow.verdict = Verdict::Inspect as u8;
     }

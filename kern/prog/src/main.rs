@@ -1,12 +1,12 @@
 //! The kernel half of Seventh: decides L3/L4, lets inspected bytes pass, and sends what must be read to the engine.
 //!
-//! Six programs. `tc_from_endpoint` and `tc_to_endpoint` sit on the host side of every endpoint's veth and share one
+//! Seven programs. `tc_from_endpoint` and `tc_to_endpoint` sit on the host side of every endpoint's veth and share one
 //! decision, [`hook::classify`]. `xdp_punt` hands punted frames to a worker's AF_XDP socket; `tc_from_punt` takes back what
-//! the engine returns. `tc_beside` goes on where what passes is judged beside the traffic, `tc_answers` where it is an answer
-//! of HTTP/2.
+//! the engine returns. `tc_requests` goes on where the opener's bytes are to be read, `tc_beside` where what passes is judged
+//! beside the traffic, `tc_answers` where it is an answer of HTTP/2.
 //!
 //! On any other target than BPF this is an empty program, so that the ordinary stable clippy can read it.
-#![cfg_attr(target_arch = "bpf", no_std, no_main)]
+#![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
 #![expect(
     clippy::needless_borrows_for_generic_args,
     reason = "a key passed by value is copied to the stack of 512 bytes first"
@@ -14,6 +14,7 @@
 
 mod answer;
 mod answer_frames;
+mod atomic;
 mod beside;
 mod copy;
 mod counters;
@@ -25,6 +26,8 @@ mod onward;
 mod packet;
 mod policy;
 mod punt;
+mod requests;
+mod sip_hash;
 
 use aya_ebpf::{
     macros::{classifier, xdp},
@@ -44,7 +47,13 @@ pub fn tc_to_endpoint(ctx: TcContext) -> i32 {
     onward::go_on(&ctx, hook::classify(&ctx, Hook::ToEndpoint))
 }
 
-/// Where the two above go on to with what is judged beside the traffic.
+/// Where the two above go on to with bytes of an opener that have to be read: the kernel reads them, or the engine does.
+#[classifier]
+pub fn tc_requests(ctx: TcContext) -> i32 {
+    onward::go_on(&ctx, requests::run(&ctx))
+}
+
+/// Where they go on to with what is judged beside the traffic.
 #[classifier]
 pub fn tc_beside(ctx: TcContext) -> i32 {
     beside::run(&ctx)

@@ -7,7 +7,8 @@ use aya_ebpf::{
 };
 use seventh_abi::{
     AnswerPiece, COUNTERS_MAX, CopySkip, DatapathConfig, Endpoint, FlowKey, FlowState, FragmentKey, IpcacheEntry,
-    IpcacheKey, NameEntry, NameKey, PIECE_LEN_MAX, PolicyEntry, PolicyKey, WORKERS_MAX,
+    IpcacheKey, NameEntry, NameKey, PIECE_LEN_MAX, PolicyEntry, PolicyKey, REQUEST_LEN_MAX, REQUEST_RULE_SETS_MAX,
+    RequestRules, RequestState, RequestWalk, WORKERS_MAX,
 };
 
 use crate::{packet::Packet, policy::Question};
@@ -46,7 +47,7 @@ pub static ANSWERS: RingBuf = RingBuf::with_byte_size(1 << 18, 0);
 
 /// Programs that one of them goes on to.
 #[map]
-pub static TAILS: ProgramArray = ProgramArray::with_max_entries(2, 0);
+pub static TAILS: ProgramArray = ProgramArray::with_max_entries(3, 0);
 
 /// Pieces of answers of HTTP/2.
 #[map]
@@ -59,6 +60,17 @@ pub static COPIES: RingBuf = RingBuf::with_byte_size(16 << 20, 0);
 /// What need not be copied.
 #[map]
 pub static COPY_SKIPS: LruHashMap<FlowKey, CopySkip> = LruHashMap::with_max_entries(65_536, 0);
+
+/// Automata of the rule sets whose requests are judged here. Without preallocation: there are few.
+#[map]
+pub static REQUEST_RULES: HashMap<u32, RequestRules> =
+    HashMap::with_max_entries(REQUEST_RULE_SETS_MAX, BPF_F_NO_PREALLOC);
+/// Their states.
+#[map]
+pub static REQUEST_STATES: Array<RequestState> = Array::with_max_entries(16_384, 0);
+/// Requests that were allowed here.
+#[map]
+pub static REQUESTS: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
 
 /// See [`SCRATCH`].
 #[repr(C)]
@@ -88,6 +100,18 @@ pub struct Scratch {
     /// A [`seventh_abi::Hook`].
     pub hook: u8,
     pub direction: u8,
+    pub request: Request,
+}
+
+/// A request that is read here.
+#[repr(C, align(8))]
+pub struct Request {
+    pub walk: RequestWalk,
+    /// How many bytes had been read when the walk was over.
+    pub ends_at: u32,
+    pub pad: u32,
+    /// Its bytes, and nought up to the next eight.
+    pub bytes: [u8; REQUEST_LEN_MAX + 8],
 }
 
 /// A record of [`ANSWER_PIECES`].

@@ -12,6 +12,7 @@ use crate::{
 /// Places in [`TAILS`].
 const ANSWERS: u32 = 0;
 const BESIDE: u32 = 1;
+pub const REQUESTS: u32 = 2;
 
 /// Goes on to those that were asked for; says what was decided if there are none.
 #[inline(always)]

@@ -10,6 +10,7 @@ use seventh_abi::{Addr, DropReason, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCT
 pub const TCP_FIN: u8 = 0x01;
 pub const TCP_SYN: u8 = 0x02;
 pub const TCP_RST: u8 = 0x04;
+pub const TCP_PSH: u8 = 0x08;
 pub const TCP_ACK: u8 = 0x10;
 pub const TCP_URG: u8 = 0x20;
 

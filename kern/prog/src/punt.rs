@@ -6,8 +6,8 @@ use aya_ebpf::{
     programs::{TcContext, XdpContext},
 };
 use seventh_abi::{
-    ConfigFlags, Counter, DropReason, FlowFlags, FlowKey, FlowState, Hook, InjectAction, InjectMeta, PROTOCOL_TCP,
-    PuntMeta, Replies, Verdict, WORKERS_MAX, drop_counter,
+    ConfigFlags, Counter, DropReason, FlowFlags, FlowKey, FlowState, Frontier, Hook, InjectAction, InjectMeta,
+    PROTOCOL_TCP, PuntMeta, Replies, Verdict, WORKERS_MAX, drop_counter,
 };
 
 use crate::{
@@ -17,11 +17,18 @@ use crate::{
     inspect,
     maps::{CONFIG, FLOWS, PUNT_WORKERS, SCRATCH, Scratch, XSKS},
     packet::{Frame, Packet, parse, read},
+    requests,
 };
 
 /// Sends the frame to the worker of its flow; the MAC addresses of an opener's frame stay behind in the flow entry.
-#[inline(never)]
+#[inline(always)]
 pub fn to_engine(scene: &Scene<'_>, flow: &mut FlowState, reply: bool) -> i32 {
+    to_engine_with(scene, flow, reply, false)
+}
+
+/// The same; `repeats` as in [`Frontier`].
+#[inline(never)]
+pub fn to_engine_with(scene: &Scene<'_>, flow: &mut FlowState, reply: bool, repeats: bool) -> i32 {
     let workers = scene.config.workers;
     if workers == 0 || workers as usize > WORKERS_MAX {
         return refuse(scene, flow, DropReason::NoWorker);
@@ -44,6 +51,11 @@ pub fn to_engine(scene: &Scene<'_>, flow: &mut FlowState, reply: bool) -> i32 {
         flow.mac_destination = [macs[0], macs[1], macs[2], macs[3], macs[4], macs[5]];
         flow.mac_source = [macs[6], macs[7], macs[8], macs[9], macs[10], macs[11]];
     }
+    let frontier = if reply {
+        None
+    } else {
+        frontier(&scene.scratch.packet, flow, repeats)
+    };
     let meta = PuntMeta {
         hook: scene.hook,
         ifindex: scene.ifindex,
@@ -53,8 +65,11 @@ pub fn to_engine(scene: &Scene<'_>, flow: &mut FlowState, reply: bool) -> i32 {
             && flow.reply_next_seq == scene.scratch.packet.acknowledgement,
         closed: flow.verdict == Verdict::Closed as u8,
         reply,
-        boundary: !reply && begins_request(&scene.scratch.packet, flow),
-        clean: flow.sent_next_seq == flow.acked_seq,
+        frontier,
+        clean: match frontier {
+            Some(frontier) => frontier.seq == flow.acked_seq,
+            None => flow.sent_next_seq == flow.acked_seq,
+        },
     };
     if scene.ctx.store(0, &meta.encode(), 0).is_err() {
         return refuse(scene, flow, DropReason::FrameAccess);
@@ -73,16 +88,25 @@ fn pass_unread(flow: &mut FlowState) -> i32 {
     pass(Counter::PassedUnread)
 }
 
-/// See [`PuntMeta::boundary`].
+/// See [`PuntMeta::frontier`]. Where the engine itself has said last where a request begins, it follows the stream and is to
+/// know what has been acknowledged, unless that comes to the same.
 #[inline(always)]
-fn begins_request(packet: &Packet, flow: &FlowState) -> bool {
+fn frontier(packet: &Packet, flow: &FlowState, repeats: bool) -> Option<Frontier> {
     const NEEDED: u16 = FlowFlags::BASE_VALID | FlowFlags::REPLY_VALID | FlowFlags::BOUNDARY_VALID;
-    let (_, boundary) = FlowState::unpack_bypass(flow.bypass);
-    flow.flags & NEEDED == NEEDED
-        && flow.verdict == Verdict::Inspect as u8
-        && packet.sequence == boundary
-        && flow.acked_seq == boundary
-        && flow.sent_next_seq == boundary
+    let (_, boundary) = FlowState::unpack_request(flow.request);
+    let is_own = boundary != flow.told_seq;
+    if flow.flags & NEEDED != NEEDED
+        || flow.verdict != Verdict::Inspect as u8
+        || inspect::after(flow.sent_next_seq, boundary)
+        || !(is_own || boundary == flow.acked_seq)
+    {
+        return None;
+    }
+    Some(Frontier {
+        seq: boundary,
+        repeats,
+        answered: !is_own || packet.acknowledgement != flow.kept_ack,
+    })
 }
 
 /// A super-packet is cut to its segment size on the way; anything else must fit as it is.
@@ -178,6 +202,7 @@ pub fn inject(ctx: &TcContext) -> i32 {
     apply(&meta, flow);
     if scratch.packet.protocol == PROTOCOL_TCP && !meta.reverse {
         inspect::note_sent(&scratch.packet, flow);
+        requests::note_onward(&scratch.packet, &meta.action, flow);
     }
     let macs = if meta.reverse {
         join(&flow.mac_source, &flow.mac_destination)
@@ -238,11 +263,7 @@ fn apply(meta: &InjectMeta, flow: &mut FlowState) {
         InjectAction::Bypass { start, end, boundary } => {
             flow.bypass = FlowState::pack_bypass(start, end);
             flow.flags |= FlowFlags::BYPASS_VALID;
-            if boundary {
-                flow.flags |= FlowFlags::BOUNDARY_VALID;
-            } else {
-                flow.flags &= !FlowFlags::BOUNDARY_VALID;
-            }
+            requests::tell_boundary(flow, end, boundary);
         }
         InjectAction::Forward { epoch } => {
             settle(epoch, flow);

@@ -10,7 +10,7 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use notify::{RecursiveMode, Watcher as _};
 use seventh_abi::Counter;
-use seventh_datapath::{AnswerReader, CounterReader, Datapath, EventReader, PieceReader, Settings};
+use seventh_datapath::{AnswerReader, CounterReader, Datapath, EventReader, PieceReader, RequestReader, Settings};
 use seventh_engine::{EngineLimits, EngineShared, Names};
 use seventh_policy::{Finding, Severity};
 use seventh_verdict_cache::KeyHasher;
@@ -366,6 +366,7 @@ struct Rings {
     events: Option<EventReader>,
     answers: Option<AnswerReader>,
     pieces: Option<PieceReader>,
+    requests: Option<RequestReader>,
 }
 
 impl Rings {
@@ -374,6 +375,7 @@ impl Rings {
             events: datapath.take_events(),
             answers: datapath.take_answers(),
             pieces: datapath.take_pieces(),
+            requests: datapath.take_requests(),
         }
     }
 }
@@ -401,6 +403,8 @@ fn sources(shared: &Shared, config: &Config, rings: Rings, kernel_lost: Box<dyn 
         events: rings.events,
         answers: rings.answers,
         pieces: rings.pieces,
+        requests: rings.requests,
+        record_headers: limits(config).record_headers,
         kernel_lost,
     }
 }
@@ -469,7 +473,7 @@ fn explain(shared: &Arc<Shared>) -> Explain {
 fn kernel_lost(counters: CounterReader) -> Box<dyn Fn() -> u64 + Send> {
     Box::new(move || {
         let at = |counter: Counter| counters.read(counter as u32).unwrap_or(0);
-        at(Counter::EventLost) + at(Counter::AnswerLost) + at(Counter::CopyLost)
+        at(Counter::EventLost) + at(Counter::AnswerLost) + at(Counter::CopyLost) + at(Counter::RequestLost)
     })
 }
 

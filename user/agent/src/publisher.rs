@@ -20,8 +20,10 @@ use anyhow::{Context as _, Result, ensure};
 use ipnet::IpNet;
 use seventh_abi::{Direction, Endpoint, EndpointFlags, IpcacheEntry, PolicyKey};
 use seventh_datapath::{Datapath, IpcachePrefix, PolicyRow};
-use seventh_engine::{EndpointView, EngineShared, PolicyView, SCOPE_NODE};
-use seventh_policy::{CompiledPolicy, IdentityId, Ipcache, Owner, PolicyPatch, identity::HOST};
+use seventh_engine::{EndpointView, EngineLimits, EngineShared, PolicyView, SCOPE_NODE};
+use seventh_policy::{
+    CompiledPolicy, IdentityId, Ipcache, Owner, PolicyPatch, RequestLimits, RequestTable, RuleSet, identity::HOST,
+};
 use tracing::{info, warn};
 
 use crate::{
@@ -139,6 +141,12 @@ pub(crate) struct Publisher {
     changed_at: Option<SystemTime>,
     /// Enforcement was there before this agent.
     took_over: bool,
+    /// What requests the kernel may judge by itself, if it may.
+    request_limits: Option<RequestLimits>,
+    /// By rule set; none for those that the kernel cannot judge by.
+    request_tables: HashMap<u32, Option<RequestTable>>,
+    /// No flow goes by rule sets of an earlier agent any more, whose numbers are the same.
+    is_alone: bool,
 }
 
 impl Publisher {
@@ -161,6 +169,9 @@ impl Publisher {
                 .max()
                 .unwrap_or(0),
             took_over: !earlier.is_empty(),
+            request_limits: request_limits(&config.inspection),
+            request_tables: HashMap::new(),
+            is_alone: false,
             datapath,
             engine,
             onlooker,
@@ -266,6 +277,7 @@ impl Publisher {
             .flat_map(|endpoint| endpoint.policies().map(|policy| policy.policy_id()))
             .collect();
         self.written.retain(|id| in_use.contains(id));
+        self.set_requests();
         self.revision += 1;
         self.changed_at = Some(SystemTime::now());
         info!(
@@ -283,7 +295,35 @@ impl Publisher {
     /// The kernel refuses.
     pub(crate) fn forget_stale(&mut self) -> Result<()> {
         self.names.forget_stale()?;
-        Ok(self.datapath.forget_stale()?)
+        self.datapath.forget_stale()?;
+        self.is_alone = true;
+        self.set_requests();
+        Ok(())
+    }
+
+    /// Has the kernel judge requests by the rule sets that are in force. A rule set's number means the same as long as this
+    /// agent runs, so it matters little when it does.
+    fn set_requests(&mut self) {
+        let Some(limits) = self.request_limits.filter(|_| self.is_alone) else {
+            return;
+        };
+        let policies = self.endpoints.iter().filter_map(|endpoint| endpoint.policy.as_ref());
+        let http = |rules: &Arc<RuleSet>| rules.http().is_some();
+        let in_force = policies
+            .flat_map(|policy| policy.rule_sets())
+            .filter(|rules| http(rules));
+        let in_force: HashMap<u32, &Arc<RuleSet>> = in_force.map(|rules| (rules.id(), rules)).collect();
+        self.request_tables.retain(|id, _| in_force.contains_key(id));
+        for (id, rules) in in_force {
+            self.request_tables
+                .entry(id)
+                .or_insert_with(|| RequestTable::new(rules.http()?, limits));
+        }
+        let tables = self.request_tables.iter();
+        let tables = tables.filter_map(|(id, table)| Some((*id, table.as_ref()?)));
+        if let Err(error) = self.datapath.set_requests(tables) {
+            warn!(error = %error, "the kernel does not judge requests by itself");
+        }
     }
 
     /// Ends enforcement, or leaves it pinned.
@@ -562,6 +602,13 @@ impl Publisher {
         }
         Ok(())
     }
+}
+
+fn request_limits(limits: &EngineLimits) -> Option<RequestLimits> {
+    limits.kernel_judges.then_some(RequestLimits {
+        len_max: limits.http.head_len_max,
+        lines_max: limits.http.headers_max,
+    })
 }
 
 fn flags(policy: &CompiledPolicy) -> u32 {

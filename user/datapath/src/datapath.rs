@@ -11,15 +11,17 @@ use seventh_abi::{
     ABI_VERSION, ConfigFlags, DatapathConfig, Endpoint, FlowKey, FlowState, IdleLimits, IpcacheEntry, PolicyKey,
     WORKERS_MAX, names,
 };
+use seventh_policy::RequestTable;
 use tracing::info;
 
 use crate::{
     AnswerReader, AttachMode, CopyReader, CounterReader, DatapathError, EventReader, FillReader, FlowTable,
-    IpcachePrefix, NameTable, PieceReader, PolicyRow, PuntChannel,
+    IpcachePrefix, NameTable, PieceReader, PolicyRow, PuntChannel, RequestReader,
     attach::{self, Attachment},
     maps::{self, Maps},
     object,
     punt_pair::{PuntPair, ifindex, largest_mtu},
+    requests::{RequestTables, hash_key},
     xsk::Xsk,
 };
 
@@ -106,6 +108,8 @@ pub struct Datapath {
     pieces: Option<PieceReader>,
     names: Option<NameTable>,
     copies: Option<CopyReader>,
+    requests: Option<RequestReader>,
+    request_tables: RequestTables,
 }
 
 impl Datapath {
@@ -128,6 +132,8 @@ impl Datapath {
             copies: Some(CopyReader::take(&mut object)?),
             answers: Some(AnswerReader::new(maps::take_answers(&mut object)?)),
             pieces: Some(PieceReader::new(maps::take_pieces(&mut object)?)),
+            requests: Some(RequestReader::take(&mut object)?),
+            request_tables: RequestTables::take(&mut object)?,
             punt_mtu: largest_mtu(PUNT_MTU_MIN, PUNT_MTU_MAX).await?,
             settings,
             object,
@@ -204,6 +210,7 @@ impl Datapath {
             pad: 0,
             punt_ifindex,
             idle: self.idle_limits(),
+            hash_key: hash_key(self.maps.config.get(&0, 0).ok())?,
         };
         self.maps
             .config
@@ -419,6 +426,23 @@ impl Datapath {
     /// The reader of pieces of answers; the first caller gets it.
     pub fn take_pieces(&mut self) -> Option<PieceReader> {
         self.pieces.take()
+    }
+
+    /// Has the kernel judge requests by itself under these rule sets, by number, as far as there is room, and under no others.
+    /// Call when no endpoint goes by the numbers of an earlier agent any more.
+    ///
+    /// # Errors
+    /// The kernel refuses; the engine judges then.
+    pub fn set_requests<'a>(
+        &mut self,
+        tables: impl Iterator<Item = (u32, &'a RequestTable)>,
+    ) -> Result<(), DatapathError> {
+        self.request_tables.set(tables)
+    }
+
+    /// The reader of requests that the kernel let pass; the first caller gets it.
+    pub fn take_requests(&mut self) -> Option<RequestReader> {
+        self.requests.take()
     }
 
     /// The reader of copies; the first caller gets it.

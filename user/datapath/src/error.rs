@@ -58,6 +58,9 @@ pub enum DatapathError {
         /// What the kernel said.
         source: io::Error,
     },
+    /// The system gave no random bytes.
+    #[error("no random bytes from the system: {0}")]
+    Random(String),
     /// A setting is out of its range.
     #[error("setting {field}: {reason}")]
     Setting {

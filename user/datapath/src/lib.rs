@@ -20,6 +20,7 @@ mod maps;
 mod names;
 mod object;
 mod punt_pair;
+mod requests;
 mod schedule;
 mod xsk;
 
@@ -33,4 +34,5 @@ pub use events::{AnswerReader, EventReader, PieceReader, RingReader, RingRecord}
 pub use fill::{FillReader, MapFill};
 pub use maps::{IpcachePrefix, PolicyRow};
 pub use names::{FlowTable, NameTable};
+pub use requests::RequestReader;
 pub use schedule::{give_way, prefer_batches};

@@ -11,8 +11,10 @@ use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::ProgramArray,
     programs::{Program, SchedClassifier, Xdp},
+    util::KernelVersion,
 };
 use seventh_abi::{ABI_VERSION, names};
+use tracing::info;
 
 use crate::{DatapathError, Settings, error::chain};
 
@@ -35,9 +37,11 @@ const MAPS: &[&str] = &[
     names::TAILS,
     names::COPIES,
     names::COPY_SKIPS,
+    names::REQUESTS,
 ];
 /// By their places in the map of this name.
 const TAILS: [(u32, &str); 2] = [(0, names::TC_ANSWERS), (1, names::TC_BESIDE)];
+const TAIL_REQUESTS: u32 = 2;
 pub(crate) const TC_PROGRAMS: &[&str] = &[names::TC_FROM_ENDPOINT, names::TC_TO_ENDPOINT, names::TC_FROM_PUNT];
 
 /// Loads the object and all its programs; maps that an earlier agent of the same ABI pinned are taken over.
@@ -68,6 +72,7 @@ pub(crate) fn load(settings: &Settings) -> Result<Ebpf, DatapathError> {
     for (place, name) in TAILS {
         load_tail(&mut object, place, name)?;
     }
+    load_requests(&mut object)?;
     xdp(&mut object)?
         .load()
         .map_err(|e| DatapathError::Load(format!("{}: {}", names::XDP_PUNT, chain(&e))))?;
@@ -86,6 +91,17 @@ fn load_tail(object: &mut Ebpf, place: u32, name: &'static str) -> Result<(), Da
         .ok_or(DatapathError::Missing(names::TAILS))?;
     let mut tails = ProgramArray::try_from(map).map_err(DatapathError::map(names::TAILS))?;
     tails.set(place, &tail, 0).map_err(DatapathError::map(names::TAILS))
+}
+
+/// It exchanges words atomically and has the kernel call back, which kernels before 5.17 do not know. There the engine reads
+/// every request.
+fn load_requests(object: &mut Ebpf) -> Result<(), DatapathError> {
+    let version = KernelVersion::current().map_err(|e| DatapathError::Load(format!("version of the kernel: {e}")))?;
+    if version < KernelVersion::new(5, 17, 0) {
+        info!(%version, "the kernel judges no requests by itself before 5.17");
+        return Ok(());
+    }
+    load_tail(object, TAIL_REQUESTS, names::TC_REQUESTS)
 }
 
 /// Where this version pins its maps.

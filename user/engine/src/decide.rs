@@ -13,7 +13,7 @@ use crate::quic_flows::QuicFlows;
 use crate::seq::{before, plus};
 use crate::shared::{EndpointView, EngineLimits, EngineShared, PolicyView};
 use crate::stream::{Place, Stream};
-use seventh_abi::{Direction, DropReason, FlowKey, Hook, InjectAction, Replies};
+use seventh_abi::{Direction, DropReason, FlowKey, Frontier, Hook, InjectAction, Replies};
 use seventh_parsers::packet::{PROTOCOL_TCP, TcpFlags, Transport};
 use seventh_policy::{L4Decision, RuleSetKind};
 use std::borrow::Cow;
@@ -212,13 +212,23 @@ impl Engine {
         }
         let place = self.admit(segment)?;
         let repeated = self.place(segment, place)?;
-        let gone = self.flow(place)?.stream.gone(segment.tcp.seq, segment.payload.len());
+        let gone = self.gone(segment, place)?;
         let decision = self.decide_placed(segment, place, repeated)?;
         let flow = self.flow(place)?;
         // A FIN counts where it stands (RFC 9293 §3.10.7.4): behind the last byte of the stream, and if it goes on.
         let is_last = plus(segment.tcp.seq, segment.payload.len()) == flow.stream.next();
         flow.finished |= flags.any(TcpFlags::FIN) && is_last && matches!(decision, Decision::Forward(_));
         Ok(decision.without(gone, segment.payload.len()))
+    }
+
+    /// How many of the segment's first bytes cannot be compared with what was let through in their place.
+    fn gone(&mut self, segment: &Segment<'_>, place: usize) -> Result<usize, Decision> {
+        let stream = &self.flow(place)?.stream;
+        let compared_to = segment.punted.meta.frontier.filter(|frontier| frontier.repeats);
+        if compared_to.is_some_and(|frontier| frontier.seq == stream.floor()) {
+            return Ok(0);
+        }
+        Ok(stream.gone(segment.tcp.seq, segment.payload.len()))
     }
 
     /// Tier 6, if there is anything new.
@@ -272,6 +282,7 @@ impl Engine {
                 if flow.closed.is_none() && flow.policy.epoch != endpoint.epoch {
                     self.judge_again(place, punted, policy_of(&self.desk.shared, &view, endpoint, punted))?;
                 }
+                self.catch_up(place, segment)?;
                 return match self.passes(place, punted)? {
                     Some(action) => Err(Decision::Forward(action.into())),
                     None => Ok(place),
@@ -286,19 +297,42 @@ impl Engine {
         let policy = policy_of(&self.desk.shared, &view, endpoint, punted)?;
         let inspector = Inspector::new(&policy.rules, &self.limits);
         let mut inspector = inspector.ok_or(Decision::Reset(DropReason::InspectorMissing))?;
-        let takes_up = self.limits.take_up && punted.meta.boundary;
-        if takes_up {
+        let frontier = punted.meta.frontier.filter(|_| self.limits.take_up);
+        if frontier.is_some_and(|frontier| punted.meta.base_seq != Some(frontier.seq)) {
             inspector.taken_up();
         }
         if self.desk.beside.is_some() {
             return Ok(self.create_beside(segment, policy, inspector));
         }
-        let start = first_byte(segment, takes_up).ok_or(Decision::Reset(DropReason::MidStream))?;
+        let start = first_byte(segment, frontier).ok_or(Decision::Reset(DropReason::MidStream))?;
         if inspector.reads_replies() && !punted.meta.reply_idle {
             // Where the other side's bytes begin is not known: only the opener says so, and it may lie.
             return Err(Decision::Defer);
         }
-        Ok(self.create(segment, policy, inspector, start))
+        let place = self.create(segment, policy, inspector, start);
+        self.flow(place)?.request_ack = unanswered(segment, frontier);
+        Ok(place)
+    }
+
+    /// The kernel has let requests pass by itself since the connection was last seen here: what is known of it begins where the
+    /// next one does.
+    fn catch_up(&mut self, place: usize, segment: &Segment<'_>) -> Result<(), Decision> {
+        let flow = self.flow(place)?;
+        let frontier = segment.punted.meta.frontier.filter(|_| flow.closed.is_none());
+        let Some(frontier) = frontier.filter(|frontier| before(flow.stream.next(), frontier.seq)) else {
+            return Ok(());
+        };
+        if !flow.inspector.at_boundary() {
+            return Err(Decision::Reset(DropReason::MidStream));
+        }
+        let held_before = flow.held();
+        flow.stream = Stream::new(frontier.seq);
+        flow.inspector.taken_up();
+        flow.grant = None;
+        flow.request_ack = unanswered(segment, Some(frontier));
+        let held_after = flow.held();
+        self.held = (self.held + held_after).saturating_sub(held_before);
+        Ok(())
     }
 
     /// What the kernel is told if it may carry the connection alone from now on, see [`Flow::may_pass`].
@@ -664,13 +698,17 @@ fn flow_key(id: &FlowId, direction: Direction, protocol: u8) -> FlowKey {
     }
 }
 
-/// Number of the first byte to read of a connection that is not known: the opener's first if none was let through yet,
-/// else this segment's if the kernel knows that a request begins there. Only then is it certain that no byte
-/// of a request went by unseen.
-fn first_byte(segment: &Segment<'_>, takes_up: bool) -> Option<u32> {
+/// Number of the first byte to read of a connection that is not known: where a request begins, if the kernel knows, else the
+/// opener's first byte if none was let through yet. Only then is it certain that no byte of a request went by
+/// unseen.
+fn first_byte(segment: &Segment<'_>, frontier: Option<Frontier>) -> Option<u32> {
     let meta = &segment.punted.meta;
-    if takes_up {
-        return Some(segment.tcp.seq);
-    }
-    meta.base_seq.filter(|base| meta.clean && meta.acked_seq == Some(*base))
+    let first = || meta.base_seq.filter(|base| meta.clean && meta.acked_seq == Some(*base));
+    frontier.map(|frontier| frontier.seq).or_else(first)
+}
+
+/// What the opener acknowledges while it has no answer to the request that the kernel let pass last, see
+/// [`Flow::request_ack`].
+fn unanswered(segment: &Segment<'_>, frontier: Option<Frontier>) -> Option<u32> {
+    frontier.filter(|frontier| !frontier.answered).map(|_| segment.tcp.ack)
 }

@@ -44,6 +44,8 @@ mod flow;
 mod fuzz;
 #[cfg(any(test, fuzzing))]
 mod fuzz_beside;
+#[cfg(any(test, fuzzing))]
+mod fuzz_passed;
 mod generations;
 mod http;
 mod http2;
@@ -53,6 +55,7 @@ mod judge;
 mod names;
 mod outbox;
 mod parked;
+mod passed;
 mod punted;
 mod quic;
 mod quic_flows;
@@ -76,6 +79,8 @@ pub use dns::{DnsAnswer, DnsRecord, DnsRefusal};
 pub use fuzz::fuzz_engine;
 #[cfg(any(test, fuzzing))]
 pub use fuzz_beside::fuzz_beside;
+#[cfg(any(test, fuzzing))]
+pub use fuzz_passed::fuzz_passed_request;
 pub use http::http_reason;
 pub use names::{
     Decided, Lacking, LearnedName, Learning, NameChange, NameClass, NameLimits, NameRules, NameSink, Names, SCOPE_NODE,

@@ -383,6 +383,11 @@ impl RecordQueue {
         }
     }
 
+    /// A buffer for a record that does not come from an engine.
+    pub(crate) fn spare(&self) -> Content {
+        self.spare.pop().unwrap_or_default()
+    }
+
     pub(crate) fn pop(&self) -> Option<L7Record> {
         self.ready.pop()
     }

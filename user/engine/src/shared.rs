@@ -68,6 +68,8 @@ pub struct EngineLimits {
     /// Takes connections up in their middle where the kernel knows that a request begins; else they are reset. Without it
     /// a quiet connection is remembered as long as any other.
     pub take_up: bool,
+    /// The kernel judges by itself what it can, if `take_up` is set: the engine knows nothing of those requests.
+    pub kernel_judges: bool,
     /// How long a connection is remembered that was refused or whose opener has finished, to answer retransmissions.
     pub closed_timeout_ns: u64,
 }
@@ -91,6 +93,7 @@ impl Default for EngineLimits {
             idle_timeout_ns: 6 * 3600 * SECOND,
             quiet_timeout_ns: 30 * SECOND,
             take_up: true,
+            kernel_judges: true,
             closed_timeout_ns: 60 * SECOND,
         }
     }

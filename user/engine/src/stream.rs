@@ -55,6 +55,11 @@ impl Stream {
         }
     }
 
+    /// Number of the first byte of which anything is known.
+    pub(crate) const fn floor(&self) -> u32 {
+        self.floor
+    }
+
     /// Number of the first byte that is not accounted for.
     pub(crate) const fn next(&self) -> u32 {
         self.next

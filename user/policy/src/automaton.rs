@@ -85,6 +85,60 @@ impl Patterns {
     }
 }
 
+/// An automaton that is followed byte by byte.
+pub(crate) enum Stepper<'a> {
+    /// No pattern: no text matches anything.
+    Nothing,
+    Common(&'a Dfa),
+}
+
+impl Patterns {
+    /// For following a text; `None` if the patterns have no automaton in common.
+    pub(crate) fn stepper(&self) -> Option<Stepper<'_>> {
+        match self {
+            Patterns::Common(automaton) => Some(Stepper::Common(automaton)),
+            Patterns::Each(automata) => automata.is_empty().then_some(Stepper::Nothing),
+        }
+    }
+}
+
+impl Stepper<'_> {
+    /// The state before the first byte.
+    pub(crate) fn start(&self) -> Option<StateID> {
+        match self {
+            Stepper::Nothing => Some(StateID::ZERO),
+            Stepper::Common(automaton) => {
+                let start = start::Config::new().anchored(Anchored::Yes);
+                automaton.start_state(&start).ok()
+            }
+        }
+    }
+
+    /// The state behind a byte; `None` where the automaton gives up.
+    pub(crate) fn next(&self, state: StateID, byte: u8) -> Option<StateID> {
+        match self {
+            Stepper::Nothing => Some(state),
+            Stepper::Common(automaton) => {
+                let next = automaton.next_state(state, byte);
+                (!automaton.is_quit_state(next)).then_some(next)
+            }
+        }
+    }
+
+    /// The patterns that match a text which ends in this state.
+    pub(crate) fn matching_at_end(&self, state: StateID) -> impl Iterator<Item = usize> {
+        let automaton = match self {
+            Stepper::Nothing => None,
+            Stepper::Common(automaton) => Some(automaton),
+        };
+        let end = automaton.map(|automaton| (automaton, automaton.next_eoi_state(state)));
+        let end = end.filter(|(automaton, end)| automaton.is_match_state(*end));
+        end.into_iter().flat_map(|(automaton, end)| {
+            (0..automaton.match_len(end)).map(move |i| automaton.match_pattern(end, i).as_usize())
+        })
+    }
+}
+
 impl Found<'_> {
     /// Whether the pattern with this index matches.
     pub(crate) fn has(&self, pattern: usize) -> bool {

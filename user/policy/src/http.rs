@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::automaton::{Found, Patterns};
 use crate::finding::RuleOrigin;
+use crate::request_table::FieldRules;
 
 /// One HTTP rule as written: every part that is set must match.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -171,6 +172,24 @@ impl HttpRuleSet {
     #[must_use]
     pub fn origin(&self, rule: u32) -> Option<&Arc<RuleOrigin>> {
         self.rules.get(usize::try_from(rule).ok()?).map(|rule| &rule.origin)
+    }
+
+    /// How many rules there are.
+    pub(crate) fn len(&self) -> usize {
+        self.rules.len()
+    }
+
+    /// Method, path and host.
+    pub(crate) fn fields(&self) -> [FieldRules<'_>; 3] {
+        let field = |patterns, wanted: fn(&CompiledRule) -> Option<usize>| FieldRules {
+            patterns,
+            wanted: self.rules.iter().map(wanted).collect(),
+        };
+        [
+            field(&self.methods, |rule| rule.method),
+            field(&self.paths, |rule| rule.path),
+            field(&self.hosts, |rule| rule.host),
+        ]
     }
 
     /// Names (lower case, sorted) of the headers that the verdict depends on besides method, path and host.

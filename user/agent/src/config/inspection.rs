@@ -24,6 +24,8 @@ pub(super) struct RawInspection {
     /// Connections over TCP, and as many over QUIC.
     flows_max: Option<u64>,
     mid_stream: RawMidStream,
+    /// The kernel judges requests that it can judge by itself.
+    kernel_judges: Option<bool>,
 }
 
 /// Connections whose first byte the engine has not seen.
@@ -66,6 +68,13 @@ impl RawInspection {
         bytes("flowsMax", self.flows_max, 64, 1 << 20, &mut limits.flows_max)?;
         limits.quic_flows_max = limits.flows_max;
         limits.take_up = self.mid_stream == RawMidStream::Boundary;
+        limits.kernel_judges = self.kernel_judges.unwrap_or(limits.take_up);
+        if limits.kernel_judges && !limits.take_up {
+            return Err((
+                "inspection.kernelJudges".into(),
+                "true; with `midStream: deny` the engine must see every request, so that it can only be false".into(),
+            ));
+        }
         // A head must fit, and the segments that are on their way with it.
         let least = 2 * limits.http.head_len_max as u64;
         let most = limits.held_bytes_max as u64;
@@ -141,7 +150,7 @@ mod tests {
     fn every_setting_reaches_the_engine() {
         let limits = limits(
             "headBytesMax: 8192, headersMax: 50, headTimeoutS: 5, idleTimeoutS: 600, quietTimeoutS: 7, \
-             flowBytesMax: 100000, heldBytesMax: 2000000, flowsMax: 1000, midStream: deny",
+             flowBytesMax: 100000, heldBytesMax: 2000000, flowsMax: 1000, midStream: deny, kernelJudges: false",
         )
         .unwrap();
         assert_eq!((limits.http.head_len_max, limits.http.headers_max), (8192, 50));
@@ -155,6 +164,7 @@ mod tests {
         );
         assert_eq!((limits.held_bytes_max, limits.flows_max), (2_000_000, 1000));
         assert_eq!((limits.quic_flows_max, limits.take_up), (1000, false));
+        assert!(!limits.kernel_judges);
     }
 
     #[test]

@@ -160,6 +160,7 @@ fn of_inspection(limits: &EngineLimits) -> Vec<Shown> {
             "inspection.midStream",
             if limits.take_up { "boundary" } else { "deny" }.to_owned(),
         ),
+        ("inspection.kernelJudges", limits.kernel_judges.to_string()),
     ]
 }
 

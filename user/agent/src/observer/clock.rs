@@ -65,6 +65,12 @@ impl Moment {
         self.engine_ns
     }
 
+    /// The kernel's stamp on the engine's clock.
+    pub(super) fn engine(&self, monotonic_ns: u64) -> u64 {
+        self.engine_ns
+            .saturating_sub(self.monotonic_ns.saturating_sub(monotonic_ns))
+    }
+
     /// The engine's stamp on the kernel's clock.
     pub(crate) fn monotonic(&self, engine_ns: u64) -> u64 {
         self.monotonic_ns
@@ -90,6 +96,7 @@ mod tests {
         };
         // Both three seconds ago.
         assert_eq!(moment.monotonic(4_000_000_000), 47_000_000_000);
+        assert_eq!(moment.engine(47_000_000_000), 4_000_000_000);
         assert_eq!(moment.wall(47_000_000_000).seconds, 997);
         // A stamp from the future is now.
         assert_eq!(moment.wall(60_000_000_000).seconds, 1000);

@@ -10,7 +10,7 @@ use std::{
 
 use prost_types::Timestamp;
 use seventh_abi::{Answer, Event, EventKind, Verdict};
-use seventh_datapath::{AnswerReader, EventReader, PieceReader};
+use seventh_datapath::{AnswerReader, EventReader, PieceReader, RequestReader};
 use seventh_engine::{EngineShared, Http2Stream, L7Record, NameLimits, PolicyView, RecordVerdict};
 use seventh_flows::{Read, Redaction, RingWriter, json::to_json, pb::flow::LostEventSource};
 use tokio::{task::yield_now, time::sleep};
@@ -70,6 +70,9 @@ pub(crate) struct Sources {
     pub(crate) events: Option<EventReader>,
     pub(crate) answers: Option<AnswerReader>,
     pub(crate) pieces: Option<PieceReader>,
+    pub(crate) requests: Option<RequestReader>,
+    /// Records tell the headers of requests.
+    pub(crate) record_headers: bool,
     /// How many records the kernel had no room for so far.
     pub(crate) kernel_lost: Box<dyn Fn() -> u64 + Send>,
 }
@@ -189,7 +192,9 @@ impl Collector {
         let moment = Moment::now(self.sources.workers_began);
         self.take_events(moment);
         self.take_audited(moment);
-        let behind = self.take_records(moment);
+        let records = self.take_records(moment);
+        let requests = self.take_requests(moment);
+        let behind = [records, requests].into_iter().flatten().min();
         self.take_audit_records(moment);
         self.take_answers(behind, moment);
         self.take_told(behind, moment);
@@ -321,15 +326,45 @@ impl Collector {
     fn take_records(&mut self, moment: Moment) -> Option<u64> {
         let mut last = None;
         for _ in 0..BATCH {
-            let record = Arc::new(self.sources.engine.take_record()?);
+            let record = self.sources.engine.take_record()?;
             let time_ns = moment.monotonic(record.time_ns);
             last = Some(time_ns);
-            let happened = Happened::Record(Arc::clone(&record));
-            self.note(By::Engine, happened, moment.wall(time_ns), moment);
-            self.names.learn(&record);
-            self.remember(By::Engine, record, time_ns);
+            self.take_record(record, time_ns, moment);
         }
         last
+    }
+
+    /// The same of requests that the kernel let pass by itself.
+    fn take_requests(&mut self, moment: Moment) -> Option<u64> {
+        let mut last = None;
+        for _ in 0..BATCH {
+            let Sources {
+                engine,
+                requests,
+                record_headers,
+                ..
+            } = &mut self.sources;
+            let (time_ns, record) = requests.as_mut()?.next_request(|passed, head| {
+                let engine_ns = moment.engine(passed.time_ns);
+                (
+                    passed.time_ns,
+                    engine.passed_request(passed, head, engine_ns, *record_headers),
+                )
+            })?;
+            last = Some(time_ns);
+            if let Some(record) = record {
+                self.take_record(record, time_ns, moment);
+            }
+        }
+        last
+    }
+
+    fn take_record(&mut self, record: L7Record, time_ns: u64, moment: Moment) {
+        let record = Arc::new(record);
+        let happened = Happened::Record(Arc::clone(&record));
+        self.note(By::Engine, happened, moment.wall(time_ns), moment);
+        self.names.learn(&record);
+        self.remember(By::Engine, record, time_ns);
     }
 
     /// Only requests that went on are answered by somebody else; those of HTTP where the kernel sees it.

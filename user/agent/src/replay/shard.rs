@@ -173,7 +173,7 @@ fn show(
             reply_idle: true,
             closed: false,
             reply: sender == Sender::Other,
-            boundary: false,
+            frontier: None,
             clean: true,
         };
         if let Some(room) = frame.first_chunk_mut() {

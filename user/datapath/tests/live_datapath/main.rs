@@ -7,6 +7,7 @@ mod copies;
 mod frames;
 mod headers;
 mod inspected;
+mod requests;
 mod workers;
 
 use std::{
@@ -119,6 +120,8 @@ struct Lab {
     worker: Option<thread::JoinHandle<()>>,
     punted: Arc<AtomicU64>,
     last_frame: Arc<Mutex<Vec<u8>>>,
+    /// The engine's stand-in says that behind each segment of TCP a request begins.
+    tells_boundaries: Arc<AtomicBool>,
     indices: [u32; 2],
     _dir: tempfile::TempDir,
 }
@@ -163,9 +166,11 @@ impl Lab {
         let (mut datapath, channels) = runtime.block_on(Datapath::start(settings)).unwrap();
         let (stop, punted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
         let last_frame = Arc::new(Mutex::new(Vec::new()));
+        let tells_boundaries = Arc::new(AtomicBool::new(false));
         let worker = channels.into_iter().next().map(|channel| {
             let (stop, punted, seen) = (Arc::clone(&stop), Arc::clone(&punted), Arc::clone(&last_frame));
-            thread::spawn(move || give_back(channel, &stop, &punted, &seen))
+            let tells_boundaries = Arc::clone(&tells_boundaries);
+            thread::spawn(move || give_back(channel, &stop, &punted, &seen, &tells_boundaries))
         });
         datapath.write_policy(rows.iter().copied()).unwrap();
         let indices = [("cl0", CLIENT), ("sv0", SERVER)].map(|(device, identity)| {
@@ -199,6 +204,7 @@ impl Lab {
             worker,
             punted,
             last_frame,
+            tells_boundaries,
             indices,
             _dir: dir,
         }
@@ -244,7 +250,13 @@ fn ipcache([client, server]: [u32; 2]) -> HashMap<IpcachePrefix, IpcacheEntry> {
 }
 
 /// The engine's stand-in.
-fn give_back(mut channel: Box<dyn PuntChannel>, stop: &AtomicBool, punted: &AtomicU64, seen: &Mutex<Vec<u8>>) {
+fn give_back(
+    mut channel: Box<dyn PuntChannel>,
+    stop: &AtomicBool,
+    punted: &AtomicU64,
+    seen: &Mutex<Vec<u8>>,
+    tells_boundaries: &AtomicBool,
+) {
     while !stop.load(Ordering::Relaxed) {
         channel.wait(Duration::from_millis(50)).unwrap();
         channel
@@ -269,6 +281,13 @@ fn give_back(mut channel: Box<dyn PuntChannel>, stop: &AtomicBool, punted: &Atom
                         InjectAction::Close
                     } else if frame.ends_with(SETTLE) {
                         InjectAction::ForwardQuic { epoch: 1 }
+                    } else if tcp && tells_boundaries.load(Ordering::Relaxed) {
+                        let end = end_of(frame);
+                        InjectAction::Bypass {
+                            start: end,
+                            end,
+                            boundary: true,
+                        }
                     } else {
                         InjectAction::Keep
                     },
@@ -279,6 +298,13 @@ fn give_back(mut channel: Box<dyn PuntChannel>, stop: &AtomicBool, punted: &Atom
             })
             .unwrap();
     }
+}
+
+/// Number after the last byte of a TCP segment over IPv4 without options.
+fn end_of(frame: &[u8]) -> u32 {
+    let seq = u32::from_be_bytes([frame[38], frame[39], frame[40], frame[41]]);
+    let header = usize::from(frame[46] >> 4) * 4;
+    seq.wrapping_add(u32::try_from(frame.len() - 34 - header).unwrap())
 }
 
 /// A TCP segment over IPv4 becomes an answer to itself, where its sender expects the next byte.

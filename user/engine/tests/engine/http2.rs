@@ -455,8 +455,9 @@ fn a_connection_that_began_with_http_1_stays_with_it() {
     // Neither does one that was taken up in its middle.
     let mut taken = Connection::at(50_000);
     taken.shape.source_port = 9;
-    taken.meta.boundary = true;
-    taken.send(&mut world, 0, begin()).refusal();
+    taken.answered(100, 9);
+    taken.request_begins_at(100);
+    taken.send(&mut world, 100, begin()).refusal();
     assert_eq!(world.reason(DropReason::HttpNotHttp), 2);
 }
 

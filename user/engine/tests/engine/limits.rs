@@ -184,8 +184,8 @@ fn connections_are_taken_up_in_their_middle_only_where_that_is_wanted() {
             ..EngineLimits::default()
         });
         let mut connection = Connection::new();
-        connection.meta.boundary = true;
         connection.answered(5000, 9);
+        connection.request_begins_at(5000);
         let outcome = connection.send(&mut world, 5000, get("/public"));
         assert_eq!(outcome.forwarded.is_some(), take_up);
         assert_eq!(world.reason(DropReason::MidStream), u64::from(!take_up));

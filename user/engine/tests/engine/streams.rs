@@ -227,7 +227,9 @@ fn a_connection_is_taken_up_only_where_the_kernel_knows_that_a_request_begins() 
         let mut world = World::new();
         let mut connection = Connection::new();
         connection.answered(5000, 700);
-        connection.meta.boundary = boundary;
+        if boundary {
+            connection.request_begins_at(5000);
+        }
         let outcome = connection.send(&mut world, 5000, get(path));
         let taken_up = u64::from(boundary);
         assert_eq!(world.count(expected), taken_up, "{boundary} {path}");
@@ -237,7 +239,7 @@ fn a_connection_is_taken_up_only_where_the_kernel_knows_that_a_request_begins() 
         } else if boundary {
             // It goes on as any other: what was let through cannot be told differently.
             outcome.forwarded();
-            connection.meta.boundary = false;
+            connection.meta.frontier = None;
             let other = get(path).replace("/public", "/secret");
             connection.send(&mut world, 5000, other).nothing();
             assert_eq!(world.reason(DropReason::RetransmissionDiffers), 1);

@@ -114,8 +114,9 @@ fn only_the_first_request_may_ask() {
         assert_eq!(world.reason(DropReason::HttpUpgradeUnsupported), 1, "{several}");
     }
     let mut taken = Connection::at(7000);
-    taken.meta.boundary = true;
-    taken.send(&mut world, 0, upgrade("websocket")).refusal();
+    taken.answered(100, 9);
+    taken.request_begins_at(100);
+    taken.send(&mut world, 100, upgrade("websocket")).refusal();
 }
 
 #[test]

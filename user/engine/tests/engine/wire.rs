@@ -181,7 +181,7 @@ pub(crate) fn punt(hook: Hook, ifindex: u32) -> PuntMeta {
         reply_idle: true,
         closed: false,
         reply: false,
-        boundary: false,
+        frontier: None,
         clean: true,
     }
 }

@@ -1,12 +1,13 @@
 //! An engine under a policy, and a connection that sends it segments.
 
 use crate::wire::{self, Sent, Shape};
-use seventh_abi::{DropReason, Hook, PuntMeta};
+use seventh_abi::{Direction, DropReason, Frontier, Hook, PuntMeta};
 use seventh_engine::{
     EndpointView, Engine, EngineCounter, EngineLimits, EngineShared, Fate, L7Record, Outbox, PolicyView,
 };
 use seventh_policy::{
-    CompileOptions, Compiler, EndpointFacts, Ipcache, Labels, NamedPorts, Surroundings, load_text, resolve,
+    CompileOptions, Compiler, EndpointFacts, Ipcache, L4Decision, Labels, NamedPorts, RequestLimits, RequestTable,
+    RequestWalker, Surroundings, identity, load_text, resolve,
 };
 use seventh_verdict_cache::KeyHasher;
 use std::sync::{Arc, OnceLock};
@@ -124,11 +125,33 @@ impl World {
         world
     }
 
-    /// [`POLICY`], and what proxies are asked for.
+    /// What the kernel judges requests by under the policy of [`World::simulated`].
+    pub(crate) fn simulated_table() -> RequestWalker {
+        static TABLE: OnceLock<RequestWalker> = OnceLock::new();
+        let table = || {
+            let view = Self::simulated().shared.policy();
+            let policy = &view.endpoints[&IFINDEX].policy;
+            let L4Decision::Inspect(rules) = policy.lookup(Direction::Ingress, identity::WORLD_IPV4, 6, 80) else {
+                panic!("port 80 has HTTP rules")
+            };
+            let limits = RequestLimits {
+                len_max: 4096,
+                lines_max: 100,
+            };
+            RequestTable::new(rules.http().unwrap(), limits)
+                .and_then(|table| table.walker())
+                .expect("rules that the kernel can judge by")
+        };
+        TABLE.get_or_init(table).clone()
+    }
+
+    /// [`POLICY`] without demands on headers, by which the kernel cannot judge, and what proxies are asked for.
     fn simulated_view() -> Arc<PolicyView> {
-        let rule = "        - {method: OPTIONS, path: \"[*]\"}\n";
-        let policy = POLICY.replace(rule, "        - {method: CONNECT, host: \"a:443\"}\n");
-        assert_ne!(policy, POLICY);
+        let (before, rest) = POLICY.split_once("        - {method: GET, path: \"/token\"").unwrap();
+        let (_, rest) = rest.split_once("]}\n").unwrap();
+        let (between, rest) = rest.split_once("        - {method: OPTIONS").unwrap();
+        let (_, rest) = rest.split_once("mismatch: LOG}]\n").unwrap();
+        let policy = format!("{before}{between}        - {{method: CONNECT, host: \"a:443\"}}\n{rest}");
         let mut world = Self::empty(EngineLimits::default());
         world.set_policy(&policy);
         world.shared.policy()
@@ -258,6 +281,15 @@ impl Connection {
 
     pub(crate) fn send(&self, world: &mut World, offset: usize, payload: impl AsRef<[u8]>) -> Outcome {
         world.decide(self.frame(offset, payload))
+    }
+
+    /// The kernel knows that a request begins at `offset`, before which everything has been let through and answered.
+    pub(crate) fn request_begins_at(&mut self, offset: usize) {
+        self.meta.frontier = Some(Frontier {
+            seq: self.seq(offset),
+            repeats: false,
+            answered: true,
+        });
     }
 
     /// The other side has acknowledged everything before `offset` and answered `answer` bytes, which the opener has.

@@ -68,7 +68,7 @@ impl Opener {
             reply_idle: true,
             closed: false,
             reply: false,
-            boundary: false,
+            frontier: None,
             clean: true,
         };
         let length = 40 + u16::try_from(payload.len()).unwrap();
@@ -100,6 +100,8 @@ fn collector(engine: &Arc<EngineShared>) -> (Collector, Arc<Observer>) {
         events: None,
         answers: None,
         pieces: None,
+        requests: None,
+        record_headers: false,
         kernel_lost: Box::new(|| 0),
     };
     let explain = Box::new(|_: &_, _| Err(Busy));

@@ -1,6 +1,6 @@
 //! An opener that does what it likes.
 
-use super::kernel::{Kernel, Way};
+use super::kernel::{Kernel, Packet, Way};
 use super::linux::{Host, Linux};
 use super::receiver::{Acted, Keeps, Receiver, is_allowed, serve, serve_http2, serve_tls};
 use super::traffic::{self, Ask};
@@ -93,7 +93,8 @@ impl Attack {
                 _ => Receiver::smoltcp(&connection),
             }
         };
-        let mut kernel = Kernel::new(base, reply_base);
+        let judges = speech == Speech::Http1 && rng.random_bool(0.6);
+        let mut kernel = Kernel::new(base, reply_base, judges.then(World::simulated_table));
         kernel.punts_replies = speech == Speech::Tls;
         Self {
             world: World::simulated(),
@@ -252,19 +253,24 @@ impl Attack {
         (near + jitter).saturating_sub(2).min(len)
     }
 
+    fn edge_after(&self, start: usize) -> Option<usize> {
+        self.edges.iter().copied().filter(|edge| *edge > start).min()
+    }
+
     fn opener_speaks(&mut self) {
         let stream = usize::from(self.rng.random_bool(0.25));
         let len = self.streams[stream].len();
-        let start = self.position(len);
+        // Often what an honest opener would send: all of what comes next up to an edge.
+        let is_plain = self.rng.random_bool(0.2);
+        let start = if is_plain {
+            self.receiver.accepted.len().min(len)
+        } else {
+            self.position(len)
+        };
         let end = match self.rng.random_range(0..4) {
+            _ if is_plain => self.edge_after(start).unwrap_or(len),
             0 => start + self.rng.random_range(0..6),
-            1 => self
-                .edges
-                .iter()
-                .copied()
-                .filter(|edge| *edge > start)
-                .min()
-                .unwrap_or(len),
+            1 => self.edge_after(start).unwrap_or(len),
             _ => start + self.rng.random_range(1..1460),
         }
         .clamp(start, (start + 4000).min(len));
@@ -317,13 +323,16 @@ impl Attack {
     }
 
     fn send(&mut self, seq: u32, ack: u32, flags: u8, payload: &[u8], corrupt: bool) {
-        let (fin, urgent) = (flags & FIN != 0, flags & URG != 0);
         if flags & SYN != 0 && !payload.is_empty() {
             return; // The kernel drops it.
         }
-        let way = self
-            .kernel
-            .packet_of_opener(&self.connection, seq, ack, payload.len(), fin, urgent);
+        let packet = Packet {
+            seq,
+            ack,
+            flags,
+            payload,
+        };
+        let way = self.kernel.packet_of_opener(&self.connection, &packet);
         match way {
             Way::Drop => {}
             // A receiver drops what has a wrong checksum or no ACK.
@@ -507,7 +516,7 @@ impl Attack {
 /// Asserts what the simulation's head says, for every seed.
 #[expect(clippy::print_stdout, reason = "says how much was tried")]
 fn attack(speech: Speech, seeds: std::ops::Range<u64>, host: &OnLinux) {
-    let (mut refusals, mut requests, mut switched) = (0, 0, 0);
+    let (mut refusals, mut requests, mut switched, mut judged) = (0, 0, 0, 0);
     let runs = seeds.end - seeds.start;
     for seed in seeds {
         let host = host.clone();
@@ -530,15 +539,19 @@ fn attack(speech: Speech, seeds: std::ops::Range<u64>, host: &OnLinux) {
         requests += served.len() as u64;
         refusals += u64::from(attack.kernel.closed);
         switched += u64::from(attack.switched_at.is_some());
+        judged += attack.kernel.judged;
     }
     println!(
-        "{speech:?}: {runs} seeds, {requests} requests acted on, {refusals} connections refused, {switched} switched"
+        "{speech:?}: {runs} seeds, {requests} requests acted on, {refusals} connections refused, {switched} switched, \
+         {judged} requests judged in the kernel"
     );
     // The attack must not be so wild that nothing gets anywhere. Linux takes less of it than models do.
     let refusals_min = if host.is_some() { runs / 50 } else { runs / 10 };
     assert!(
-        requests > runs / 3 && refusals > refusals_min && (speech != Speech::Http1 || switched > runs / 50),
-        "{requests} requests, {refusals} refusals, {switched} switched of {runs}"
+        requests > runs / 3
+            && refusals > refusals_min
+            && (speech != Speech::Http1 || (switched > runs / 50 && judged > runs / 20)),
+        "{requests} requests, {refusals} refusals, {switched} switched, {judged} judged in the kernel of {runs}"
     );
 }
 

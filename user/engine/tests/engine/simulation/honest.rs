@@ -1,6 +1,6 @@
 //! An opener whose TCP keeps the rules, over a network that loses, repeats and reorders.
 
-use super::kernel::{Kernel, Way};
+use super::kernel::{Kernel, Packet, Way};
 use super::receiver::{Keeps, Receiver, serve};
 use super::traffic;
 use super::{HONEST_SEEDS, seeds};
@@ -40,6 +40,8 @@ struct Talk {
     stream: Vec<u8>,
     /// End of the last request before the first denied one.
     allowed_end: usize,
+    /// Ends of requests, if segments end there, but for those that take up what comes after.
+    edges: Option<Vec<usize>>,
     has_denied: bool,
     forth: VecDeque<Flying>,
     back: VecDeque<Back>,
@@ -64,13 +66,19 @@ impl Talk {
             u32::MAX - rng.random_range(0..20_000)
         };
         let count = rng.random_range(1..8);
-        let mut stream: Vec<u8> = (0..count).flat_map(|_| traffic::allowed(&mut rng)).collect();
+        let (mut stream, mut edges) = (Vec::new(), Vec::new());
+        for _ in 0..count {
+            stream.extend(traffic::allowed(&mut rng));
+            edges.push(stream.len());
+        }
         let allowed_end = stream.len();
+        let edges = rng.random_bool(0.6).then_some(edges);
         if denied {
             stream.extend(traffic::denied(&mut rng));
             stream.extend(traffic::allowed(&mut rng));
         }
         let connection = Connection::at(base);
+        let table = rng.random_bool(0.6).then(World::simulated_table);
         let receiver = match [Some(Keeps::Nothing), Some(Keeps::First), Some(Keeps::Last), None].choose(&mut rng) {
             Some(Some(keeps)) => Receiver::new(*keeps),
             _ => Receiver::smoltcp(&connection),
@@ -78,10 +86,11 @@ impl Talk {
         Self {
             world: World::simulated(),
             connection,
-            kernel: Kernel::new(base, REPLY_BASE),
+            kernel: Kernel::new(base, REPLY_BASE, table),
             receiver,
             stream,
             allowed_end,
+            edges,
             has_denied: denied,
             forth: VecDeque::new(),
             back: VecDeque::new(),
@@ -132,11 +141,21 @@ impl Talk {
         if offset == self.stream.len() {
             return;
         }
-        let len = self.rng.random_range(1..=1460).min(window_end.max(self.next) - offset);
+        let len = self.segment_len(offset).min(window_end.max(self.next) - offset);
         self.next = self.next.max(offset + len);
         let ack = REPLY_BASE.wrapping_add(self.received);
         let fin = offset + len == self.stream.len() && self.rng.random_bool(0.2);
         self.forth.push_back(Flying { offset, ack, len, fin });
+    }
+
+    /// Most of those who ask send each request by itself; what is sent again may take up what comes after it.
+    fn segment_len(&mut self, offset: usize) -> usize {
+        let any = self.rng.random_range(1..=1460);
+        let takes_up = self.rng.random_bool(0.2);
+        let edges = self.edges.iter().flatten().map(|edge| edge.saturating_sub(offset));
+        let mut ends = edges.filter(|len| (1..=1460).contains(len));
+        let (first, second) = (ends.next(), ends.next());
+        if takes_up { second.or(first) } else { first }.unwrap_or(any)
     }
 
     fn network_carries_forth(&mut self) {
@@ -159,10 +178,13 @@ impl Talk {
         let payload = &self.stream[offset..offset + len];
         let seq = self.connection.seq(offset);
         let flags = ACK | PSH | if fin { FIN } else { 0 };
-        match self
-            .kernel
-            .packet_of_opener(&self.connection, seq, ack, len, fin, false)
-        {
+        let packet = Packet {
+            seq,
+            ack,
+            flags,
+            payload,
+        };
+        match self.kernel.packet_of_opener(&self.connection, &packet) {
             Way::Drop => {}
             Way::Pass => {
                 self.receiver.data(offset as i64, payload);
@@ -243,13 +265,16 @@ impl Talk {
 
 #[test]
 fn what_is_allowed_arrives_completely() {
+    let mut judged = 0;
     for seed in seeds(HONEST_SEEDS) {
         let Ok(talk) = std::panic::catch_unwind(|| Talk::new(seed, false).run()) else {
             panic!("seed {seed}")
         };
+        judged += talk.kernel.judged;
         assert!(talk.receiver.accepted == talk.stream, "seed {seed}");
         assert!(!talk.kernel.closed, "seed {seed}");
     }
+    assert!(judged > 100, "{judged} requests judged in the kernel");
 }
 
 #[test]

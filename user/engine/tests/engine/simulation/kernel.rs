@@ -1,8 +1,9 @@
 //! The kernel's part for one connection, as `kern/prog` does it.
 
-use crate::wire::Sent;
+use crate::wire::{ACK, FIN, PSH, Sent, URG};
 use crate::world::Connection;
-use seventh_abi::{InjectAction, PuntMeta, Replies};
+use seventh_abi::{Frontier, InjectAction, PuntMeta, Replies};
+use seventh_policy::RequestWalker;
 
 fn after(a: u32, b: u32) -> bool {
     (a.wrapping_sub(b) as i32) > 0
@@ -21,6 +22,25 @@ pub(crate) struct Kernel {
     pub(crate) passes: bool,
     /// Data of the other side goes to the engine.
     pub(crate) punts_replies: bool,
+    /// By what it judges requests itself, if it does.
+    table: Option<RequestWalker>,
+    /// A request begins at `boundary`.
+    boundary_valid: bool,
+    boundary: u32,
+    told: u32,
+    punted_next: u32,
+    /// The last request that it let pass: where it began, its bytes, what was acknowledged with it.
+    kept: Option<(u32, Vec<u8>, u32)>,
+    /// Requests that it let pass.
+    pub(crate) judged: u64,
+}
+
+/// A packet of the opener.
+pub(crate) struct Packet<'a> {
+    pub(crate) seq: u32,
+    pub(crate) ack: u32,
+    pub(crate) flags: u8,
+    pub(crate) payload: &'a [u8],
 }
 
 /// What becomes of a packet of the opener.
@@ -32,7 +52,7 @@ pub(crate) enum Way {
 }
 
 impl Kernel {
-    pub(crate) fn new(base: u32, reply_base: u32) -> Self {
+    pub(crate) fn new(base: u32, reply_base: u32, table: Option<RequestWalker>) -> Self {
         Self {
             base,
             acked: base,
@@ -42,38 +62,99 @@ impl Kernel {
             closed: false,
             passes: false,
             punts_replies: false,
+            table,
+            boundary_valid: true,
+            boundary: base,
+            told: base,
+            punted_next: base,
+            kept: None,
+            judged: 0,
         }
     }
 
-    pub(crate) fn packet_of_opener(
-        &mut self,
-        connection: &Connection,
-        seq: u32,
-        ack: u32,
-        len: usize,
-        fin: bool,
-        urgent: bool,
-    ) -> Way {
-        let meta = self.meta(connection, ack);
+    pub(crate) fn packet_of_opener(&mut self, connection: &Connection, packet: &Packet<'_>) -> Way {
+        let len = packet.payload.len();
         if self.closed {
-            return if len > 0 || fin { Way::Punt(meta) } else { Way::Drop };
+            let wants = len > 0 || packet.flags & FIN != 0;
+            return if wants {
+                Way::Punt(self.meta(connection, packet.ack))
+            } else {
+                Way::Drop
+            };
         }
-        if urgent && !self.passes {
+        if packet.flags & URG != 0 && !self.passes {
             return Way::Drop;
         }
-        let end = seq.wrapping_add(len as u32);
+        let end = packet.seq.wrapping_add(len as u32);
         // A range that was given free.
         let free = self
             .bypass
-            .is_some_and(|(start, stop)| !after(start, seq) && !after(end, stop));
+            .is_some_and(|(start, stop)| !after(start, packet.seq) && !after(end, stop));
         if len == 0 || self.passes {
-            Way::Pass
-        } else if free {
-            self.note_sent(end);
-            Way::Pass
-        } else {
-            Way::Punt(meta)
+            return Way::Pass;
         }
+        if free {
+            self.note_sent(end);
+            return Way::Pass;
+        }
+        self.read(connection, packet)
+    }
+
+    /// As `requests.rs` does.
+    fn read(&mut self, connection: &Connection, packet: &Packet<'_>) -> Way {
+        let end = packet.seq.wrapping_add(packet.payload.len() as u32);
+        let repeats = match &self.kept {
+            Some((seq, bytes, _)) => *seq == packet.seq && packet.payload.starts_with(bytes),
+            None => false,
+        };
+        if repeats && end == self.kept_end() {
+            return Way::Pass;
+        }
+        if self.boundary_valid && self.stands_alone(packet) && self.allows(packet.payload) {
+            self.boundary = end;
+            self.kept = Some((packet.seq, packet.payload.to_vec(), packet.ack));
+            self.note_sent(end);
+            self.judged += 1;
+            return Way::Pass;
+        }
+        if self.boundary_valid && after(end, self.punted_next) {
+            self.punted_next = end;
+        }
+        let mut meta = self.meta(connection, packet.ack);
+        meta.frontier = self.frontier(packet, repeats);
+        if let Some(frontier) = meta.frontier {
+            meta.clean = frontier.seq == self.acked;
+            meta.acked_seq = meta.clean.then_some(frontier.seq);
+        }
+        Way::Punt(meta)
+    }
+
+    fn kept_end(&self) -> u32 {
+        let (seq, bytes, _) = self.kept.as_ref().expect("it was looked at");
+        seq.wrapping_add(bytes.len() as u32)
+    }
+
+    fn stands_alone(&self, packet: &Packet<'_>) -> bool {
+        packet.flags & !PSH == ACK
+            && packet.seq == self.boundary
+            && self.acked == self.boundary
+            && self.sent_next == self.boundary
+            && !after(self.punted_next, self.boundary)
+            && !self.punts_replies
+    }
+
+    fn allows(&self, payload: &[u8]) -> bool {
+        self.table.as_ref().is_some_and(|table| table.judge(payload).is_some())
+    }
+
+    fn frontier(&self, packet: &Packet<'_>, repeats: bool) -> Option<Frontier> {
+        let is_own = self.boundary != self.told;
+        let knows = self.boundary_valid && !after(self.sent_next, self.boundary);
+        (knows && (is_own || self.boundary == self.acked)).then(|| Frontier {
+            seq: self.boundary,
+            repeats,
+            answered: !is_own || self.kept.as_ref().is_none_or(|(_, _, ack)| *ack != packet.ack),
+        })
     }
 
     /// What goes with a frame that acknowledges `ack`.
@@ -116,10 +197,24 @@ impl Kernel {
         }
     }
 
+    fn tell_boundary(&mut self, seq: u32, is_valid: bool) {
+        if !is_valid {
+            self.boundary_valid = false;
+        } else if !self.boundary_valid || after(seq, self.boundary) {
+            (self.boundary, self.told, self.boundary_valid) = (seq, seq, true);
+        }
+    }
+
     /// A frame that the engine gave back.
     pub(crate) fn inject(&mut self, sent: &Sent) {
-        if !sent.meta.reverse && !sent.payload.is_empty() {
-            self.note_sent(sent.tcp.seq.wrapping_add(sent.payload.len() as u32));
+        let end = sent.tcp.seq.wrapping_add(sent.payload.len() as u32);
+        let goes_on = !sent.meta.reverse && !sent.payload.is_empty();
+        if let InjectAction::Bypass { end, boundary, .. } = sent.meta.action {
+            self.tell_boundary(end, boundary);
+        }
+        if goes_on {
+            self.note_sent(end);
+            self.boundary_valid &= sent.meta.action != InjectAction::Keep || !after(end, self.boundary);
         }
         match sent.meta.replies {
             Replies::Punt | Replies::PuntAndCopy => self.punts_replies = true,

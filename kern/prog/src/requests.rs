@@ -1,0 +1,365 @@
+//! Whole requests that the kernel judges by itself, with the automata of their rule set; anything else goes to the engine.
+//!
+//! A segment is judged here if it is exactly one request without a body, if nothing of the connection before it is
+//! under way, and if the engine has nothing of it either: then its bytes are all that the other side will read. What is
+//! let through moves the boundary in [`FlowState::request`] by one exchange of that word, so that of several CPUs that
+//! have bytes for the same place only one does, and none while the engine has any. A hash of the request is kept: if it
+//! comes again it must be equal.
+
+use aya_ebpf::{
+    helpers::{
+        bpf_ktime_get_ns,
+        generated::{bpf_loop, bpf_skb_load_bytes},
+    },
+    programs::TcContext,
+};
+use seventh_abi::{
+    Counter, DropReason, FlowFlags, FlowState, Hook, InjectAction, PassedRequest, REQUEST_BYTES, REQUEST_LEN_MAX, REQUEST_ROOMS,
+    RequestRules, RequestStep, RequestWalk,
+};
+
+use crate::{
+    atomic,
+    counters::{QUIETLY, count, drop_packet, pass, shot},
+    hook::{Scene, own_direction},
+    inspect::{after, note_sent},
+    maps::{CONFIG, ENDPOINTS, FLOWS, REQUEST_RULES, REQUEST_STATES, REQUESTS, Request, SCRATCH, Scratch, TAILS},
+    onward,
+    packet::{Packet, TCP_ACK, TCP_PSH},
+    punt, sip_hash,
+};
+
+/// No request is shorter: `GET / HTTP/1.1`, two line ends.
+const REQUEST_LEN_MIN: u32 = 18;
+/// How often the word is tried to be exchanged that others may be changing.
+const EXCHANGES_MAX: usize = 8;
+
+/// Goes on to [`run`] with bytes of the opener that have to be read. Comes back where there is no such program: the engine
+/// reads everything then.
+#[inline(always)]
+pub fn ask(scene: &mut Scene<'_>) {
+    scene.scratch.hook = scene.hook as u8;
+    // SAFETY: the helper only comes back if there is no such program, and has changed nothing then.
+    unsafe { TAILS.tail_call(scene.ctx, onward::REQUESTS) };
+}
+
+/// The program.
+#[inline(always)]
+pub fn run(ctx: &TcContext) -> i32 {
+    let (Some(config), Some(scratch)) = (CONFIG.get(0), SCRATCH.get_ptr_mut(0)) else {
+        return shot(DropReason::NoConfiguration);
+    };
+    // SAFETY: this CPU's element, used by nobody else while the program runs; any bytes are a valid `Scratch`.
+    let scratch = unsafe { &mut *scratch };
+    // SAFETY: reads a field of the context that the kernel passed in.
+    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+    // SAFETY: the element is plain data; the agent replaces it as a whole.
+    let Some(endpoint) = (unsafe { ENDPOINTS.get(&ifindex) }) else {
+        return shot(DropReason::NoConfiguration);
+    };
+    let hook = if scratch.hook == Hook::FromEndpoint as u8 {
+        Hook::FromEndpoint
+    } else {
+        Hook::ToEndpoint
+    };
+    let mut scene = Scene {
+        ctx,
+        config,
+        endpoint,
+        scratch,
+        hook,
+        direction: own_direction(hook),
+        ifindex,
+        // SAFETY: the helper has no preconditions.
+        now_ns: unsafe { bpf_ktime_get_ns() },
+    };
+    match FLOWS.get_ptr_mut(&scene.scratch.key) {
+        // SAFETY: the map gave a pointer to its element; entries are plain data and stay allocated while the program runs.
+        Some(flow) => decide(&mut scene, unsafe { &mut *flow }),
+        None => drop_packet(&scene, 0, DropReason::FlowTableFull as u8),
+    }
+}
+
+#[inline(always)]
+fn decide(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
+    let request = atomic::load(&flow.request);
+    let repeats = repeats_kept(scene, flow);
+    if repeats && scene.scratch.packet.payload_length == flow.kept_len {
+        return pass(Counter::Bypassed);
+    }
+    if stands_alone(scene, flow, request)
+        && let Some(rule) = judge(scene, flow.rule_set)
+        && let_through(scene, flow, request, rule)
+    {
+        return pass(Counter::RequestAllowed);
+    }
+    if !note_punted(&scene.scratch.packet, flow) {
+        return drop_packet(scene, flow.peer_identity, DropReason::RequestContended as u8);
+    }
+    punt::to_engine_with(scene, flow, false, repeats)
+}
+
+/// The packet begins with the request that was let through last, byte for byte.
+#[inline(always)]
+fn repeats_kept(scene: &mut Scene<'_>, flow: &FlowState) -> bool {
+    let len = flow.kept_len;
+    let packet = &scene.scratch.packet;
+    len > 0
+        && packet.sequence == flow.kept_seq
+        && packet.payload_length >= len
+        && load(scene, len)
+        && hash(scene, flow.kept_seq, len) == flow.kept_hash
+}
+
+/// The packet may be a request and nothing else, and its place is that of the next request: everything before it has been
+/// received, and nothing from there on was let through or is with the engine.
+#[inline(always)]
+fn stands_alone(scene: &Scene<'_>, flow: &FlowState, request: u64) -> bool {
+    const NEEDED: u16 = FlowFlags::BASE_VALID | FlowFlags::REPLY_VALID | FlowFlags::BOUNDARY_VALID;
+    /// Bits of the flags that say something: the others are about congestion.
+    const MEANING: u8 = 0x3f;
+    let packet = &scene.scratch.packet;
+    let (punted_next, boundary) = FlowState::unpack_request(request);
+    // SAFETY: reads a field of the context that the kernel passed in.
+    let gso_size = unsafe { (*scene.ctx.skb.skb).gso_size };
+    flow.flags & (NEEDED | FlowFlags::PUNT_REPLIES) == NEEDED
+        && packet.tcp_flags & MEANING & !TCP_PSH == TCP_ACK
+        && gso_size == 0
+        && packet.sequence == boundary
+        && flow.acked_seq == boundary
+        && flow.sent_next_seq == boundary
+        && !after(punted_next, boundary)
+}
+
+/// Index of the rule that allows the request.
+#[inline(always)]
+fn judge(scene: &mut Scene<'_>, rule_set: u32) -> Option<u32> {
+    // SAFETY: the element is plain data; user space never changes one that is there.
+    let rules = unsafe { REQUEST_RULES.get(&rule_set) }?;
+    let len = scene.scratch.packet.payload_length;
+    if len < REQUEST_LEN_MIN || len > rules.len_max as u32 || !load(scene, len) {
+        return None;
+    }
+    walk(&mut scene.scratch.request, rules, len);
+    scene.scratch.request.walk.allowed_by()
+}
+
+/// What a turn of the walk needs. The helper hands on nothing but a pointer to the stack.
+#[repr(C)]
+struct Steps<'a> {
+    request: &'a mut Request,
+    rules: &'a RequestRules,
+    len: u32,
+}
+
+/// Walks through the bytes until the automata say what they are. They are wrong if that is not at the last.
+#[inline(always)]
+fn walk(request: &mut Request, rules: &RequestRules, len: u32) {
+    request.walk = RequestWalk::begin(rules);
+    request.ends_at = 0;
+    let mut steps = Steps { request, rules, len };
+    let callback = take as unsafe extern "C" fn(u64, *mut Steps<'_>) -> i64;
+    // SAFETY: the helper calls `take` with numbers below `len` and the pointer that it is given, before it comes back. The
+    // verifier walks through one turn instead of all, which a loop of our own would be too much for.
+    unsafe { bpf_loop(len, callback as *mut _, (&raw mut steps).cast(), 0) };
+    if steps.request.ends_at != len {
+        steps.request.walk.state = RequestStep::REFUSE;
+    }
+}
+
+/// Takes the byte at this place; 1 ends the walk.
+unsafe extern "C" fn take(at: u64, steps: *mut Steps<'_>) -> i64 {
+    // SAFETY: `walk` hands on its own, which nobody else uses meanwhile.
+    let Steps { request, rules, len } = unsafe { &mut *steps };
+    if at >= *len as u64 || at >= REQUEST_LEN_MAX as u64 {
+        return 1;
+    }
+    // SAFETY: the place was just compared with the buffer's length.
+    let byte = unsafe { *request.bytes.as_ptr().add(at as usize) };
+    let Some(state) = REQUEST_STATES.get(request.walk.state as u32) else {
+        return 1;
+    };
+    // The compiler must not know that this is the same number, or it leaves the mask out, which the verifier needs.
+    let index = core::hint::black_box(byte as u64) & (REQUEST_BYTES as u64 - 1);
+    let next = if byte < REQUEST_BYTES as u8 {
+        state.next[index as usize]
+    } else {
+        RequestStep::REFUSE
+    };
+    if next < RequestStep::FIRST {
+        request.walk.state = next;
+        return 0;
+    }
+    if request.walk.turn(rules, state.rules, next, at as u16) {
+        return 0;
+    }
+    request.ends_at = at as u32 + 1;
+    1
+}
+
+/// Moves the boundary behind the request, unless another CPU has moved it, or gave bytes to the engine. Then keeps what a
+/// repetition is compared with, and tells.
+#[inline(always)]
+fn let_through(scene: &mut Scene<'_>, flow: &mut FlowState, request: u64, rule: u32) -> bool {
+    let packet = &scene.scratch.packet;
+    let (sequence, len, acknowledgement) = (packet.sequence, packet.payload_length, packet.acknowledgement);
+    let hash = hash(scene, sequence, len);
+    let (punted_next, _) = FlowState::unpack_request(request);
+    let moved = FlowState::pack_request(punted_next, sequence.wrapping_add(len));
+    if atomic::compare_exchange(&mut flow.request, request, moved) != request {
+        return false;
+    }
+    keep(flow, sequence, len, acknowledgement, hash);
+    note_sent(&scene.scratch.packet, flow);
+    flow.flags |= FlowFlags::EXPECT_ANSWER;
+    flow.request_ns = scene.now_ns;
+    tell(scene, flow, rule);
+    true
+}
+
+/// In an order in which no other CPU takes one request's hash for another's.
+#[inline(always)]
+fn keep(flow: &mut FlowState, sequence: u32, len: u32, acknowledgement: u32, hash: u64) {
+    // SAFETY: fields of the entry, which is there while the program runs.
+    unsafe {
+        (&raw mut flow.kept_len).write_volatile(0);
+        (&raw mut flow.kept_seq).write_volatile(sequence);
+        (&raw mut flow.kept_ack).write_volatile(acknowledgement);
+        (&raw mut flow.kept_hash).write_volatile(hash);
+        (&raw mut flow.kept_len).write_volatile(len);
+    }
+}
+
+/// The engine gets these bytes: nothing is judged here until it has said where the next request begins. False if other CPUs
+/// do not cease to change the word.
+#[inline(always)]
+fn note_punted(packet: &Packet, flow: &mut FlowState) -> bool {
+    let end = packet.sequence.wrapping_add(packet.payload_length);
+    for _ in 0..EXCHANGES_MAX {
+        let request = atomic::load(&flow.request);
+        let (punted_next, boundary) = FlowState::unpack_request(request);
+        if !after(end, punted_next) {
+            return true;
+        }
+        let noted = FlowState::pack_request(end, boundary);
+        if atomic::compare_exchange(&mut flow.request, request, noted) == request {
+            return true;
+        }
+    }
+    false
+}
+
+/// The engine says where a request begins (`is_valid`), or that it is not known. It never goes back: what it says late, of
+/// bytes that came again, is older than what is known.
+#[inline(always)]
+pub fn tell_boundary(flow: &mut FlowState, seq: u32, is_valid: bool) {
+    if !is_valid {
+        flow.flags &= !FlowFlags::BOUNDARY_VALID;
+        return;
+    }
+    let (_, boundary) = FlowState::unpack_request(atomic::load(&flow.request));
+    if flow.flags & FlowFlags::BOUNDARY_VALID != 0 && !after(seq, boundary) {
+        return;
+    }
+    atomic::store_low(&mut flow.request, seq);
+    flow.told_seq = seq;
+    flow.flags |= FlowFlags::BOUNDARY_VALID;
+}
+
+/// Bytes of the opener go on from the engine. If it did not say where the next request begins, and they go beyond the last
+/// place where one did, that is no place any more at which anybody could begin.
+#[inline(always)]
+pub fn note_onward(packet: &Packet, action: &InjectAction, flow: &mut FlowState) {
+    let (_, boundary) = FlowState::unpack_request(flow.request);
+    let end = packet.sequence.wrapping_add(packet.payload_length);
+    if packet.payload_length > 0 && matches!(action, InjectAction::Keep) && after(end, boundary) {
+        flow.flags &= !FlowFlags::BOUNDARY_VALID;
+    }
+}
+
+/// Loads the first `len` bytes of the payload.
+#[inline(always)]
+fn load(scene: &mut Scene<'_>, len: u32) -> bool {
+    // The compiler must not know more of the length than the verifier.
+    let len = core::hint::black_box(len);
+    if len == 0 || len > REQUEST_LEN_MAX as u32 {
+        return false;
+    }
+    let Scratch { packet, request, .. } = &mut *scene.scratch;
+    let tail = request.bytes.as_mut_ptr().wrapping_add((len & !7) as usize);
+    // SAFETY: eight bytes from a multiple of eight on, at most `REQUEST_LEN_MAX`, lie in the buffer, which is aligned so;
+    // and so do its first `len`.
+    unsafe {
+        tail.cast::<u64>().write(0);
+        bpf_skb_load_bytes(
+            scene.ctx.skb.skb.cast(),
+            packet.payload_offset,
+            request.bytes.as_mut_ptr().cast(),
+            len,
+        ) == 0
+    }
+}
+
+/// Of the first `len` bytes that were loaded, and of their place: what is read of an entry while another CPU writes it is then
+/// equal to nothing.
+#[inline(always)]
+fn hash(scene: &Scene<'_>, sequence: u32, len: u32) -> u64 {
+    sip_hash::of(&scene.scratch.request, &scene.config.hash_key, sequence, len)
+}
+
+/// A record of [`REQUESTS`].
+#[repr(C)]
+struct Record<const ROOM: usize> {
+    header: PassedRequest,
+    bytes: [u8; ROOM],
+}
+
+#[inline(always)]
+fn tell(scene: &Scene<'_>, flow: &FlowState, rule: u32) {
+    let len = scene.scratch.packet.payload_length as usize;
+    if len <= REQUEST_ROOMS[0] {
+        put::<{ REQUEST_ROOMS[0] }>(scene, flow, rule);
+    } else if len <= REQUEST_ROOMS[1] {
+        put::<{ REQUEST_ROOMS[1] }>(scene, flow, rule);
+    } else {
+        put::<{ REQUEST_ROOMS[2] }>(scene, flow, rule);
+    }
+}
+
+#[inline(never)]
+fn put<const ROOM: usize>(scene: &Scene<'_>, flow: &FlowState, rule: u32) {
+    let packet = &scene.scratch.packet;
+    // The compiler must not know more of the length than the verifier.
+    let len = core::hint::black_box(packet.payload_length);
+    if len == 0 || len > ROOM as u32 {
+        return;
+    }
+    let Some(mut slot) = REQUESTS.reserve::<Record<ROOM>>(0) else {
+        return count(Counter::RequestLost as u32);
+    };
+    let record = slot.as_mut_ptr();
+    // SAFETY: `record` points to reserved memory of this size, which is submitted or given back below and nowhere else
+    // used, and `len` bytes fit into it. The fields are written one by one because a whole header would have to be built
+    // on the stack first.
+    let loaded = unsafe {
+        let header = &raw mut (*record).header;
+        (*header).time_ns = scene.now_ns;
+        (*header).key = scene.scratch.key;
+        (*header).peer_identity = flow.peer_identity;
+        (*header).rule_set = flow.rule_set;
+        (*header).base_seq = flow.base_seq;
+        (*header).rule = rule;
+        (*header).len = len;
+        bpf_skb_load_bytes(
+            scene.ctx.skb.skb.cast(),
+            packet.payload_offset,
+            (&raw mut (*record).bytes).cast(),
+            len,
+        )
+    };
+    if loaded != 0 {
+        slot.discard(QUIETLY);
+        return count(Counter::RequestLost as u32);
+    }
+    slot.submit(QUIETLY);
+}

@@ -1,0 +1,243 @@
+//! Requests that the kernel judges by itself: the automata that it walks through, and what it tells of those that it let pass.
+
+use std::{
+    collections::{HashMap as StdHashMap, HashSet},
+    time::{Duration, Instant},
+};
+
+use aya::{
+    Ebpf,
+    maps::{Array, HashMap, MapData, MapError, RingBuf},
+};
+use seventh_abi::{
+    ABI_VERSION, DatapathConfig, PassedRequest, REQUEST_RULE_SETS_MAX, RequestRules, RequestState, names,
+};
+use seventh_policy::{RequestTable, request_grammar};
+use tracing::debug;
+
+use crate::{DatapathError, maps};
+
+/// States of a rule set that is gone are not written over for so long: a program that has begun to walk through them ends
+/// within microseconds.
+const GRACE: Duration = Duration::from_secs(2);
+
+/// Where states lie in the kernel's table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Block {
+    first: u32,
+    len: u32,
+}
+
+/// The kernel's automata.
+pub(crate) struct RequestTables {
+    rules: HashMap<MapData, u32, RequestRules>,
+    states: Array<MapData, RequestState>,
+    placed: StdHashMap<u32, Block>,
+    /// Rule sets that find no room.
+    without: HashSet<u32>,
+    room: Room,
+}
+
+impl RequestTables {
+    pub(crate) fn take(object: &mut Ebpf) -> Result<Self, DatapathError> {
+        let mut states: Array<MapData, RequestState> = maps::take(object, names::REQUEST_STATES)?;
+        let mut grammar_len = 0;
+        for (number, state) in (0..).zip(request_grammar()) {
+            states
+                .set(number, state, 0)
+                .map_err(DatapathError::map(names::REQUEST_STATES))?;
+            grammar_len = number + 1;
+        }
+        let room = Room::new(grammar_len, states.len());
+        Ok(Self {
+            rules: maps::take(object, names::REQUEST_RULES)?,
+            states,
+            placed: StdHashMap::new(),
+            without: HashSet::new(),
+            room,
+        })
+    }
+
+    /// See [`crate::Datapath::set_requests`].
+    pub(crate) fn set<'a>(
+        &mut self,
+        tables: impl Iterator<Item = (u32, &'a RequestTable)>,
+    ) -> Result<(), DatapathError> {
+        let wanted: StdHashMap<u32, &RequestTable> = tables.collect();
+        let gone: Vec<u32> = self
+            .placed
+            .keys()
+            .filter(|id| !wanted.contains_key(id))
+            .copied()
+            .collect();
+        let now = Instant::now();
+        for id in gone {
+            match self.rules.remove(&id) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(DatapathError::map(names::REQUEST_RULES)(error)),
+            }
+            if let Some(block) = self.placed.remove(&id) {
+                self.room.give_back(block, now);
+            }
+        }
+        self.without.retain(|id| wanted.contains_key(id));
+        let mut ids: Vec<u32> = wanted.keys().copied().collect();
+        ids.sort_unstable();
+        for id in ids {
+            if let Some(table) = wanted.get(&id).filter(|_| !self.placed.contains_key(&id)) {
+                self.place(id, table, now)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn place(&mut self, id: u32, table: &RequestTable, now: Instant) -> Result<(), DatapathError> {
+        let is_full = self.placed.len() >= REQUEST_RULE_SETS_MAX as usize;
+        let len = u32::try_from(table.len()).ok().filter(|_| !is_full);
+        let block = len.and_then(|len| self.room.find(len, now));
+        let placed = block.and_then(|block| Some((block, table.placed(u16::try_from(block.first).ok()?)?)));
+        let Some((block, (states, rules))) = placed else {
+            if self.without.insert(id) {
+                debug!(
+                    rule_set = id,
+                    states = table.len(),
+                    "no room for automata in the kernel: the engine judges"
+                );
+            }
+            return Ok(());
+        };
+        for (number, state) in (block.first..).zip(states) {
+            self.states
+                .set(number, state, 0)
+                .map_err(DatapathError::map(names::REQUEST_STATES))?;
+        }
+        self.rules
+            .insert(id, rules, 0)
+            .map_err(DatapathError::map(names::REQUEST_RULES))?;
+        self.placed.insert(id, block);
+        self.without.remove(&id);
+        Ok(())
+    }
+}
+
+/// Free places of a table, first fit.
+#[derive(Debug)]
+struct Room {
+    /// In order, never side by side.
+    free: Vec<Block>,
+    given_back: Vec<(Instant, Block)>,
+}
+
+impl Room {
+    fn new(first: u32, end: u32) -> Self {
+        let len = end.saturating_sub(first);
+        Self {
+            free: vec![Block { first, len }],
+            given_back: Vec::new(),
+        }
+    }
+
+    fn find(&mut self, len: u32, now: Instant) -> Option<Block> {
+        self.take_in(now);
+        let place = self.free.iter().position(|block| block.len >= len)?;
+        let block = self.free.get_mut(place)?;
+        let found = Block {
+            first: block.first,
+            len,
+        };
+        block.first += len;
+        block.len -= len;
+        if block.len == 0 {
+            self.free.remove(place);
+        }
+        Some(found)
+    }
+
+    fn give_back(&mut self, block: Block, now: Instant) {
+        self.given_back.push((now + GRACE, block));
+    }
+
+    /// What was given back long enough ago is free.
+    fn take_in(&mut self, now: Instant) {
+        let mut free = std::mem::take(&mut self.free);
+        self.given_back.retain(|(due, block)| {
+            let waits = *due > now;
+            if !waits {
+                free.push(*block);
+            }
+            waits
+        });
+        free.sort_unstable_by_key(|block| block.first);
+        for block in free {
+            match self.free.last_mut() {
+                Some(last) if last.first + last.len == block.first => last.len += block.len,
+                _ => self.free.push(block),
+            }
+        }
+    }
+}
+
+/// Takes requests that the kernel let pass out of their ring. Nobody is woken when one comes.
+pub struct RequestReader {
+    ring: RingBuf<MapData>,
+}
+
+impl std::fmt::Debug for RequestReader {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RequestReader").finish_non_exhaustive()
+    }
+}
+
+impl RequestReader {
+    pub(crate) fn take(object: &mut Ebpf) -> Result<Self, DatapathError> {
+        Ok(Self {
+            ring: maps::take(object, names::REQUESTS)?,
+        })
+    }
+
+    /// Reads the next request, if one is there: what is known of it, and its bytes. Records that are too short are skipped.
+    pub fn next_request<R>(&mut self, read: impl FnOnce(&PassedRequest, &[u8]) -> R) -> Option<R> {
+        loop {
+            let item = self.ring.next()?;
+            let Some((head, bytes)) = item.split_first_chunk::<{ size_of::<PassedRequest>() }>() else {
+                continue;
+            };
+            // SAFETY: as many bytes as a `PassedRequest` has, which is integers and arrays of them without padding: any
+            // bytes are a value.
+            let head = unsafe { head.as_ptr().cast::<PassedRequest>().read_unaligned() };
+            if let Some(request) = bytes.get(..head.len as usize) {
+                return Some(read(&head, request));
+            }
+        }
+    }
+}
+
+/// The key of hashes: an earlier agent's is kept, so that what it let pass is still known when it comes again.
+pub(crate) fn hash_key(earlier: Option<DatapathConfig>) -> Result<[u64; 2], DatapathError> {
+    if let Some(config) = earlier.filter(|config| config.abi_version == ABI_VERSION) {
+        return Ok(config.hash_key);
+    }
+    let word = || getrandom::u64().map_err(|e| DatapathError::Random(e.to_string()));
+    Ok([word()?, word()?])
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::{Block, GRACE, Room};
+
+    #[test]
+    fn places_that_were_given_back_are_used_again_when_nobody_walks_there_any_more() {
+        let now = Instant::now();
+        let mut room = Room::new(100, 1000);
+        let blocks = [300, 300, 300].map(|len| room.find(len, now).unwrap());
+        assert_eq!(blocks.map(|block| block.first), [100, 400, 700]);
+        assert_eq!(room.find(1, now), None);
+        room.give_back(blocks[1], now);
+        room.give_back(blocks[0], now);
+        assert_eq!(room.find(1, now), None, "a program may still walk there");
+        assert_eq!(room.find(600, now + GRACE), Some(Block { first: 100, len: 600 }));
+        assert_eq!(room.find(1, now + GRACE), None);
+    }
+}

@@ -1,0 +1,240 @@
+//! Requests that the kernel judges by itself.
+
+use super::*;
+use seventh_abi::{Frontier, PassedRequest};
+use seventh_datapath::RequestReader;
+use seventh_policy::{
+    CompileOptions, Compiler, EndpointFacts, L4Decision, Labels, NamedPorts, RequestLimits, RequestTable, Surroundings,
+    identity, load_text, resolve,
+};
+
+/// That of the inspected row.
+const RULE_SET: u32 = 7;
+const PSH: u8 = 8;
+/// First number of the opener's data.
+const BASE: u32 = 1001;
+const POLICY: &str = "
+apiVersion: cilium.io/v2
+kind: CiliumNetworkPolicy
+metadata: {name: all}
+spec:
+  endpointSelector: {}
+  egress:
+  - toPorts: [{ports: [{port: '8080', protocol: TCP}], rules: {http: [{method: PUT, path: /a}, {method: GET, path: '/a/[0-9]+'}]}}]
+";
+
+fn table() -> RequestTable {
+    let loaded = load_text("all.yaml", POLICY);
+    assert!(!loaded.has_errors(), "{:?}", loaded.findings);
+    let mut compiler = Compiler::new(CompileOptions::default());
+    compiler.set_rules(resolve(&loaded.documents, &Surroundings::default()).rules);
+    let facts = EndpointFacts {
+        labels: Labels::parse(["io.kubernetes.pod.namespace=default"]),
+        named_ports: NamedPorts::default(),
+    };
+    let policy = compiler.compile(&facts).unwrap();
+    let L4Decision::Inspect(rules) = policy.lookup(Direction::Egress, identity::WORLD_IPV4, TCP, 8080) else {
+        panic!("the port has rules");
+    };
+    let limits = RequestLimits {
+        len_max: 4096,
+        lines_max: 64,
+    };
+    RequestTable::new(rules.http().unwrap(), limits).unwrap()
+}
+
+fn get(path: &str) -> Vec<u8> {
+    format!("GET {path} HTTP/1.1\r\nHost: a.example\r\nUser-Agent: x\r\n\r\n").into_bytes()
+}
+
+/// A connection whose opener sends what it likes, and a server that acknowledges.
+struct Talk {
+    lab: Lab,
+    told: RequestReader,
+}
+
+impl Talk {
+    fn open() -> Self {
+        let mut lab = open_inspected();
+        lab.datapath.set_requests([(RULE_SET, &table())].into_iter()).unwrap();
+        let told = lab.datapath.take_requests().unwrap();
+        Self { lab, told }
+    }
+
+    /// Which way the segment took: let through by the kernel itself, as a repetition, or to the engine.
+    fn send(&self, seq: u32, payload: &[u8]) -> Way {
+        self.send_with(seq, 5001, ACK | PSH, payload)
+    }
+
+    fn send_with(&self, seq: u32, ack: u32, flags: u8, payload: &[u8]) -> Way {
+        let counts = || {
+            let of = |counter| self.lab.counter(counter);
+            (of(Counter::RequestAllowed), of(Counter::Bypassed), of(Counter::Punted))
+        };
+        let before = counts();
+        let mut frame = segment(OWN_CLIENT, OTHER_SERVER, seq, ack, flags, payload.len());
+        let start = frame.len() - payload.len();
+        frame[start..].copy_from_slice(payload);
+        from_endpoint(&self.lab, frame);
+        let after = counts();
+        match (after.0 - before.0, after.1 - before.1, after.2 - before.2) {
+            (1, 0, 0) => Way::Allowed,
+            (0, 1, 0) => Way::Repeated,
+            (0, 0, 1) => {
+                let frame = self.lab.last_frame.lock().unwrap();
+                Way::Engine(PuntMeta::decode(frame.first_chunk().unwrap()).unwrap().frontier)
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn acknowledge(&self, ack: u32) {
+        to_endpoint(&segment(OTHER_SERVER, OWN_CLIENT, 5001, ack, ACK, 0));
+        thread::sleep(Duration::from_millis(30));
+    }
+
+    fn told(&mut self) -> Vec<(PassedRequest, Vec<u8>)> {
+        let read = std::iter::from_fn(|| self.told.next_request(|head, bytes| (*head, bytes.to_vec())));
+        read.collect()
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Way {
+    Allowed,
+    Repeated,
+    Engine(Option<Frontier>),
+}
+
+/// At the engine, which may begin at this place.
+fn engine(seq: u32, repeats: bool, answered: bool) -> Way {
+    Way::Engine(Some(Frontier { seq, repeats, answered }))
+}
+
+#[test]
+fn a_whole_request_passes_by_the_kernels_own_judgement_and_is_told() {
+    isolated(|| {
+        let mut talk = Talk::open();
+        let request = get("/a/17");
+        let end = BASE + u32::try_from(request.len()).unwrap();
+        assert_eq!(talk.send(BASE, &request), Way::Allowed, "the first of its connection");
+        talk.acknowledge(end);
+        let long = format!("PUT /a HTTP/1.1\r\nCookie: {}\r\nHost: b\r\n\r\n", "c".repeat(900)).into_bytes();
+        let long_end = end + u32::try_from(long.len()).unwrap();
+        assert_eq!(talk.send(end, &long), Way::Allowed);
+        let told = talk.told();
+        let [(first, first_bytes), (second, second_bytes)] = &told[..] else {
+            panic!("{told:?}");
+        };
+        assert_eq!((first_bytes, second_bytes), (&request, &long));
+        let seen = |told: &PassedRequest| {
+            (
+                told.rule_set,
+                told.rule,
+                told.base_seq,
+                told.key.peer_port,
+                told.key.direction,
+            )
+        };
+        assert_eq!(seen(first), (RULE_SET, 1, BASE, 8080, Direction::Egress as u8));
+        assert_eq!(seen(second), (RULE_SET, 0, BASE, 8080, Direction::Egress as u8));
+        assert!(first.time_ns < second.time_ns);
+        talk.acknowledge(long_end);
+        talk.lab.end();
+    });
+}
+
+#[test]
+fn what_is_no_whole_request_by_itself_goes_to_the_engine_and_the_next_one_does_not() {
+    isolated(|| {
+        let talk = Talk::open();
+        talk.lab.tells_boundaries.store(true, Ordering::Relaxed);
+        let mut next = BASE;
+        let body = b"PUT /a HTTP/1.1\r\nHost: b\r\nContent-Length: 1\r\n\r\nx".to_vec();
+        let long = format!("PUT /a HTTP/1.1\r\nCookie: {}\r\nHost: b\r\n\r\n", "c".repeat(1000));
+        for other in [
+            get("/a/x"),
+            get("/a/17").split_off(1),
+            get("/a/17")[..20].to_vec(),
+            [get("/a/17"), get("/a/18")].concat(),
+            body,
+            long.into_bytes(),
+        ] {
+            // Nobody has answered yet what was let through before.
+            assert_eq!(talk.send(next, &other), engine(next, false, next == BASE));
+            next += u32::try_from(other.len()).unwrap();
+            talk.acknowledge(next);
+            assert_eq!(
+                talk.send(next, &get("/a/1")),
+                Way::Allowed,
+                "behind {:?}",
+                other.escape_ascii().to_string()
+            );
+            next += u32::try_from(get("/a/1").len()).unwrap();
+            talk.acknowledge(next);
+        }
+        assert_eq!(
+            talk.send_with(next, 5001, ACK | PSH | FIN, &get("/a/1")),
+            engine(next, false, false)
+        );
+        talk.lab.end();
+    });
+}
+
+#[test]
+fn a_request_that_was_let_through_comes_again_as_it_was_or_not_at_all() {
+    isolated(|| {
+        let talk = Talk::open();
+        let request = get("/a/17");
+        let end = BASE + u32::try_from(request.len()).unwrap();
+        assert_eq!(talk.send(BASE, &request), Way::Allowed);
+        assert_eq!(talk.send(BASE, &request), Way::Repeated);
+        // An engine is told where it may begin: behind what was let through. What it cannot compare it lets nobody have.
+        assert_eq!(
+            talk.send(BASE, &get("/a/18")),
+            engine(end, false, false),
+            "allowed, and another"
+        );
+        assert_eq!(talk.send(BASE, &get("/b/17")), engine(end, false, false), "not allowed");
+        assert_eq!(talk.send(BASE, &request[..30]), engine(end, false, false), "a part");
+        assert_eq!(
+            talk.send(BASE + 5, &request[5..]),
+            engine(end, false, false),
+            "another part"
+        );
+        talk.lab.end();
+    });
+}
+
+#[test]
+fn while_a_request_is_under_way_the_next_one_is_the_engines() {
+    isolated(|| {
+        let talk = Talk::open();
+        talk.lab.tells_boundaries.store(true, Ordering::Relaxed);
+        let request = get("/a/17");
+        let len = u32::try_from(request.len()).unwrap();
+        let end = BASE + len;
+        assert_eq!(talk.send(BASE, &request), Way::Allowed);
+        let both = [request.clone(), request.clone()].concat();
+        assert_eq!(
+            talk.send(BASE, &both),
+            engine(end, true, false),
+            "its beginning is known"
+        );
+        // The stand-in has let that pass, and says where the next begins; nothing of it was acknowledged yet.
+        assert_eq!(talk.send(end + len, &request), Way::Engine(None));
+        talk.acknowledge(end + 2 * len);
+        assert_eq!(talk.send(end + 2 * len, &request), Way::Allowed);
+        talk.lab.end();
+    });
+}
+
+#[test]
+fn rule_sets_that_are_gone_are_judged_by_the_engine() {
+    isolated(|| {
+        let mut talk = Talk::open();
+        talk.lab.datapath.set_requests(std::iter::empty()).unwrap();
+        assert_eq!(talk.send(BASE, &get("/a/1")), engine(BASE, false, true));
+        talk.lab.end();
+    });
+}
