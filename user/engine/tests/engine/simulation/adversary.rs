@@ -550,7 +550,7 @@ fn attack(speech: Speech, seeds: std::ops::Range<u64>, host: &OnLinux) {
     assert!(
         requests > runs / 3
             && refusals > refusals_min
-            && (speech != Speech::Http1 || (switched > runs / 50 && judged > runs / 20)),
+            && (speech != Speech::Http1 || (switched > runs / 50 && judged > runs / 100)),
         "{requests} requests, {refusals} refusals, {switched} switched, {judged} judged in the kernel of {runs}"
     );
 }
