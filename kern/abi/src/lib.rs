@@ -25,7 +25,7 @@ pub use flow::{
 };
 pub use policy::{
     ConfigFlags, DatapathConfig, Endpoint, EndpointFlags, IDENTITY_ANY, IdleLimits, IpcacheEntry, IpcacheKey,
-    NameEntry, NameKey, POLICY_PREFIX_ANY_PORT, POLICY_PREFIX_ANY_PROTO, POLICY_PREFIX_FULL, PolicyEntry,
+    NameEntry, NameKey, POLICY_PREFIX_ANY_PORT, POLICY_PREFIX_ANY_PROTO, POLICY_PREFIX_FULL, POLICY_SHUT, PolicyEntry,
     PolicyEntryFlags, PolicyKey, PolicyVerdict, WORKERS_MAX,
 };
 pub use protocol::{PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP};

@@ -152,6 +152,9 @@ impl PolicyKey {
     }
 }
 
+/// Number of the policy of endpoints that are shut. Compilers give numbers from 1 on.
+pub const POLICY_SHUT: u32 = 0;
+
 /// What an entry of the policy table says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(u8)]

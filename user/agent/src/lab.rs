@@ -412,8 +412,10 @@ impl Lab {
     }
 
     fn agent_is_ready(&self, binary: &Path) -> bool {
-        self.ask_agent(binary, &["status"])
-            .is_ok_and(|output| output.status.success())
+        let status = self.ask_agent(binary, &["status", "-o", "json"]).ok();
+        let status: Option<serde_json::Value> = status.and_then(|output| serde_json::from_slice(&output.stdout).ok());
+        // While it waits for a cluster it answers, but nothing is in force.
+        status.is_some_and(|status| status["policy"]["revision"].as_u64() > Some(0))
     }
 
     /// Runs a client command against the lab's agent.

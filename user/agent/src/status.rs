@@ -309,6 +309,15 @@ fn problems(state: &State, workers: &[WorkerReport]) -> Vec<String> {
                 endpoint.config.name, endpoint.config.interface
             ));
         }
+        if let Some(reason) = &endpoint.shut {
+            problems.push(format!(
+                "endpoint {}: nothing passes (policy_incomplete): {reason}",
+                endpoint.config.name
+            ));
+        }
+        if let Some(reason) = &endpoint.unaudited {
+            problems.push(format!("endpoint {}: is not audited: {reason}", endpoint.config.name));
+        }
     }
     if let Some(publisher) = &state.publisher {
         problems.extend(
@@ -339,7 +348,7 @@ fn problems(state: &State, workers: &[WorkerReport]) -> Vec<String> {
         state
             .failure
             .iter()
-            .map(|reason| format!("the last change is not in force: {reason}")),
+            .map(|reason| format!("not everything is in force: {reason}")),
     );
     problems
 }

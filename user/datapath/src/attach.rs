@@ -155,6 +155,15 @@ pub(crate) fn detach(at: &Attachment, links: &Path, used: AttachMode) -> Result<
     remove_link(&at.link_path(links))
 }
 
+/// Devices at which an earlier agent left programs of an endpoint, as far as links tell (not under clsact).
+pub(crate) fn endpoints_with_links(links: &Path) -> Vec<u32> {
+    let names = fs::read_dir(links).into_iter().flatten().flatten();
+    let index = |name: String| name.strip_suffix("-egress")?.parse().ok();
+    names
+        .filter_map(|entry| index(entry.file_name().to_string_lossy().into_owned()))
+        .collect()
+}
+
 /// Removes the pins of everything else: of endpoints and punt pairs that went away while no agent ran.
 pub(crate) fn remove_stale_links(links: &Path, keep: &[Attachment], keep_xdp: &[u32]) -> Result<(), DatapathError> {
     let mut keep: Vec<PathBuf> = keep.iter().map(|at| at.link_path(links)).collect();

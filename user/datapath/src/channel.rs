@@ -32,6 +32,8 @@ pub struct ChannelStats {
     pub lost_receiving: u64,
     /// Frames that found no room on the way back.
     pub lost_sending: u64,
+    /// The probe that came last; see [`crate::Prober`].
+    pub probed: u64,
 }
 
 /// One worker's channel.

@@ -1,21 +1,21 @@
 //! The handle that the agent holds.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap, HashSet},
     os::fd::{AsRawFd as _, OwnedFd},
     path::PathBuf,
 };
 
 use aya::Ebpf;
 use seventh_abi::{
-    ABI_VERSION, ConfigFlags, DatapathConfig, Endpoint, FlowKey, FlowState, IdleLimits, IpcacheEntry, PolicyKey,
-    WORKERS_MAX, names,
+    ABI_VERSION, ConfigFlags, DatapathConfig, Endpoint, FlowKey, FlowState, IdleLimits, IpcacheEntry, POLICY_SHUT,
+    PolicyKey, WORKERS_MAX, names,
 };
 use tracing::info;
 
 use crate::{
     AnswerReader, AttachMode, CopyReader, CounterReader, DatapathError, EventReader, FillReader, FlowTable,
-    IpcachePrefix, NameTable, PieceReader, PolicyRow, PuntChannel,
+    IpcachePrefix, NameTable, PieceReader, PolicyRow, Prober, PuntChannel,
     attach::{self, Attachment},
     maps::{self, Maps},
     object,
@@ -67,8 +67,8 @@ impl Default for Settings {
             attach: AttachMode::Auto,
             device_prefix: "seventh".to_owned(),
             flows_max: 262_144,
-            policy_entries_max: 262_144,
-            ipcache_entries_max: 262_144,
+            policy_entries_max: 1 << 20,
+            ipcache_entries_max: 1 << 20,
             names_max: 262_144,
             endpoints_max: 4096,
             copies_bytes: 16 << 20,
@@ -266,6 +266,16 @@ impl Datapath {
         self.maps.endpoints.iter().filter_map(Result::ok).collect()
     }
 
+    /// Devices on which an earlier agent has enforced and this one does not (yet).
+    #[must_use]
+    pub fn left_devices(&self) -> BTreeSet<u32> {
+        let left = self
+            .endpoints()
+            .into_keys()
+            .chain(attach::endpoints_with_links(&self.links));
+        left.filter(|ifindex| !self.endpoints.contains_key(ifindex)).collect()
+    }
+
     /// Forgets endpoints and attachments of an earlier agent that are not attached now, rows of policies that no
     /// endpoint uses, and maps of other ABI versions. Call when all endpoints are attached and set.
     ///
@@ -304,13 +314,14 @@ impl Datapath {
         self.maps.remove_policy_rows(rows)
     }
 
-    /// Removes the rows of policies that no endpoint uses.
+    /// Removes the rows of policies that no endpoint uses, but those of endpoints that are shut; says how many.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn retain_policies(&mut self) -> Result<(), DatapathError> {
+    pub fn retain_policies(&mut self) -> Result<usize, DatapathError> {
         let used = |endpoint: &Endpoint| [endpoint.policy_id, endpoint.audit_policy_id];
-        let keep: Vec<u32> = self.endpoints().values().flat_map(used).collect();
+        let used = self.endpoints().into_values().flat_map(|endpoint| used(&endpoint));
+        let keep: HashSet<u32> = used.chain([POLICY_SHUT]).collect();
         self.maps.retain_policies(&keep)
     }
 
@@ -436,6 +447,14 @@ impl Datapath {
         ends.filter(|(name, index)| ifindex(name).ok() != Some(*index))
             .map(|(name, _)| name.as_str())
             .collect()
+    }
+
+    /// Who sends probes to the workers.
+    ///
+    /// # Errors
+    /// The kernel gives no socket.
+    pub fn prober(&self) -> std::io::Result<Prober> {
+        Prober::new(&self.pairs)
     }
 
     /// How endpoints are attached: what [`AttachMode::Auto`] has come to.

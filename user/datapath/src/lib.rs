@@ -19,6 +19,7 @@ mod fill;
 mod maps;
 mod names;
 mod object;
+mod probe;
 mod punt_pair;
 mod schedule;
 mod xsk;
@@ -33,4 +34,5 @@ pub use events::{AnswerReader, EventReader, PieceReader, RingReader, RingRecord}
 pub use fill::{FillReader, MapFill};
 pub use maps::{IpcachePrefix, PolicyRow};
 pub use names::{FlowTable, NameTable};
+pub use probe::Prober;
 pub use schedule::{give_way, prefer_batches};

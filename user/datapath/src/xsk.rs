@@ -172,6 +172,8 @@ pub(crate) struct Xsk {
     joined: Vec<u8>,
     frame_max: u32,
     stats: ChannelStats,
+    /// Frames of the present turn that were probes.
+    probes: u64,
 }
 
 // SAFETY: the pointers lead to memory that this value owns alone (the kernel's side is synchronised by the rings).
@@ -224,6 +226,7 @@ impl Xsk {
             joined: Vec::new(),
             frame_max,
             stats: ChannelStats::default(),
+            probes: 0,
         };
         socket.refill();
         bind(&socket.fd, ifindex, frame_max + HEADROOM > chunk_size).map_err(fail("bind"))?;
@@ -289,9 +292,15 @@ impl Xsk {
 
     /// Decides a frame of one chunk in place.
     fn handle_single(&mut self, (address, length): (u64, u32), decide: &mut Decide<'_>) {
-        let mut queued = mem::take(&mut self.queued);
         // SAFETY: the chunk was just received and is not given on before `decide` returns.
         let frame = unsafe { self.area.view.bytes(address, length) };
+        if let Some(number) = crate::probe::number(frame) {
+            self.stats.probed = number;
+            self.probes += 1;
+            self.release(address);
+            return;
+        }
+        let mut queued = mem::take(&mut self.queued);
         match decide(frame, &mut self.queue(&mut queued)) {
             Disposition::Send => self.put_frame(address, length, 0),
             Disposition::Release => self.release(address),
@@ -399,7 +408,7 @@ impl PuntChannel for Xsk {
                 None => {}
             }
         }
-        self.stats.received += received as u64;
+        self.stats.received += received as u64 - mem::take(&mut self.probes);
         self.kick()?;
         self.recycle();
         Ok(received)

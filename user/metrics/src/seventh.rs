@@ -23,6 +23,10 @@ crate::metrics! {
     MAP_ENTRIES: Gauge "seventh_map_entries" ["map"] "" "Entries of the kernel's maps, counted at most every 15 seconds";
     MAP_CAPACITY: Gauge "seventh_map_capacity" ["map"] "" "Entries that the kernel's maps have room for";
     ENDPOINTS: Gauge "seventh_endpoints" ["state"] "" "Endpoints by how they are";
+    UNMANAGED: Gauge "seventh_unmanaged_pods" ["cause"] "" "Pods of this node on which, or on a further device of which, nothing is enforced";
+    API_STALE: Gauge "seventh_kubernetes_stale_seconds" ["kind"] "" "For how long objects of a kind have not been followed; 0 while they are";
+    API_REFUSED: Gauge "seventh_kubernetes_refused_objects" ["kind"] "" "Objects that are not taken into account because there are too many of their kind";
+    API_UNREADABLE: Counter "seventh_kubernetes_unreadable_objects_total" [] "" "Objects of the API server that could not be read";
     POLICY_REVISION: Gauge "seventh_policy_revision" [] "" "How often something has been put in force";
     POLICY_CHANGE_TIME: Gauge "seventh_policy_change_time_seconds" [] "" "When policy was last put in force, in seconds since 1970";
     POLICY_CURRENT: Gauge "seventh_policy_current" [] "" "1 if all documents are in force as they are written, 0 if an earlier state is";

@@ -13,6 +13,8 @@ mod audit;
 mod bad_input;
 mod bulk;
 mod client;
+mod cluster_nodes;
+mod cluster_scale;
 mod cni;
 mod config;
 mod demo;
