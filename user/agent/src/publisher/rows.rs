@@ -309,7 +309,10 @@ mod tests {
             Rows::new(7),
         );
         rows.settle();
-        assert!(!rows.retain(&mut table, &HashSet::new()).unwrap(), "an earlier agent has left nothing");
+        assert!(
+            !rows.retain(&mut table, &HashSet::new()).unwrap(),
+            "an earlier agent has left nothing"
+        );
         rows.write(&mut table, &policies[0]).unwrap();
         assert!(rows.write(&mut table, &policies[1]).is_err() && !rows.has(policies[1].policy_id()));
         assert_eq!((table.rows.len(), table.policies().len()), (30, 1));
