@@ -271,15 +271,15 @@ impl Compiler {
         labels: &Labels,
         ports: &NamedPorts,
     ) -> Result<(IdentityId, Vec<PolicyPatch>), AllocateError> {
-        let is_new = self.identities.find(labels).is_none();
-        let mut known = self.identities.iter().filter(|i| i.labels == *labels);
-        if let Some(known) = known.find(|i| i.named_ports == *ports) {
-            return Ok((known.id, Vec::new()));
-        }
-        drop(known);
-        let id = if is_new {
+        // Of a new label set none is looked for among all others.
+        let id = if self.identities.find(labels).is_none() {
             self.identities.allocate(labels)?
         } else {
+            let mut known = self.identities.iter().filter(|i| i.labels == *labels);
+            if let Some(known) = known.find(|i| i.named_ports == *ports) {
+                return Ok((known.id, Vec::new()));
+            }
+            drop(known);
             self.identities.allocate_another(labels)?
         };
         self.identities.set_named_ports(id, ports.clone());

@@ -154,13 +154,15 @@ fn pods_on_a_bridge_are_enforced_whatever_they_do_to_their_addresses() {
     }
 }
 
-/// The agent's process, which is not waited for.
-fn begin(lab: &mut Lab) {
+/// Starts an agent without waiting for it; says which process it is.
+pub(crate) fn begin(lab: &mut Lab) -> u32 {
     let log = std::fs::File::create(lab.dir().join("agent.log")).unwrap();
     let mut agent = lab.node_command(binary());
     agent.args(["agent", "--config"]).arg(lab.dir().join("config.yaml"));
     let child = agent.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
+    let pid = child.id();
     lab.adopt("agent", child);
+    pid
 }
 
 #[test]

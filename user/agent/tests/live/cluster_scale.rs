@@ -20,6 +20,7 @@ use seventh::lab::Lab;
 use crate::{
     api_server::ApiServer,
     client::{PATIENCE, fetch},
+    cluster_nodes::begin,
     kubernetes::{cluster_with, object, pod, service, slice},
     requests::ask,
     stage::{PUBLIC, binary, policy, status, until},
@@ -29,6 +30,8 @@ use crate::{
 const PODS_PER_APP: usize = 10;
 const NAMESPACES: usize = 10;
 const SERVICES_PER_POD: usize = 20;
+/// When the agent has to be ready.
+const READY_MAX: Duration = Duration::from_secs(600);
 /// Changes between two looks.
 const CHANGES: usize = 30;
 /// Growth of memory that is noise: a part of it, and MiB.
@@ -88,7 +91,9 @@ impl Churn<'_> {
     /// A pod of another node is made, or made anew with another address.
     fn pod(&mut self, n: usize) {
         self.made += 1;
-        let (app, ip) = (self.any(self.size.apps()), address(self.any(2 * self.size.pods)));
+        // An app lives in one namespace.
+        let app = self.any(self.size.apps()) / NAMESPACES * NAMESPACES + n % NAMESPACES;
+        let ip = address(self.any(2 * self.size.pods));
         let created = format!("2026-01-01T00:{:02}:{:02}Z", self.made / 60 % 60, self.made % 60);
         let pod = json!({"metadata": {"namespace": namespace(n), "name": format!("p{n}"), "uid": format!("u{}", self.made),
                 "creationTimestamp": created, "labels": {"app": format!("a{app}"), "tier": "x", "release": "stable",
@@ -243,6 +248,19 @@ fn ask_all_the_time(
         .unwrap()
 }
 
+/// The largest cluster takes minutes.
+fn wait_until_in_force(lab: &Lab, began: Instant) {
+    let in_force = || {
+        let said = lab.ask_agent(binary(), &["status", "-o", "json"]).unwrap().stdout;
+        let said: Value = serde_json::from_slice(&said).unwrap_or_default();
+        said["policy"]["revision"].as_u64() > Some(0)
+    };
+    while !in_force() {
+        assert!(began.elapsed() < READY_MAX, "{}", lab.agent_log());
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
 #[test]
 fn a_cluster_that_never_rests_brings_no_wrong_verdict_and_takes_no_more_memory() {
     let size = Size::wanted();
@@ -259,7 +277,8 @@ fn a_cluster_that_never_rests_brings_no_wrong_verdict_and_takes_no_more_memory()
     };
     lab.start_nginx("server", None).unwrap();
     let began = Instant::now();
-    let pid = lab.launch_agent(binary()).unwrap();
+    let pid = begin(&mut lab);
+    wait_until_in_force(&lab, began);
     let (mib, cpu) = cost(pid);
     let Size { pods, policies, rounds } = size;
     note(&format!(
