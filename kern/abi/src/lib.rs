@@ -33,7 +33,11 @@ pub use punt::{Hook, InjectAction, InjectMeta, PuntMeta, Replies};
 pub use reason::DropReason;
 
 /// Version of every layout and number in this crate; stored in the configuration map.
-pub const ABI_VERSION: u32 = 10;
+pub const ABI_VERSION: u32 = 11;
+
+/// Version of [`FlowKey`] and [`FlowState`]: raise it with any change of their layout or meaning. An agent of another ABI
+/// takes over the flows of an earlier one only if this is the same. Never 0, which says that nobody knows.
+pub const FLOW_LAYOUT: u32 = 1;
 
 /// An address as the maps hold it: 16 bytes in network order, IPv4 mapped into `::ffff:0:0/96`.
 pub type Addr = [u8; 16];

@@ -294,7 +294,9 @@ fn reply_packet(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
             return drop_packet(scene, flow.peer_identity, DropReason::DeniedConnection as u8);
         }
     }
-    flow.flags |= FlowFlags::REPLIED;
+    if flow.flags & FlowFlags::REPLIED == 0 {
+        flow.flags |= FlowFlags::REPLIED;
+    }
     if flow.flags & FlowFlags::PUNT_REPLIES != 0 && flow.verdict == Verdict::Inspect as u8 {
         return inspect::reply(scene, flow);
     }

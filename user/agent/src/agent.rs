@@ -27,6 +27,7 @@ use crate::{
     api,
     audit::{AuditModes, AuditSink, CopyCounts, Onlooker},
     config::Config,
+    confine::confine,
     export,
     fqdn::{self, KernelNames},
     hubble,
@@ -178,6 +179,7 @@ impl Shared {
 /// # Errors
 /// It could not start, or could not clean up.
 pub async fn run(config: Config, keep: bool, log: LogFilter) -> Result<()> {
+    confine()?;
     let mut stop = StopSignals::new()?;
     let _lock = NodeLock::take(&config.bpffs)?;
     let mut listener = api::listen(&config.api)?;

@@ -22,6 +22,7 @@ pub mod api;
 mod audit;
 pub mod cli;
 pub mod config;
+mod confine;
 pub mod demo;
 mod demo_dns;
 mod demo_tls;

@@ -188,7 +188,7 @@ impl Publisher {
                     .max()
                     .unwrap_or(0),
             ),
-            took_over: !earlier.is_empty(),
+            took_over: datapath.takes_over(),
             datapath,
             engine,
             onlooker,

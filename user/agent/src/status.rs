@@ -326,6 +326,16 @@ fn problems(state: &State, workers: &[WorkerReport]) -> Vec<String> {
             }),
         );
     }
+    if state
+        .publisher
+        .as_ref()
+        .is_some_and(|publisher| !publisher.datapath().is_pinned())
+    {
+        problems.push(
+            "the pins on the bpf file system are gone: what is in force ends with this agent; mount it and restart the agent"
+                .to_owned(),
+        );
+    }
     if state.rejections > 0 {
         problems.push(format!(
             "{} errors in policy documents: what was in force from these files stays in force",

@@ -8,6 +8,7 @@
 
 mod attach;
 mod batch;
+mod carry_over;
 mod channel;
 mod copies;
 mod counters;
@@ -15,6 +16,7 @@ mod datapath;
 mod error;
 mod ethtool;
 mod events;
+mod fair;
 mod fill;
 mod maps;
 mod names;

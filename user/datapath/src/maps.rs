@@ -33,7 +33,7 @@ pub(crate) struct Maps {
     pub(crate) endpoints: HashMap<MapData, u32, Endpoint>,
     ipcache: LpmTrie<MapData, IpcacheKey, IpcacheEntry>,
     policy: LpmTrie<MapData, PolicyKey, PolicyEntry>,
-    flows: HashMap<MapData, FlowKey, FlowState>,
+    pub(crate) flows: HashMap<MapData, FlowKey, FlowState>,
     pub(crate) counters: CounterReader,
     pub(crate) punt_workers: HashMap<MapData, u32, u32>,
     pub(crate) xsks: XskMap<MapData>,

@@ -17,6 +17,8 @@ crate::metrics! {
     BYPASSES: Counter "seventh_bypasses_granted_total" [] "" "Bodies that were given free, to pass in the kernel";
     WORKERS: Gauge "seventh_workers" ["state"] "" "Workers by how they are";
     WORKER_FRAMES: Counter "seventh_worker_frames_total" ["worker", "way"] "" "Frames on the punt channel of each worker: received, sent, and lost on either way";
+    WORKER_UNACCOUNTED: Gauge "seventh_worker_frames_unaccounted" ["worker"] "" "Places for frames that are in no ring and in nobody's hands: some while traffic flows, none without";
+    WORKER_PANICS: Counter "seventh_worker_panics_total" ["worker"] "" "How often a worker's engine panicked and was made anew; each is a bug to report";
     LOST: Counter "seventh_lost_records_total" ["source"] "" "Records that found a queue full, of the kernel or of the engine, and frames of our own that found the outbox full";
     FQDN_NAMES: Gauge "seventh_fqdn_names" [] "" "Names that endpoints have resolved and rules ask for";
     FQDN_ADDRESSES: Gauge "seventh_fqdn_addresses" [] "" "Pairs of endpoint and address that are open because of a name";

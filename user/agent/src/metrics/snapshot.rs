@@ -223,7 +223,11 @@ fn of_workers(snapshot: &mut Snapshot, workers: &Workers) {
             Life::Dead => "dead",
         };
         *lives.entry(life).or_default() += 1;
+        let labels = vec![("worker", index.to_string())];
+        snapshot.count(&table::WORKER_PANICS, labels.clone(), report.panics);
         let stats = &report.stats;
+        let unaccounted = usize::try_from(stats.unaccounted).unwrap_or(usize::MAX);
+        snapshot.level(&table::WORKER_UNACCOUNTED, labels, level(unaccounted));
         for (way, count) in [
             ("received", stats.received),
             ("sent", stats.sent),

@@ -52,10 +52,12 @@ fn scrape(lab: &Lab) -> BTreeMap<String, f64> {
 /// All plugins but the one whose names another one has.
 const PLUGINS: &str = "[dns, drop, flow, flows-to-world, httpV2, icmp, policy, port-distribution, tcp]";
 
-/// Levels that are zero while nothing is held.
+/// Levels that are zero while nothing is held or on its way, and a count of what never happens.
 const MAY_BE_ZERO: &[&str] = &[
     "seventh_held_bytes",
     "seventh_connections",
+    "seventh_worker_frames_unaccounted",
+    "seventh_worker_panics_total",
     "seventh_fqdn_names",
     "seventh_fqdn_addresses",
     "seventh_unmanaged_pods",

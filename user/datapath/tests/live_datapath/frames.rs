@@ -92,7 +92,7 @@ pub(super) fn frame(protocol: u8, from: End, to: End, wrapping: &Wrapping) -> Ve
     framed(&ip_packet(protocol, from, to, &inside, wrapping), &wrapping.tags)
 }
 
-/// A message of ICMPv6 with its header and a body of zeros.
+/// A message of `ICMPv6` with its header and a body of zeros.
 pub(super) fn icmp_v6(kind: u8, from: &str, to: &str, wrapping: &Wrapping) -> Vec<u8> {
     let mut message = vec![0; 24];
     message[0] = kind;

@@ -9,7 +9,7 @@ use seventh_datapath::AttachMode;
 
 use super::{
     Lab, TCP, any,
-    frames::{End, SCTP, UDP, Wrapping, frame, icmp_error, icmp_v6},
+    frames::{End, SCTP, UDP, Wrapping, frame, icmp_error},
     from_endpoint, isolated, to_endpoint,
 };
 
@@ -277,106 +277,5 @@ fn an_icmp_error_passes_only_if_it_speaks_of_an_allowed_flow_of_the_endpoint() {
             }
             lab.end();
         }
-    });
-}
-
-/// Nothing of ICMPv6 is allowed. Listener messages and neighbour discovery pass as the link needs them, and carry nothing
-/// out of it.
-#[test]
-fn what_ipv6_needs_on_the_link_passes_and_nothing_in_its_disguise() {
-    const LINK: &str = "fe80::1";
-    const FAR: &str = "2001:db8::9";
-    const NEIGHBOUR: &str = "fd77:1::1";
-    const ALL: &str = "ff02::1";
-    const GROUP: &str = "ff05::1:3";
-    isolated(|| {
-        let lab = Lab::new(AttachMode::Auto, 1500, &[]);
-        let tried = |leaves: bool, kind: u8, from: &str, to: &str, wrapping: &Wrapping| {
-            let frame = icmp_v6(kind, from, to, wrapping);
-            let all = || lab.datapath.counters().unwrap();
-            let before = all();
-            if leaves {
-                from_endpoint(&lab, frame);
-            } else {
-                to_endpoint(&frame);
-            }
-            let grown = |now: &[u64], at: usize| now[at] > before[at];
-            let decided = |now: &[u64]| {
-                let dropped = DropReason::ALL.iter().any(|reason| grown(now, *reason as usize));
-                (dropped, dropped || grown(now, Counter::Unmanaged as usize))
-            };
-            for _ in 0..200 {
-                if decided(&all()).1 {
-                    break;
-                }
-                thread::sleep(Duration::from_millis(5));
-            }
-            let (dropped, counted) = decided(&all());
-            assert!(counted, "type {kind} from {from} to {to}: in no counter");
-            !dropped
-        };
-        let hops = |limit| Wrapping {
-            hop_limit: Some(limit),
-            ..Wrapping::default()
-        };
-        let (in_and_out, only_in) = ([true, false].as_slice(), [false].as_slice());
-        for (directions, kind, limit, from, to) in [
-            (only_in, 130, 1, LINK, ALL),
-            (in_and_out, 131, 1, LINK, GROUP),
-            (in_and_out, 131, 1, "::", GROUP),
-            (in_and_out, 132, 1, LINK, "ff02::2"),
-            (in_and_out, 143, 1, LINK, "ff02::16"),
-            (in_and_out, 143, 1, "::", "ff02::16"),
-            (in_and_out, 133, 255, LINK, "ff02::2"),
-            (only_in, 134, 255, LINK, ALL),
-            (in_and_out, 135, 255, "::", "ff02::1:ff00:2"),
-            (&[true][..], 135, 255, OWN_V6, NEIGHBOUR),
-            (only_in, 135, 255, NEIGHBOUR, OWN_V6),
-            (in_and_out, 136, 255, LINK, LINK),
-        ] {
-            for leaves in directions {
-                let passed = tried(*leaves, kind, from, to, &hops(limit));
-                assert!(passed, "type {kind} from {from} to {to}, leaves: {leaves}");
-            }
-        }
-        let out = [true].as_slice();
-        for (directions, kind, limit, from, to, why) in [
-            (in_and_out, 130, 64, LINK, ALL, "a query that a router forwards"),
-            (out, 130, 1, LINK, ALL, "an endpoint is no router"),
-            (only_in, 130, 1, FAR, ALL, "a query of a stranger"),
-            (only_in, 130, 1, "::", ALL, "a query of nobody"),
-            (in_and_out, 131, 255, LINK, GROUP, "a report that a router forwards"),
-            (
-                out,
-                131,
-                1,
-                OWN_V6,
-                GROUP,
-                "a report from an address that is known further away",
-            ),
-            (in_and_out, 143, 2, LINK, "ff02::16", "a report that is forwarded once"),
-            (out, 143, 1, LINK, FAR, "a report to a stranger"),
-            (out, 132, 1, LINK, OTHER_V6, "the same to another endpoint"),
-            (out, 134, 255, LINK, ALL, "an endpoint is no router"),
-            (in_and_out, 135, 254, LINK, LINK, "has been forwarded"),
-            (out, 135, 255, OWN_V6, FAR, "a router would forward it"),
-            (out, 136, 255, LINK, FAR, "a router would forward it"),
-            (out, 136, 255, "fd77:1::7", NEIGHBOUR, "somebody else's address"),
-            (in_and_out, 137, 255, LINK, LINK, "redirects are the policy's"),
-        ] {
-            for leaves in directions {
-                let passed = tried(*leaves, kind, from, to, &hops(limit));
-                assert!(!passed, "type {kind} from {from} to {to}, leaves: {leaves}: {why}");
-            }
-        }
-        let fragment = Wrapping {
-            extensions: vec![(44, vec![0, 0, 0, 1, 0, 0, 0, 9])],
-            ..hops(255)
-        };
-        assert!(
-            !tried(true, 135, LINK, LINK, &fragment),
-            "the first of several fragments"
-        );
-        lab.end();
     });
 }
