@@ -26,7 +26,7 @@ pub use flow::{
 };
 pub use policy::{
     ConfigFlags, DatapathConfig, Endpoint, EndpointFlags, IDENTITY_ANY, IdleLimits, IpcacheEntry, IpcacheKey,
-    NameEntry, NameKey, POLICY_PREFIX_ANY_PORT, POLICY_PREFIX_ANY_PROTO, POLICY_PREFIX_FULL, PolicyEntry,
+    NameEntry, NameKey, POLICY_PREFIX_ANY_PORT, POLICY_PREFIX_ANY_PROTO, POLICY_PREFIX_FULL, POLICY_SHUT, PolicyEntry,
     PolicyEntryFlags, PolicyKey, PolicyVerdict, WORKERS_MAX,
 };
 pub use protocol::{PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP};
@@ -38,7 +38,11 @@ pub use request::{
 };
 
 /// Version of every layout and number in this crate; stored in the configuration map.
-pub const ABI_VERSION: u32 = 11;
+pub const ABI_VERSION: u32 = 12;
+
+/// Version of [`FlowKey`] and [`FlowState`]: raise it with any change of their layout or meaning. An agent of another ABI
+/// takes over the flows of an earlier one only if this is the same. Never 0, which says that nobody knows.
+pub const FLOW_LAYOUT: u32 = 2;
 
 /// An address as the maps hold it: 16 bytes in network order, IPv4 mapped into `::ffff:0:0/96`.
 pub type Addr = [u8; 16];

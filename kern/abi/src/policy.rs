@@ -19,8 +19,8 @@ pub struct DatapathConfig {
     pub punt_mtu: u32,
     /// [`ConfigFlags`].
     pub flags: u32,
-    /// Zero.
-    pub pad: u32,
+    /// [`crate::FLOW_LAYOUT`]. It stays in this place in every version, as `abi_version` does.
+    pub flow_layout: u32,
     /// Near ends of the punt pairs, by worker.
     pub punt_ifindex: [u32; WORKERS_MAX],
     /// How long flows are remembered.
@@ -153,6 +153,9 @@ impl PolicyKey {
         }
     }
 }
+
+/// Number of the policy of endpoints that are shut. Compilers give numbers from 1 on.
+pub const POLICY_SHUT: u32 = 0;
 
 /// What an entry of the policy table says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

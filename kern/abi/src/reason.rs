@@ -95,8 +95,10 @@ reasons! {
     ServiceBackendsDiffer = 23, "service_backends_differ", hubble 133;
     /// An answer that the engine made after the other side had said more; the opener gets another one when it asks again.
     AnswerOvertaken = 24, "answer_overtaken", hubble 0;
+    /// The endpoint's policy could not be put into the kernel as a whole, so nothing passes.
+    PolicyIncomplete = 25, "policy_incomplete", hubble 133;
     /// Several CPUs had bytes of one connection at once, which goes to the engine; they will come again.
-    RequestContended = 25, "request_contended", hubble 0;
+    RequestContended = 26, "request_contended", hubble 0;
     /// A packet of an inspected flow says that it has urgent data: readers take a byte of those out of the stream.
     UrgentFlag = 30, "urgent_flag", hubble 0;
 

@@ -9,7 +9,7 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use seventh_abi::{
-    Counter, DatapathConfig, Direction, DropReason, Endpoint, EndpointFlags, FlowFlags, FlowKey, FlowState,
+    Addr, Counter, DatapathConfig, Direction, DropReason, Endpoint, EndpointFlags, FlowFlags, FlowKey, FlowState,
     FragmentKey, Frames, Hook, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Verdict,
 };
 
@@ -85,18 +85,28 @@ pub fn classify(ctx: &TcContext, hook: Hook) -> i32 {
 /// Link-local and unspecified addresses are nobody's identity.
 #[inline(always)]
 fn unmanaged(scene: &mut Scene<'_>) -> i32 {
-    let packet = &scene.scratch.packet;
-    if packet.ip_version == 0 || is_nobodys(packet) || owns_source(scene) {
+    if scene.scratch.packet.ip_version == 0 || owns_or_is_nobodys(scene) {
         return pass(Counter::Unmanaged);
     }
     drop_packet(scene, 0, DropReason::InvalidSourceIp as u8)
 }
 
+/// The source is the endpoint's own address, or one that says nothing of who it is.
+#[inline(always)]
+pub fn owns_or_is_nobodys(scene: &mut Scene<'_>) -> bool {
+    is_nobodys(&scene.scratch.packet) || owns_source(scene)
+}
+
+/// An IPv6 address of `fe80::/10`.
+#[inline(always)]
+pub fn is_link_local(addr: &Addr) -> bool {
+    addr[0] == 0xfe && addr[1] & 0xc0 == 0x80
+}
+
 /// The source is link-local or unspecified.
 #[inline(always)]
 fn is_nobodys(packet: &Packet) -> bool {
-    let [first, second, ..] = packet.source;
-    let link_local = packet.ip_version == 6 && first == 0xfe && second & 0xc0 == 0x80;
+    let link_local = packet.ip_version == 6 && is_link_local(&packet.source);
     let source = u128::from_be_bytes(packet.source);
     link_local || source == 0 || (packet.ip_version == 4 && source == 0xffff_0000_0000)
 }
@@ -284,7 +294,9 @@ fn reply_packet(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
             return drop_packet(scene, flow.peer_identity, DropReason::DeniedConnection as u8);
         }
     }
-    flow.flags |= FlowFlags::REPLIED;
+    if flow.flags & FlowFlags::REPLIED == 0 {
+        flow.flags |= FlowFlags::REPLIED;
+    }
     if flow.flags & FlowFlags::PUNT_REPLIES != 0 && flow.verdict == Verdict::Inspect as u8 {
         return inspect::reply(scene, flow);
     }

@@ -5,9 +5,12 @@ use seventh_abi::{Addr, Counter, Direction, DropReason, Hook, PROTOCOL_ICMP, PRO
 use crate::{
     beside,
     counters::{drop_packet, pass},
-    hook::{Scene, classify_flow, drop_denied, fill_key, live_flow, may_speak, opposite, own_direction},
+    hook::{
+        Scene, classify_flow, drop_denied, fill_key, is_link_local, live_flow, may_speak, opposite, own_direction,
+        owns_or_is_nobodys,
+    },
     maps::Scratch,
-    packet::read,
+    packet::{FRAGMENT_NONE, Packet, read},
 };
 
 /// Echo request and reply, and the errors, by version (RFC 792, RFC 4443).
@@ -19,13 +22,20 @@ const V4_PARAMETER_PROBLEM: u16 = 12;
 const V6_ERROR_LAST: u16 = 4;
 const V6_ECHO_REQUEST: u16 = 128;
 const V6_ECHO_REPLY: u16 = 129;
+const V6_LISTENER_QUERY: u16 = 130;
+const V6_LISTENER_REPORT: u16 = 131;
+const V6_LISTENER_DONE: u16 = 132;
+const V6_ROUTER_SOLICITATION: u16 = 133;
+const V6_ROUTER_ADVERTISEMENT: u16 = 134;
+const V6_NEIGHBOUR_ADVERTISEMENT: u16 = 136;
+const V6_LISTENER_REPORT_V2: u16 = 143;
 
 /// Decides an ICMP packet that is not a later fragment.
 #[inline(always)]
 pub fn classify(scene: &mut Scene<'_>) -> i32 {
     let kind = scene.scratch.packet.source_port;
     let v4 = scene.scratch.packet.protocol == PROTOCOL_ICMP;
-    if !v4 && is_neighbour_discovery(kind, scene.scratch.packet.hop_limit) {
+    if !v4 && keeps_the_link_alive(scene) {
         return pass(Counter::Unmanaged);
     }
     if (v4 && kind == V4_ECHO_REQUEST) || (!v4 && kind == V6_ECHO_REQUEST) {
@@ -47,11 +57,46 @@ pub fn classify(scene: &mut Scene<'_>) -> i32 {
     by_type(scene)
 }
 
-/// Router and neighbour solicitation and advertisement (RFC 4861: hop limit 255, so never forwarded) and multicast
-/// listener messages (RFC 3810); without them IPv6 does not work at all. Redirect (137) is left to the policy.
+/// Neighbour discovery (RFC 4861) and multicast listener messages (RFC 2710, RFC 3810), without which IPv6 does not work at
+/// all, in the form that no router forwards: what passes beside the policy must not reach further than the link. Redirect
+/// (137) is left to the policy, as is what only a router says, if an endpoint says it.
+#[inline(never)]
+fn keeps_the_link_alive(scene: &mut Scene<'_>) -> bool {
+    let packet = &scene.scratch.packet;
+    // ICMPv6 inside IPv4 is nobody's control message, and fragments of one are ignored (RFC 6980).
+    if packet.ip_version != 6 || packet.fragment != FRAGMENT_NONE {
+        return false;
+    }
+    let leaves = matches!(scene.hook, Hook::FromEndpoint);
+    match packet.source_port {
+        V6_ROUTER_ADVERTISEMENT | V6_LISTENER_QUERY if leaves => false,
+        V6_LISTENER_QUERY => {
+            packet.hop_limit == 1 && is_link_local(&packet.source) && is_multicast(&packet.destination)
+        }
+        V6_LISTENER_REPORT | V6_LISTENER_DONE | V6_LISTENER_REPORT_V2 => {
+            let from_here = is_link_local(&packet.source) || packet.source == [0; 16];
+            packet.hop_limit == 1 && from_here && is_multicast(&packet.destination)
+        }
+        V6_ROUTER_SOLICITATION..=V6_NEIGHBOUR_ADVERTISEMENT => {
+            packet.hop_limit == 255 && stays_on_link(packet) && (!leaves || owns_or_is_nobodys(scene))
+        }
+        _ => false,
+    }
+}
+
+/// A receiver takes neighbour discovery only with hop limit 255, but a router forwards what goes to a stranger: the
+/// destination is multicast, link-local, or of the sender's network, where gateways are probed by their own addresses.
 #[inline(always)]
-fn is_neighbour_discovery(kind: u16, hop_limit: u8) -> bool {
-    ((133..=136).contains(&kind) && hop_limit == 255) || (130..=132).contains(&kind) || kind == 143
+fn stays_on_link(packet: &Packet) -> bool {
+    let network = |addr: &Addr| [addr[0], addr[1], addr[2], addr[3], addr[4], addr[5], addr[6], addr[7]];
+    is_multicast(&packet.destination)
+        || is_link_local(&packet.destination)
+        || network(&packet.source) == network(&packet.destination)
+}
+
+#[inline(always)]
+fn is_multicast(addr: &Addr) -> bool {
+    addr[0] == 0xff
 }
 
 #[inline(always)]

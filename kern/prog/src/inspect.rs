@@ -135,7 +135,10 @@ pub fn lies_in_bypass(packet: &Packet, flow: &FlowState) -> bool {
     let start = packet.sequence;
     let end = start.wrapping_add(packet.payload_length);
     let (bypass_start, bypass_end) = FlowState::unpack_bypass(flow.bypass);
-    !after(bypass_start, start) && !after(end, bypass_end)
+    // Distances from its beginning: comparing ends alone would take a packet at the far side of the circle for inside.
+    let length = bypass_end.wrapping_sub(bypass_start);
+    let (from, to) = (start.wrapping_sub(bypass_start), end.wrapping_sub(bypass_start));
+    from <= to && to <= length
 }
 
 #[inline(always)]
@@ -196,10 +199,12 @@ pub fn track_end(packet: &Packet, ends: Ends, own_fin: u16, flow: &mut FlowState
             return;
         }
     }
-    if packet.tcp_flags & TCP_FIN != 0 {
+    // Written when it changes something only: see `FlowState::flags`.
+    if packet.tcp_flags & TCP_FIN != 0 && flow.flags & own_fin == 0 {
         flow.flags |= own_fin;
     }
-    if packet.tcp_flags & TCP_RST != 0 || flow.flags & BOTH == BOTH {
+    let ended = packet.tcp_flags & TCP_RST != 0 || flow.flags & BOTH == BOTH;
+    if ended && flow.flags & FlowFlags::CLOSING == 0 {
         flow.flags |= FlowFlags::CLOSING;
     }
 }
@@ -252,6 +257,8 @@ fn accept_connection(packet: &Packet, flow: &mut FlowState, next: u32) {
         return;
     }
     flow.base_seq = base;
+    // Should a flag of the connection before come back, written by another CPU in this moment, it speaks of nothing.
+    flow.bypass = FlowState::pack_bypass(base, base);
     flow.acked_seq = base;
     flow.sent_next_seq = base;
     flow.reply_next_seq = next;
@@ -263,7 +270,9 @@ fn accept_connection(packet: &Packet, flow: &mut FlowState, next: u32) {
     const KEPT: u16 = FlowFlags::PUNT_REPLIES | FlowFlags::COPYING;
     const BEGUN: u16 = FlowFlags::BASE_VALID | FlowFlags::REPLY_VALID | FlowFlags::REPLIED | FlowFlags::BOUNDARY_VALID;
     flow.flags = BEGUN | flow.flags & KEPT;
-    if flow.verdict == Verdict::Closed as u8 {
+    // What was said of the connection before, refused or settled, is not said of this one.
+    let settled = flow.verdict == Verdict::Forward as u8 && flow.rule_set != 0;
+    if flow.verdict == Verdict::Closed as u8 || settled {
         flow.verdict = Verdict::Inspect as u8;
     }
 }

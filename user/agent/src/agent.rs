@@ -1,7 +1,7 @@
 //! The running agent: starts everything in order, follows the policy directories, answers, and ends in order.
 
 use std::{
-    collections::HashSet,
+    os::fd::AsFd as _,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
@@ -27,6 +27,7 @@ use crate::{
     api,
     audit::{AuditModes, AuditSink, CopyCounts, Onlooker},
     config::Config,
+    confine::confine,
     export,
     fqdn::{self, KernelNames},
     hubble,
@@ -39,6 +40,8 @@ use crate::{
     policy_store::{Loaded, PolicyStore},
     publisher::Publisher,
     reloaded::Reloaded,
+    waiting::Waiting,
+    way::Ways,
     worker::{Workers, nanoseconds},
 };
 
@@ -55,6 +58,8 @@ const WATCHDOG: Duration = Duration::from_secs(1);
 /// Every so many looks policies are read again whatever the file system tells: it tells nothing of a directory that was
 /// replaced, or on a network file system; and a change that could not be put in force is tried again.
 const RELOAD_EVERY: u32 = 30;
+/// Every so many looks it is written down which policies were sound.
+const KEEP_EVERY: u32 = 10;
 
 /// What the parts share. One lock: nothing here is on a packet's way.
 pub(crate) struct Shared {
@@ -82,11 +87,11 @@ pub(crate) struct State {
     /// Taken out when the agent ends.
     pub(crate) publisher: Option<Publisher>,
     pub(crate) workers: Workers,
+    /// From the kernel to them.
+    pub(crate) ways: Ways,
     onlooker: Onlooker,
     pub(crate) findings: Vec<Finding>,
     pub(crate) rejections: usize,
-    /// Files, and objects of a cluster, that are not used as they are.
-    pub(crate) broken: HashSet<Arc<str>>,
     pub(crate) dangling: usize,
     pub(crate) conflicts: usize,
     pub(crate) documents: usize,
@@ -102,15 +107,18 @@ impl State {
         workers: Workers,
         onlooker: Onlooker,
     ) -> Self {
+        let prober = publisher.datapath().prober();
+        let prober =
+            prober.inspect_err(|e| warn!(error = %e, "there are no probes: health says nothing of the data path"));
         let mut state = Self {
             store,
+            ways: Ways::new(prober.ok()),
             inventory: Arc::new(inventory),
             publisher: Some(publisher),
             workers,
             onlooker,
             findings: Vec::new(),
             rejections: 0,
-            broken: HashSet::new(),
             dangling: 0,
             conflicts: 0,
             documents: 0,
@@ -124,7 +132,6 @@ impl State {
     fn note(&mut self, loaded: Loaded) {
         self.findings = loaded.findings;
         self.rejections = loaded.rejections;
-        self.broken = loaded.broken;
         self.dangling = loaded.dangling;
         self.conflicts = loaded.conflicts;
         self.documents = loaded.documents;
@@ -172,9 +179,10 @@ impl Shared {
 /// # Errors
 /// It could not start, or could not clean up.
 pub async fn run(config: Config, keep: bool, log: LogFilter) -> Result<()> {
+    confine()?;
     let mut stop = StopSignals::new()?;
     let _lock = NodeLock::take(&config.bpffs)?;
-    let listener = api::listen(&config.api)?;
+    let mut listener = api::listen(&config.api)?;
     let (reload, changes) = mpsc::channel(1);
     let _watcher = watch_policies(&config, reload)?;
     let hubble = match &config.hubble.listen {
@@ -197,11 +205,13 @@ pub async fn run(config: Config, keep: bool, log: LogFilter) -> Result<()> {
         None => None,
     };
     if let Some(cluster) = &mut cluster {
-        // Nothing is enforced by a part of what there is; what an earlier agent left pinned holds meanwhile.
-        inventory = tokio::select! {
-            first = cluster.first() => first,
+        let waiting = Arc::new(Waiting::new(&config.node, cluster.side().connection));
+        let page = scraped.as_ref().map(|(server, _)| server);
+        let first = tokio::select! {
+            first = answering(&mut listener, page, waiting, cluster.first()) => first?,
             () = stop.wait() => return Ok(()),
         };
+        inventory = first;
     }
     let side = cluster.as_ref().map(Kubernetes::side);
     let (shared, collector) = start(&config, (inventory, side), log).await?;
@@ -237,6 +247,40 @@ pub async fn run(config: Config, keep: bool, log: LogFilter) -> Result<()> {
     served
 }
 
+/// Says that it waits as long as it does. Nothing is enforced by a part of what there is; what an earlier agent left pinned
+/// holds meanwhile.
+async fn answering<T>(
+    listener: &mut UnixListener,
+    page: Option<&metrics::MetricsServer>,
+    waiting: Arc<Waiting>,
+    awaited: impl Future<Output = T>,
+) -> Result<T> {
+    let second = listener.as_fd().try_clone_to_owned().context("API")?;
+    let second = UnixListener::from_std(second.into()).context("API")?;
+    let (closing, closed) = oneshot::channel();
+    let closed = async move {
+        // Dropped or sent: both mean the end.
+        let _ = closed.await;
+    };
+    let pages = async {
+        match page {
+            Some(server) => server.serve_waiting(Arc::clone(&waiting)).await,
+            None => std::future::pending().await,
+        }
+    };
+    let server = api::serve(second, Arc::clone(&waiting), None, closed);
+    tokio::pin!(server);
+    let first = tokio::select! {
+        first = awaited => first,
+        served = &mut server => return Err(served.err().unwrap_or_else(|| anyhow!("API: it has ended"))),
+        () = pages => bail!("metrics: no more connections"),
+    };
+    // Who still asks is told to come back.
+    drop::<oneshot::Sender<()>>(closing);
+    let _ = timeout(LAST_ANSWERS, server).await;
+    Ok(first)
+}
+
 fn exporters(shared: &Shared, config: &Config) -> export::Manager {
     export::Manager {
         exporters: Arc::clone(&shared.exporters),
@@ -259,7 +303,7 @@ async fn serve_until(
         let _ = closed.await;
     };
     let services = observer::servers(&shared.observer, address);
-    let server = api::serve(listener, Arc::clone(shared), services, closed);
+    let server = api::serve(listener, Arc::clone(shared), Some(services), closed);
     tokio::pin!(server);
     tokio::select! {
         served = &mut server => return served,
@@ -322,15 +366,19 @@ async fn start(
     let mut workers = Workers::new(channels, &engine, limits(config), started);
     let engines = [Arc::clone(&engine), Arc::clone(&onlooker)];
     let mut publisher = Publisher::new(datapath, engines, Arc::clone(&names), config);
-    if let Err(e) = put_in_force(&mut publisher, &mut workers, &mut store, &loaded) {
-        workers.stop();
-        // Enforcement that an earlier agent left stays; what this one began does not.
-        let keep = publisher.took_over();
-        if let Err(cleaning) = publisher.stop(keep).await {
-            error!(error = format!("{cleaning:#}"), "cleaning up");
+    let begun = put_in_force(&mut publisher, &mut workers, &mut store, &loaded, cluster.is_some());
+    let failure = match begun {
+        Ok(failure) => failure,
+        Err(e) => {
+            workers.stop();
+            // Enforcement that an earlier agent left stays; what this one began does not.
+            let keep = publisher.took_over();
+            if let Err(cleaning) = publisher.stop(keep).await {
+                error!(error = format!("{cleaning:#}"), "cleaning up");
+            }
+            return Err(e);
         }
-        return Err(e);
-    }
+    };
     let (observer, writer) = Observer::new(node(config), config.hubble.capacity);
     observer.set_directory(directory(&publisher, &store, &inventory));
     observer.agent_started(publisher.endpoints());
@@ -350,6 +398,7 @@ async fn start(
         cluster,
         state: Mutex::new(State::new((store, inventory, loaded), publisher, workers, looking)),
     });
+    shared.state().failure = failure;
     let sources = sources(&shared, config, rings, kernel_lost);
     let collector = Collector::new(
         observer,
@@ -482,11 +531,21 @@ fn put_in_force(
     workers: &mut Workers,
     store: &mut PolicyStore,
     loaded: &Loaded,
-) -> Result<()> {
+    is_cluster: bool,
+) -> Result<Option<String>> {
     // Frames of flows that an earlier agent left wait in the sockets until the engine has its view.
-    publisher.publish(loaded, store)?;
+    let failure = match publisher.publish(loaded, store) {
+        Ok(_) => None,
+        // Pods come and go while they are looked at: one that fails is tried again, and keeps no other from its policy.
+        Err(e) if is_cluster && publisher.revision() > 0 => Some(e),
+        Err(e) => return Err(e),
+    };
     workers.start()?;
-    publisher.forget_stale()
+    publisher.forget_stale()?;
+    Ok(failure.map(|e| {
+        error!(error = format!("{e:#}"), "not everything is in force");
+        format!("{e:#}")
+    }))
 }
 
 fn check_interfaces(config: &Config) -> Result<()> {
@@ -510,6 +569,8 @@ fn settings(config: &Config) -> Settings {
         mark: config.mark,
         attach: config.attach,
         flows_max: config.flows_max,
+        policy_entries_max: config.policy_rows_max,
+        ipcache_entries_max: config.ipcache_max,
         open_without_agent: config.open_without_agent,
         // While one agent takes over from another, rows of both are there.
         names_max: u32::try_from(2 * config.fqdn.limits.rows_max()).unwrap_or(u32::MAX),
@@ -527,6 +588,7 @@ async fn end(shared: &Shared, tasks: Vec<JoinHandle<()>>, keep: bool) -> Result<
         state.onlooker.stop();
         state.publisher.take()
     };
+    keep_policies(shared).await;
     if let Err(e) = fqdn::save(shared) {
         warn!(error = format!("{e:#}"), "{}", fqdn::NOT_WRITTEN);
     }
@@ -594,13 +656,15 @@ pub(crate) fn reload(shared: &Shared) {
         ..
     } = &mut *state;
     let Some(publisher) = publisher else { return };
-    let result = store
-        .load(inventory, &[shared.engine.names(), shared.onlooker.names()])
-        .and_then(|loaded| publisher.publish(&loaded, store).map(|changed| (loaded, changed)));
+    let loaded = store.load(inventory, &[shared.engine.names(), shared.onlooker.names()]);
+    let published = loaded.map(|loaded| {
+        let published = publisher.publish(&loaded, store);
+        (loaded, published)
+    });
     shared.observer.set_directory(directory(publisher, store, inventory));
-    match result {
-        Ok((loaded, changed)) => {
-            if changed {
+    let failure = match published {
+        Ok((loaded, published)) => {
+            if published.as_ref().is_ok_and(|changed| *changed) {
                 shared
                     .observer
                     .policy_updated(publisher.endpoints(), publisher.revision(), loaded.documents);
@@ -608,13 +672,17 @@ pub(crate) fn reload(shared: &Shared) {
             if loaded.findings != state.findings {
                 log_findings(&loaded.findings);
             }
+            // What is wrong with documents is known, whatever the kernel says.
             state.note(loaded);
+            published.err()
         }
-        Err(e) => {
-            error!(error = format!("{e:#}"), "the change is not in force");
-            shared.observer.policy_failed(publisher.endpoints(), &format!("{e:#}"));
-            state.failure = Some(format!("{e:#}"));
-        }
+        Err(e) => Some(e),
+    };
+    if let Some(e) = failure {
+        error!(error = format!("{e:#}"), "not everything is in force");
+        let endpoints = state.publisher.as_ref().map_or(&[][..], Publisher::endpoints);
+        shared.observer.policy_failed(endpoints, &format!("{e:#}"));
+        state.failure = Some(format!("{e:#}"));
     }
 }
 
@@ -627,6 +695,20 @@ fn log_findings(findings: &[Finding]) {
     }
 }
 
+/// Writes down, beside the runtime, what the next agent has to know of policies.
+async fn keep_policies(shared: &Shared) {
+    let Some(kept) = shared.state().store.take_kept() else {
+        return;
+    };
+    let written = tokio::task::spawn_blocking(move || kept.write()).await;
+    if let Err(e) = written.map_err(anyhow::Error::from).flatten() {
+        warn!(
+            error = format!("{e:#}"),
+            "an agent that starts anew does not know how policies were that are broken then"
+        );
+    }
+}
+
 /// Looks after what changes without a file: workers, devices of endpoints, addresses of the node.
 async fn keep_watch(shared: Arc<Shared>) {
     let mut ticks = interval(WATCHDOG);
@@ -635,11 +717,16 @@ async fn keep_watch(shared: Arc<Shared>) {
     loop {
         ticks.tick().await;
         looks = looks.wrapping_add(1);
+        if looks.is_multiple_of(KEEP_EVERY) {
+            keep_policies(&shared).await;
+        }
         let due = {
             let mut state = shared.state();
             for problem in state.workers.look(Instant::now()) {
                 error!("{problem}");
             }
+            let State { ways, workers, .. } = &mut *state;
+            ways.look(workers.reports().into_iter().map(|report| report.stats));
             let changed = state.publisher.as_ref().is_some_and(Publisher::surroundings_changed);
             changed || state.store.is_waiting() || looks.is_multiple_of(RELOAD_EVERY)
         };

@@ -352,13 +352,14 @@ pub fn listen(path: &Path) -> Result<UnixListener> {
 pub(crate) async fn serve<A: Answers>(
     listener: UnixListener,
     answers: Arc<A>,
-    (observer, peer): observer::Servers,
+    services: Option<observer::Servers>,
     stop: impl Future<Output = ()>,
 ) -> Result<()> {
+    let (observer, peer) = services.unzip();
     Server::builder()
         .add_service(AgentServer::new(Service(answers)))
-        .add_service(observer)
-        .add_service(peer)
+        .add_optional_service(observer)
+        .add_optional_service(peer)
         .serve_with_incoming_shutdown(UnixListenerStream::new(listener), stop)
         .await
         .context("API")

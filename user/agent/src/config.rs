@@ -91,6 +91,8 @@ struct RawConfig {
     #[serde(default)]
     attach: RawAttach,
     flows_max: Option<u32>,
+    policy_rows_max: Option<u32>,
+    ipcache_max: Option<u32>,
     allow_localhost: Option<bool>,
     #[serde(default)]
     identity_labels: Vec<String>,
@@ -199,6 +201,10 @@ pub struct Config {
     pub attach: AttachMode,
     /// Entries of the kernel's flow table.
     pub flows_max: u32,
+    /// Rows of the kernel's policy table.
+    pub policy_rows_max: u32,
+    /// Prefixes of which the kernel knows whose they are.
+    pub ipcache_max: u32,
     /// DNS rules and names.
     pub fqdn: FqdnConfig,
     /// serverNames rules.
@@ -260,6 +266,12 @@ pub struct Settings {
     /// Entries of the kernel's flow table
     #[arg(long, env = "SEVENTH_FLOWS_MAX", value_name = "N")]
     flows_max: Option<u32>,
+    /// Rows of the kernel's policy table
+    #[arg(long, env = "SEVENTH_POLICY_ROWS_MAX", value_name = "N")]
+    policy_rows_max: Option<u32>,
+    /// Addresses and prefixes of which the kernel knows whose they are
+    #[arg(long, env = "SEVENTH_IPCACHE_MAX", value_name = "N")]
+    ipcache_max: Option<u32>,
     /// Refuse a ClientHello with ECH, whatever its outer name
     #[arg(long, env = "SEVENTH_TLS_DENY_ECH", value_name = "BOOL")]
     tls_deny_ech: Option<bool>,
@@ -298,12 +310,23 @@ impl Settings {
         over(&mut raw.allow_localhost, self.allow_localhost);
         raw.on_agent_down = self.on_agent_down.unwrap_or(raw.on_agent_down);
         over(&mut raw.flows_max, self.flows_max);
+        over(&mut raw.policy_rows_max, self.policy_rows_max);
+        over(&mut raw.ipcache_max, self.ipcache_max);
         raw.tls.deny_ech = self.tls_deny_ech.unwrap_or(raw.tls.deny_ech);
         raw.tls.pass_unknown_quic = self.tls_pass_unknown_quic.unwrap_or(raw.tls.pass_unknown_quic);
         self.hubble.take_precedence(&mut raw.hubble);
         self.fqdn.take_precedence(&mut raw.fqdn);
         self.kubernetes.take_precedence(&mut raw.kubernetes);
     }
+}
+
+/// Room of a table of the kernel.
+fn entries(field: &'static str, wanted: Option<u32>, default: u32) -> Result<u32, Wrong> {
+    let max = wanted.unwrap_or(default);
+    if (1024..=16_777_216).contains(&max) {
+        return Ok(max);
+    }
+    Err(wrong(field, format!("{max}; must be 1024 to 16777216")))
 }
 
 /// Decimal, or hexadecimal after `0x`.
@@ -422,10 +445,9 @@ impl RawConfig {
                 "0; must have at least one bit that nothing else on this node uses",
             ));
         }
-        let flows_max = self.flows_max.unwrap_or(262_144);
-        if !(1024..=16_777_216).contains(&flows_max) {
-            return Err(wrong("flowsMax", format!("{flows_max}; must be 1024 to 16777216")));
-        }
+        let flows_max = entries("flowsMax", self.flows_max, 1 << 18)?;
+        let policy_rows_max = entries("policyRowsMax", self.policy_rows_max, 1 << 20)?;
+        let ipcache_max = entries("ipcacheMax", self.ipcache_max, 1 << 20)?;
         let filter = LabelFilter::new(self.identity_labels.iter().map(String::as_str))
             .map_err(|reason| wrong("identityLabels", reason))?;
         let api = absolute("api", self.api, API_SOCKET)?;
@@ -463,6 +485,8 @@ impl RawConfig {
                 RawAttach::Clsact => AttachMode::Clsact,
             },
             flows_max,
+            policy_rows_max,
+            ipcache_max,
             fqdn,
             tls: self.tls,
             inspection: self
@@ -538,7 +562,9 @@ mod tests {
     fn a_wrong_value_names_its_field() {
         assert_eq!(field("workers: 0"), "workers");
         assert_eq!(field("mark: 0"), "mark");
-        assert_eq!(field("flowsMax: 3"), "flowsMax");
+        for table in ["flowsMax", "policyRowsMax", "ipcacheMax"] {
+            assert_eq!(field(&format!("{table}: 3")), table);
+        }
         assert_eq!(field("api: run/seventh.sock"), "api");
         assert_eq!(field("bpffs: bpf"), "bpffs");
         assert_eq!(field("node: ''"), "node");

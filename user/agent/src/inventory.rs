@@ -4,7 +4,7 @@
 //! from it is the same.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeSet, HashMap, HashSet},
     net::IpAddr,
     sync::Arc,
 };
@@ -13,11 +13,14 @@ use anyhow::Result;
 use ipnet::IpNet;
 use seventh_kube::{Front, NodeAddress, Workload};
 use seventh_policy::{
-    Compiler, IdentityId, Ipcache, Label, Labels, NamedPorts, PolicyPatch, ServicePort, ServicePorts, Services,
-    Surroundings, identity::HOST, label::SOURCE_SERVICE,
+    Compiler, IdentityId, Ipcache, Label, Labels, NamedPorts, Owner, PolicyPatch, ServicePorts, Services, Surroundings,
+    identity::{HOST, all_of, prefix_labels},
 };
 
-use crate::config::{Config, EndpointConfig};
+use crate::{
+    config::{Config, EndpointConfig},
+    fronts,
+};
 
 /// Who is there.
 #[derive(Clone, Debug, Default, PartialEq)]
@@ -39,8 +42,38 @@ pub(crate) struct Unmanaged {
     pub(crate) labels: Labels,
     /// Its addresses.
     pub(crate) ips: Vec<IpAddr>,
+    /// Why not, in one word.
+    pub(crate) cause: Cause,
     /// Why not.
     pub(crate) reason: String,
+}
+
+/// Why nothing is enforced on a pod, or on one of its devices.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Cause {
+    /// It shares the node's network.
+    HostNetwork,
+    /// It has no address yet.
+    NoAddress,
+    /// Its device is not known, or is none that can be enforced on.
+    NoDevice,
+    /// It has further devices.
+    FurtherDevice,
+}
+
+impl Cause {
+    /// Every one.
+    pub(crate) const ALL: [Self; 4] = [Self::HostNetwork, Self::NoAddress, Self::NoDevice, Self::FurtherDevice];
+
+    /// As metrics say it.
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Self::HostNetwork => "host-network",
+            Self::NoAddress => "no-address",
+            Self::NoDevice => "no-device",
+            Self::FurtherDevice => "further-device",
+        }
+    }
 }
 
 /// What a cluster adds.
@@ -103,8 +136,11 @@ pub(crate) struct Held {
     pub(crate) endpoints: Vec<IdentityId>,
     /// Of everybody else, by address.
     pub(crate) addresses: HashMap<IpAddr, IdentityId>,
-    /// Of this node's own addresses, if it is another one than [`HOST`].
+    /// Of addresses that are this node's own, or may turn out to be, if it is another one than [`HOST`].
     pub(crate) own: HashMap<IpAddr, IdentityId>,
+    /// Addresses that the API server has given to services. A node may have them on a device (ipvs, a DNS cache of the
+    /// node); they are the services' all the same.
+    pub(crate) services: HashSet<IpAddr>,
 }
 
 impl Holders {
@@ -146,34 +182,76 @@ impl Holders {
             own.extend(endpoint.ips.iter().map(|ip| (*ip, id)));
         }
         if let Some(cluster) = &inventory.cluster {
-            let mut outside = Ipcache::new();
-            for (prefix, identity) in prefixes {
-                let owner = seventh_policy::Owner {
-                    identity: *identity,
-                    ifindex: 0,
-                };
-                outside.insert(*prefix, owner);
-            }
-            let of = |ip: &IpAddr| {
-                let known = own.get(ip).or_else(|| held.addresses.get(ip)).copied();
-                known.unwrap_or_else(|| outside.lookup(*ip).identity)
-            };
-            let mut fronts = HashMap::new();
-            for front in &cluster.fronts {
-                let labels = Labels::new([Label::new(SOURCE_SERVICE, front.name.to_string(), "")]);
-                let (id, changed) = compiler.set_service(&labels, service_ports(front, of))?;
-                patches.extend(changed);
-                self.services.insert(labels, id);
-                needed.insert(id);
-                fronts.extend(front.ips.iter().map(|ip| (*ip, id)));
-            }
-            // An address of a service is nobody else's; if somebody says so, who is known by it goes first.
-            for (ip, id) in fronts {
-                held.addresses.entry(ip).or_insert(id);
-            }
+            self.front(compiler, (cluster, prefixes), (&own, &mut held), &mut needed, patches)?;
         }
         self.release(compiler, &needed, patches);
         Ok(held)
+    }
+
+    /// Addresses of services, and ports of nodes that lead to some.
+    fn front(
+        &mut self,
+        compiler: &mut Compiler,
+        (cluster, prefixes): (&ClusterPart, &HashMap<IpNet, IdentityId>),
+        (own, held): (&HashMap<IpAddr, IdentityId>, &mut Held),
+        needed: &mut HashSet<IdentityId>,
+        patches: &mut Vec<PolicyPatch>,
+    ) -> Result<()> {
+        let mut outside = Ipcache::new();
+        for (prefix, identity) in prefixes {
+            let owner = Owner {
+                identity: *identity,
+                ifindex: 0,
+            };
+            outside.insert(*prefix, owner);
+        }
+        let known: HashMap<IpAddr, IdentityId> = held.addresses.iter().chain(own).map(|(ip, id)| (*ip, *id)).collect();
+        let of = |ip: &IpAddr| {
+            let known = known.get(ip).copied();
+            known.unwrap_or_else(|| outside.lookup(*ip).identity)
+        };
+        let nodes: HashMap<IpAddr, NodeAddress> = cluster.nodes.iter().map(|node| (node.ip, *node)).collect();
+        let node_ports = fronts::of_nodes(&cluster.fronts, of);
+        let behind_nodes = ServicePorts::new(node_ports.clone()).beside_own();
+        let behind_nodes = Some(behind_nodes).filter(|ports| !ports.is_empty());
+        let of_nodes = nodes.values().filter(|node| node.of_node.is_some());
+        let of_nodes: BTreeSet<IdentityId> = of_nodes.map(|node| of(&node.ip)).chain([HOST]).collect();
+        for id in of_nodes {
+            patches.extend(compiler.set_ports_behind(id, behind_nodes.clone()));
+        }
+        let mut serve = |labels: Labels, ports| -> Result<IdentityId> {
+            let (id, changed) = compiler.set_service(&labels, ports)?;
+            patches.extend(changed);
+            self.services.insert(labels, id);
+            needed.insert(id);
+            Ok(id)
+        };
+        for (ip, fronted) in fronts::by_address(&cluster.fronts, of) {
+            if let Some(node) = nodes.get(&ip) {
+                // Somebody says that a node's address is his: the node's it stays, with his ports.
+                let at_nodes = if node.of_node.is_some() { &node_ports[..] } else { &[] };
+                let ports = fronted.ports(at_nodes).beside_own();
+                let id = serve(fronted.labels(&node_labels(*node)), ports)?;
+                held.addresses.insert(ip, id);
+                if node.of_node == Some(true) {
+                    held.own.insert(ip, id);
+                }
+            } else if known.contains_key(&ip) {
+                // An address of a pod is nobody else's.
+            } else if fronted.is_cluster {
+                let id = serve(fronted.labels(&Labels::new([])), fronted.ports(&[]))?;
+                held.addresses.insert(ip, id);
+                held.services.insert(ip);
+            } else {
+                let itself = outside_labels_at(&outside, ip, prefixes);
+                held.addresses
+                    .insert(ip, serve(fronted.labels(&itself), fronted.ports(&[]))?);
+                let host = Labels::new([Label::reserved("host")]);
+                held.own
+                    .insert(ip, serve(fronted.labels(&host), fronted.ports(&node_ports))?);
+            }
+        }
+        Ok(())
     }
 
     fn identity(
@@ -224,11 +302,12 @@ fn node_labels(address: NodeAddress) -> Labels {
     Labels::new(of_node.into_iter().chain(api_server).map(Label::reserved))
 }
 
-fn service_ports(front: &Front, of: impl Fn(&IpAddr) -> IdentityId) -> ServicePorts {
-    let ports = front.ports.iter().map(|port| ServicePort {
-        protocol: port.protocol,
-        port: port.port,
-        backends: port.backends.iter().map(|b| (of(&b.ip), b.port)).collect(),
-    });
-    ServicePorts::new(ports)
+/// Labels of an address outside the cluster.
+fn outside_labels_at(outside: &Ipcache, ip: IpAddr, prefixes: &HashMap<IpNet, IdentityId>) -> Labels {
+    let identity = outside.lookup(ip).identity;
+    let prefix = prefixes
+        .iter()
+        .find(|(_, id)| **id == identity)
+        .map(|(prefix, _)| *prefix);
+    prefix_labels(prefix.unwrap_or_else(|| all_of(ip.is_ipv6())))
 }

@@ -209,8 +209,18 @@ pub struct Lab {
     pub endpoints: Vec<LabEndpoint>,
     node: Namespace,
     dir: PathBuf,
+    confined: bool,
     _keeper: Keeper,
 }
+
+/// Runs its arguments as an agent runs on a node: the capabilities of docs/kubernetes.md without the two that only pods'
+/// namespaces need and no way to others, the root file system read-only but for the lab's directory.
+const CONFINED: &str = r#"
+dir=$1; shift
+mount --rbind "$dir" "$dir" && mount -o remount,bind,ro / || exit 2
+exec setpriv --no-new-privs --inh-caps=-all \
+  --bounding-set=-all,+bpf,+net_admin,+net_raw,+perfmon,+ipc_lock "$@"
+"#;
 
 impl Lab {
     /// Builds a node with these endpoints `(name, app)` and MTU.
@@ -230,6 +240,7 @@ impl Lab {
             endpoints: Vec::new(),
             node: Namespace::create(format!("{tag}-node"))?,
             dir,
+            confined: std::env::var("SEVENTH_LAB_CONFINED").is_ok_and(|value| value == "1"),
             _keeper: keeper,
         };
         lab.mount_bpffs()?;
@@ -311,6 +322,27 @@ impl Lab {
         self.connect(self.endpoint(name)?)
     }
 
+    /// Takes an endpoint's network namespace away, with its devices and everything that runs in it.
+    ///
+    /// # Errors
+    /// There is none of this name, or a step failed.
+    pub fn remove(&self, name: &str) -> Result<()> {
+        let endpoint = self.endpoint(name)?;
+        let namespace = &endpoint.namespace.name;
+        let pids = Command::new("ip").args(["netns", "pids", namespace]).output()?;
+        for pid in String::from_utf8_lossy(&pids.stdout).lines() {
+            // Threads of tests are no processes of the namespace; one that is gone already is gone.
+            let _ = kill(Pid::from_raw(pid.trim().parse()?), Signal::SIGKILL);
+        }
+        ip(&["netns", "del", namespace])
+    }
+
+    /// Agents that are started from now on have the least privileges that they need. `SEVENTH_LAB_CONFINED=1` says so of all
+    /// labs.
+    pub fn confine(&mut self) {
+        self.confined = true;
+    }
+
     /// The endpoint of this name.
     ///
     /// # Errors
@@ -384,7 +416,13 @@ impl Lab {
     pub fn launch_agent_with(&mut self, binary: &Path, flags: &[&str]) -> Result<u32> {
         let log_path = self.dir().join("agent.log");
         let log = fs::OpenOptions::new().create(true).append(true).open(&log_path)?;
-        let mut command = self.node.command(binary);
+        let mut command = if self.confined {
+            let mut command = self.node.command("sh");
+            command.args(["-c", CONFINED, "sh"]).arg(self.dir()).arg(binary);
+            command
+        } else {
+            self.node.command(binary)
+        };
         let config = self.dir().join("config.yaml");
         command.args(["agent", "--config"]).arg(config).args(flags);
         command
@@ -412,8 +450,10 @@ impl Lab {
     }
 
     fn agent_is_ready(&self, binary: &Path) -> bool {
-        self.ask_agent(binary, &["status"])
-            .is_ok_and(|output| output.status.success())
+        let status = self.ask_agent(binary, &["status", "-o", "json"]).ok();
+        let status: Option<serde_json::Value> = status.and_then(|output| serde_json::from_slice(&output.stdout).ok());
+        // While it waits for a cluster it answers, but nothing is in force.
+        status.is_some_and(|status| status["policy"]["revision"].as_u64() > Some(0))
     }
 
     /// Runs a client command against the lab's agent.

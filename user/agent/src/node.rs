@@ -13,13 +13,18 @@ use nix::{
     fcntl::{Flock, FlockArg},
 };
 
-/// All addresses of this network namespace's devices: who has one of them is the identity `host`.
+/// The device on which kube-proxy (ipvs) keeps every address of every service, so that the kernel takes packets to them for
+/// its own. They are not the node's.
+const SERVICES_DEVICE: &str = "kube-ipvs0";
+
+/// All addresses of this network namespace's devices: who has one of them is the identity `host`, unless it is a service's.
 ///
 /// # Errors
 /// The system does not tell.
 pub(crate) fn addresses() -> Result<Vec<IpAddr>> {
     let interfaces = nix::ifaddrs::getifaddrs().context("cannot list this node's addresses")?;
     let mut addresses: Vec<IpAddr> = interfaces
+        .filter(|interface| interface.interface_name != SERVICES_DEVICE)
         .filter_map(|interface| interface.address)
         .filter_map(|address| match (address.as_sockaddr_in(), address.as_sockaddr_in6()) {
             (Some(v4), _) => Some(IpAddr::V4(v4.ip())),
@@ -35,6 +40,12 @@ pub(crate) fn addresses() -> Result<Vec<IpAddr>> {
 /// Index of the device of this name in this network namespace, if there is one.
 pub(crate) fn interface_index(name: &str) -> Option<u32> {
     nix::net::if_::if_nametoindex(name).ok()
+}
+
+/// Name of the device with this index in this network namespace, if there is one.
+pub(crate) fn interface_name(index: u32) -> Option<String> {
+    let name = nix::net::if_::if_indextoname(index).ok()?;
+    name.into_string().ok()
 }
 
 /// Held by a running agent; the kernel takes it back however the agent ends.

@@ -1,5 +1,7 @@
 //! Policy documents on disk, and what they come to for each endpoint.
 
+mod kept;
+
 use std::{
     collections::{HashMap, HashSet},
     fs,
@@ -15,9 +17,12 @@ use seventh_kube::object::FILE_PREFIX;
 use seventh_policy::{
     CompileOptions, CompiledPolicy, Compiler, Documents, EndpointFacts, Finding, Identities, IdentityId, Ipcache,
     Labels, Loader, NearMiss, Owner, PolicyPatch, Severity, document::Document, governs, identity::prefix_labels,
-    name_pattern::NamePattern, name_selectors_of, nearest_rule, prefixes_of, resolve, rule::PolicyRule,
+    load_text, name_pattern::NamePattern, name_selectors_of, nearest_rule, prefixes_of, resolve, rule::PolicyRule,
 };
+use tracing::warn;
 
+use self::kept::Kept;
+pub(crate) use self::kept::ToKeep;
 use crate::{
     audit::AuditModes,
     config::{Config, EndpointConfig},
@@ -39,6 +44,8 @@ pub(crate) struct PolicyStore {
     modes: AuditModes,
     holders: Holders,
     in_force: Vec<Arc<Document>>,
+    /// Of a cluster's policies.
+    kept: Option<Kept>,
     node_wide_names: bool,
     /// Identities of addresses that are known by name.
     classes: HashMap<NameClass, IdentityId>,
@@ -70,8 +77,6 @@ pub(crate) struct Loaded {
     pub(crate) rejections: usize,
     /// Those of them that are in files of this node.
     pub(crate) rejections_in_files: usize,
-    /// Files, and objects of a cluster, that are not used as they are.
-    pub(crate) broken: HashSet<Arc<str>>,
     /// References to what is not there; the documents are in force, the rules select nobody by them.
     pub(crate) dangling: usize,
     /// Rules that contradict each other at an endpoint, whose traffic is therefore denied.
@@ -139,6 +144,16 @@ impl PolicyStore {
             modes,
             holders: Holders::default(),
             in_force: Vec::new(),
+            kept: config.kubernetes.is_some().then(|| {
+                let (kept, read) = Kept::read(&config.fqdn.state_file.with_file_name("policies.json"));
+                if let Err(e) = read {
+                    warn!(
+                        error = format!("{e:#}"),
+                        "policies that are broken now are not known as they were before"
+                    );
+                }
+                kept
+            }),
             node_wide_names: config.fqdn.node_wide,
             classes: HashMap::new(),
             unneeded: HashSet::new(),
@@ -164,7 +179,11 @@ impl PolicyStore {
         let rejections = errors(&findings).count();
         let in_files = |finding: &&Finding| !finding.file.starts_with(FILE_PREFIX);
         let rejections_in_files = errors(&findings).filter(in_files).count();
+        self.recall(&broken);
         self.replace(&broken, read.documents);
+        if let (Some(kept), Some(cluster)) = (&mut self.kept, &inventory.cluster) {
+            kept.follow(cluster.texts.iter(), &broken);
+        }
         let resolved = resolve(&self.in_force, &inventory.surroundings());
         let dangling = errors(&resolved.findings).count();
         findings.extend(resolved.findings);
@@ -203,7 +222,6 @@ impl PolicyStore {
             findings,
             rejections,
             rejections_in_files,
-            broken,
             dangling,
             documents: self.in_force.len(),
         })
@@ -360,6 +378,25 @@ impl PolicyStore {
             .collect()
     }
 
+    /// Policies that are broken when an agent starts were in force before, as an earlier agent has written down.
+    fn recall(&mut self, broken: &HashSet<Arc<str>>) {
+        let Some(kept) = &self.kept else { return };
+        let known: HashSet<&Arc<str>> = self.in_force.iter().map(|document| &document.origin.file).collect();
+        let lost = broken.iter().filter(|file| !known.contains(file));
+        let texts = lost.filter_map(|file| Some((file, kept.text(file)?)));
+        let recalled: Vec<Arc<Document>> = texts
+            .map(|(file, text)| load_text(file, text))
+            .filter(|loaded| !loaded.has_errors())
+            .flat_map(|loaded| loaded.documents)
+            .collect();
+        self.in_force.extend(recalled);
+    }
+
+    /// What the next agent has to know of a cluster's policies, if that has changed.
+    pub(crate) fn take_kept(&mut self) -> Option<ToKeep> {
+        self.kept.as_mut()?.take()
+    }
+
     /// A file with an error keeps, as a whole, what was in force from it; one that never was in force gives what is
     /// sound in it. A file that cannot be read is a file with an error; one that is gone takes its documents along.
     fn replace(&mut self, broken: &HashSet<Arc<str>>, read: Vec<Arc<Document>>) {
@@ -424,7 +461,7 @@ fn errors(findings: &[Finding]) -> impl Iterator<Item = &Finding> {
 #[cfg(test)]
 mod tests {
     use super::{AuditModes, CompiledPolicy, Inventory, Loaded, Names, PolicyStore};
-    use crate::config::Config;
+    use crate::{config::Config, inventory::ClusterPart};
     use seventh_abi::Direction;
     use std::{fs, path::Path};
 
@@ -446,6 +483,43 @@ mod tests {
 
     fn enforced(loaded: &Loaded) -> bool {
         loaded.policies[0].enforced.enforced(Direction::Ingress)
+    }
+
+    #[test]
+    fn a_policy_of_a_cluster_that_is_broken_when_an_agent_starts_stays_as_it_was() {
+        let dir = tempfile::tempdir().unwrap();
+        let text = format!("api: {}/seventh.sock\nkubernetes: {{}}\n", dir.path().display());
+        let config = Config::parse(&dir.path().join("config.yaml"), &text).unwrap();
+        let (_, of_file) = store(dir.path());
+        let load = |store: &mut PolicyStore, texts: &[(&str, String)]| {
+            let inventory = Inventory {
+                endpoints: of_file.endpoints.clone(),
+                cluster: Some(ClusterPart {
+                    texts: texts
+                        .iter()
+                        .map(|(name, text)| ((*name).into(), text.as_str().into()))
+                        .collect(),
+                    ..ClusterPart::default()
+                }),
+                ..Inventory::default()
+            };
+            store.load(&inventory, &[&Names::default()]).unwrap()
+        };
+        let begin = || PolicyStore::new(&config, AuditModes::kept(&config).unwrap());
+        let (a, b) = ("k8s:CiliumNetworkPolicy/default/a", "k8s:CiliumNetworkPolicy/default/b");
+        let broken = "kind: [".to_owned();
+
+        let mut first = begin();
+        assert!(enforced(&load(&mut first, &[(a, policy("one"))])));
+        first.take_kept().unwrap().write().unwrap();
+        assert!(first.take_kept().is_none(), "nothing has changed");
+        let mut second = begin();
+        let loaded = load(&mut second, &[(a, broken.clone()), (b, broken.clone())]);
+        assert!(enforced(&loaded) && loaded.rejections == 2 && loaded.documents == 1);
+        // What is gone is not recalled, and what was broken is not kept.
+        assert!(!enforced(&load(&mut second, &[(b, broken.clone())])));
+        second.take_kept().unwrap().write().unwrap();
+        assert!(!enforced(&load(&mut begin(), &[(a, broken)])));
     }
 
     #[test]

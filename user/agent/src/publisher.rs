@@ -6,8 +6,16 @@
 //! 5. new devices are attached;
 //! 6. what nobody needs any more is removed: prefixes, then rows.
 //!
-//! A step that fails leaves the endpoints that were not reached under what they had; the next attempt begins again under
-//! numbers of its own.
+//! A step that fails leaves the endpoints that it was about under what they had, and keeps no other from going on; the next
+//! attempt tries it again. An endpoint that had nothing is shut, so that it is never open for want of a policy.
+//!
+//! The table of rows has an end. While both the old and the new policy of an endpoint do not fit, endpoints are switched one
+//! after another, and if that brings no room, those that wait are shut until their rows are there. A policy that does not
+//! fit at all shuts the endpoints under it: a part of a policy is none.
+
+mod requests;
+mod rows;
+mod views;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -16,21 +24,23 @@ use std::{
     time::SystemTime,
 };
 
-use anyhow::{Context as _, Result, ensure};
-use ipnet::IpNet;
-use seventh_abi::{Direction, Endpoint, EndpointFlags, IpcacheEntry, PolicyKey};
-use seventh_datapath::{Datapath, IpcachePrefix, PolicyRow};
-use seventh_engine::{EndpointView, EngineLimits, EngineShared, PolicyView, SCOPE_NODE};
-use seventh_policy::{
-    CompiledPolicy, IdentityId, Ipcache, Owner, PolicyPatch, RequestLimits, RequestTable, RuleSet, identity::HOST,
-};
-use tracing::{info, warn};
+use anyhow::{Context as _, Result, anyhow};
+use seventh_abi::{Direction, Endpoint, EndpointFlags, IpcacheEntry, POLICY_SHUT};
+use seventh_datapath::{Datapath, IpcachePrefix};
+use seventh_engine::{EngineShared, SCOPE_NODE};
+use seventh_policy::{CompiledPolicy, IdentityId, Ipcache, PolicyPatch, RequestLimits, RequestTable};
+use tracing::{error, info, warn};
 
+pub(crate) use self::views::{ipcache, view};
+use self::{
+    requests::request_limits,
+    rows::Rows,
+    views::{kernel_ipcache, view_by},
+};
 use crate::{
     config::{Config, EndpointConfig},
     fqdn::KernelNames,
-    inventory::Held,
-    node::{addresses, interface_index},
+    node::{addresses, interface_index, interface_name},
     observer::ip,
     policy_store::{EndpointPolicy, Loaded, LoadedNames, PolicyStore},
 };
@@ -53,8 +63,14 @@ pub(crate) struct Enforced {
     pub(crate) audit: Option<Arc<CompiledPolicy>>,
     /// The endpoint as a whole is in audit.
     pub(crate) is_audited: bool,
+    /// Why nothing passes there, if it is shut.
+    pub(crate) shut: Option<String>,
+    /// Its policy in audit is not in the kernel, and why.
+    pub(crate) unaudited: Option<String>,
     /// The kernel goes by the same.
     in_kernel: bool,
+    /// By which policies the kernel goes, by the compiler's numbers; the second is the one in audit.
+    goes_by: [Option<u32>; 2],
     /// The programs sit on its device.
     attached: bool,
 }
@@ -70,7 +86,10 @@ impl Enforced {
             policy: None,
             audit: None,
             is_audited: false,
+            shut: None,
+            unaudited: None,
             in_kernel: false,
+            goes_by: [None; 2],
             attached: false,
         }
     }
@@ -106,9 +125,18 @@ impl Enforced {
     pub(crate) fn state(&self) -> &'static str {
         match (self.ifindex, self.in_kernel && self.attached) {
             (None, _) => "no-interface",
+            (Some(_), _) if self.shut.is_some() => "shut",
             (Some(_), true) => "ready",
             (Some(_), false) => "not-ready",
         }
+    }
+
+    /// Its device is another one, or none.
+    fn lose_device(&mut self) {
+        self.in_kernel = false;
+        self.goes_by = [None; 2];
+        self.attached = false;
+        self.shut = None;
     }
 }
 
@@ -125,11 +153,7 @@ pub(crate) struct Publisher {
     first_epoch: u32,
     /// Devices of endpoints that are gone: what was enforced on them stays until they are gone, too.
     leaving: HashMap<u32, String>,
-    /// The compiler's policy numbers begin after this one: numbers of an earlier agent, or of an attempt that failed,
-    /// may still be in the kernel.
-    policy_id_base: u32,
-    /// Policies whose rows are in the kernel, by the compiler's numbers.
-    written: HashSet<u32>,
+    rows: Rows,
     node_addresses: Vec<IpAddr>,
     ipcache: HashMap<IpcachePrefix, IpcacheEntry>,
     names: Arc<KernelNames>,
@@ -147,6 +171,8 @@ pub(crate) struct Publisher {
     request_tables: HashMap<u32, Option<RequestTable>>,
     /// No flow goes by rule sets of an earlier agent any more, whose numbers are the same.
     is_alone: bool,
+    /// What an earlier agent enforced on devices that are nobody's now stays.
+    keeps_unknown: bool,
 }
 
 impl Publisher {
@@ -163,23 +189,26 @@ impl Publisher {
             last_id: 0,
             first_epoch: earlier.values().map(|old| old.epoch).max().unwrap_or(0),
             leaving: HashMap::new(),
-            policy_id_base: earlier
-                .values()
-                .map(|old| old.policy_id.max(old.audit_policy_id))
-                .max()
-                .unwrap_or(0),
-            took_over: !earlier.is_empty(),
+            rows: Rows::new(
+                earlier
+                    .values()
+                    .map(|old| old.policy_id.max(old.audit_policy_id))
+                    .max()
+                    .unwrap_or(0),
+            ),
+            took_over: datapath.takes_over(),
             request_limits: request_limits(&config.inspection),
             request_tables: HashMap::new(),
             is_alone: false,
             datapath,
             engine,
             onlooker,
-            written: HashSet::new(),
             node_addresses: Vec::new(),
             ipcache: HashMap::new(),
             names,
             node_wide_names: config.fqdn.node_wide,
+            // An endpoint that is no longer in a configuration is not to be enforced; a pod that is not found is.
+            keeps_unknown: config.kubernetes.is_some(),
             named: None,
             revision: 0,
             changed_at: None,
@@ -223,21 +252,14 @@ impl Publisher {
     /// Puts it in force; says whether that changed anything. Endpoints whose policy stays the same are not touched.
     ///
     /// # Errors
-    /// The kernel refuses; see the head of this file.
+    /// What was not done, and why; see the head of this file.
     pub(crate) fn publish(&mut self, loaded: &Loaded, store: &mut PolicyStore) -> Result<bool> {
-        let result = self.try_publish(loaded, store);
-        if result.is_err() {
-            self.policy_id_base += self.written.drain().max().unwrap_or(0);
-            for endpoint in &mut self.endpoints {
-                endpoint.in_kernel = false;
-            }
+        let mut failures = Vec::new();
+        let moved = self.follow_endpoints(loaded, &mut failures) | self.follow_devices(&mut failures);
+        match addresses() {
+            Ok(addresses) => self.node_addresses = addresses,
+            Err(e) => failures.push(format!("{e:#}")),
         }
-        result
-    }
-
-    fn try_publish(&mut self, loaded: &Loaded, store: &mut PolicyStore) -> Result<bool> {
-        let moved = self.follow_endpoints(loaded)? | self.follow_devices()?;
-        self.node_addresses = addresses()?;
         let ipcache = ipcache(&loaded.prefixes, &loaded.held, &self.node_addresses, &self.endpoints);
         let wanted = kernel_ipcache(&ipcache);
         self.decide_again(&ipcache, &wanted);
@@ -250,33 +272,34 @@ impl Publisher {
             if !loaded.patches.is_empty() {
                 self.tell_engines(&ipcache);
             }
-            self.sort_names(&loaded.names, &ipcache, store)?;
-            return Ok(false);
+            if let Err(e) = self.sort_names(&loaded.names, &ipcache, store) {
+                failures.push(format!("{e:#}"));
+            }
+            return told(&failures, false);
         }
         self.tell_engines(&ipcache);
-        for patch in &loaded.patches {
-            self.apply(patch)?;
+        self.apply_all(&loaded.patches, &mut failures);
+        let prepared = self.add_to_ipcache(&wanted).and_then(|()| {
+            self.named = None;
+            self.sort_names(&loaded.names, &ipcache, store)
+        });
+        if let Err(e) = prepared {
+            // Policies go by who is who: nobody is switched to one on half of that.
+            failures.push(format!("{e:#}"));
+            self.shut_new(&mut failures);
+            for endpoint in &mut self.endpoints {
+                endpoint.in_kernel = false;
+            }
+            return told(&failures, true);
         }
-        for policy in &loaded.policies {
-            self.write(&policy.enforced)?;
-            policy.audit.as_ref().map_or(Ok(()), |audit| self.write(audit))?;
+        self.switch_all(&ipcache, &mut failures);
+        if failures.is_empty() {
+            let stale = self.ipcache.keys().filter(|prefix| !wanted.contains_key(prefix));
+            match self.datapath.remove_from_ipcache(stale.copied()) {
+                Ok(()) => self.ipcache = wanted,
+                Err(e) => failures.push(format!("ipcache: {e}")),
+            }
         }
-        self.add_to_ipcache(&wanted)?;
-        self.named = None;
-        self.sort_names(&loaded.names, &ipcache, store)?;
-        for index in 0..self.endpoints.len() {
-            self.switch(index)?;
-        }
-        let stale = self.ipcache.keys().filter(|prefix| !wanted.contains_key(prefix));
-        self.datapath.remove_from_ipcache(stale.copied()).context("ipcache")?;
-        self.ipcache = wanted;
-        self.datapath.retain_policies()?;
-        // Exactly those that an endpoint in the kernel names are still there.
-        let with_device = self.endpoints.iter().filter(|endpoint| endpoint.ifindex.is_some());
-        let in_use: HashSet<u32> = with_device
-            .flat_map(|endpoint| endpoint.policies().map(|policy| policy.policy_id()))
-            .collect();
-        self.written.retain(|id| in_use.contains(id));
         self.set_requests();
         self.revision += 1;
         self.changed_at = Some(SystemTime::now());
@@ -286,7 +309,162 @@ impl Publisher {
             documents = loaded.documents,
             "policy in force"
         );
-        Ok(true)
+        told(&failures, true)
+    }
+
+    /// Switches every endpoint that waits for it, as far as there is room.
+    fn switch_all(&mut self, ipcache: &Arc<Ipcache>, failures: &mut Vec<String>) {
+        if self.revision == 0
+            && let Err(e) = self.datapath.write_policy(rows::shut().into_iter())
+        {
+            // Default deny goes for it all the same; only the reason is lost.
+            failures.push(e.to_string());
+        }
+        let (mut has_shut, mut waited) = (false, usize::MAX);
+        loop {
+            let lacking = self.write_all();
+            self.switch_written(&lacking, failures);
+            let freed = self.drop_unused(failures);
+            let lacks = |at: &usize| self.endpoints[*at].policy.as_ref().map(|policy| policy.policy_id());
+            let waiting = self
+                .waiting()
+                .filter(|at| lacks(at).is_some_and(|id| lacking.contains_key(&id)));
+            let waiting: Vec<usize> = waiting.collect();
+            let Some(reason) = lacking.into_values().next().filter(|_| !waiting.is_empty()) else {
+                return;
+            };
+            if freed && waiting.len() < waited {
+                waited = waiting.len();
+                continue;
+            }
+            // What they had may be what takes the room.
+            for index in waiting {
+                self.shut(index, &reason, failures);
+            }
+            self.tell_engines(ipcache);
+            if has_shut || !self.drop_unused(failures) {
+                return;
+            }
+            has_shut = true;
+            for endpoint in self.endpoints.iter_mut().filter(|endpoint| endpoint.shut.is_some()) {
+                endpoint.in_kernel = false;
+            }
+        }
+    }
+
+    /// Endpoints that the kernel has to be told of, or is told of in vain.
+    fn waiting(&self) -> impl Iterator<Item = usize> {
+        let waiting = self.endpoints.iter().enumerate();
+        waiting
+            .filter(|(_, endpoint)| endpoint.awaits_kernel())
+            .map(|(index, _)| index)
+    }
+
+    /// Writes the policies of all who wait, the smallest first; says which there is no room for, and why.
+    fn write_all(&mut self) -> HashMap<u32, String> {
+        let waiting = self.waiting().flat_map(|index| self.endpoints[index].policies());
+        let mut policies: HashMap<u32, (usize, Arc<CompiledPolicy>)> = HashMap::new();
+        for policy in waiting.filter(|policy| !self.rows.has(policy.policy_id())) {
+            let size = || (policy.kernel_entries().count(), Arc::clone(policy));
+            policies.entry(policy.policy_id()).or_insert_with(size);
+        }
+        let mut policies: Vec<(usize, Arc<CompiledPolicy>)> = policies.into_values().collect();
+        policies.sort_by_key(|(size, policy)| (*size, policy.policy_id()));
+        let mut lacking = HashMap::new();
+        for (size, policy) in policies {
+            if let Err(e) = self.rows.write(&mut self.datapath, &policy) {
+                let reason = format!("its policy of {size} rows is not in the kernel (see policyRowsMax): {e}");
+                lacking.insert(policy.policy_id(), reason);
+            }
+        }
+        lacking
+    }
+
+    /// Switches those whose rows are there. A policy in audit that lacks its rows keeps none from being enforced.
+    fn switch_written(&mut self, lacking: &HashMap<u32, String>, failures: &mut Vec<String>) {
+        for index in self.waiting().collect::<Vec<_>>() {
+            let Some(endpoint) = self.endpoints.get_mut(index) else {
+                continue;
+            };
+            let lacks = |policy: &Option<Arc<CompiledPolicy>>| lacking.get(&policy.as_ref()?.policy_id()).cloned();
+            if lacks(&endpoint.policy).is_some() {
+                continue;
+            }
+            endpoint.unaudited = lacks(&endpoint.audit);
+            if let Err(e) = self.switch(index) {
+                failures.push(format!("{e:#}"));
+            }
+        }
+        for endpoint in self.endpoints.iter_mut().filter(|endpoint| !endpoint.attached) {
+            if endpoint.ifindex.is_none() || !(endpoint.in_kernel || endpoint.shut.is_some()) {
+                continue;
+            }
+            match self.datapath.attach_endpoint(&endpoint.config.interface) {
+                Ok(_) => endpoint.attached = true,
+                Err(e) => {
+                    endpoint.in_kernel = false;
+                    failures.push(format!("endpoint {}: {e}", endpoint.config.name));
+                }
+            }
+        }
+    }
+
+    /// Removes the rows by which no endpoint goes; says whether there were any.
+    fn drop_unused(&mut self, failures: &mut Vec<String>) -> bool {
+        let in_use: HashSet<u32> = self.endpoints.iter().flat_map(|e| e.goes_by).flatten().collect();
+        self.rows.retain(&mut self.datapath, &in_use).unwrap_or_else(|e| {
+            failures.push(e.to_string());
+            false
+        })
+    }
+
+    /// Lets nothing pass at an endpoint's device.
+    fn shut(&mut self, index: usize, reason: &str, failures: &mut Vec<String>) {
+        let Some(endpoint) = self.endpoints.get_mut(index) else {
+            return;
+        };
+        let Some(ifindex) = endpoint.ifindex else { return };
+        if endpoint.shut.as_deref() != Some(reason) {
+            error!(endpoint = endpoint.config.name, reason, "nothing passes there");
+        }
+        endpoint.epoch = endpoint.epoch.wrapping_add(1);
+        let value = Endpoint {
+            id: endpoint.id,
+            identity: endpoint.identity,
+            policy_id: POLICY_SHUT,
+            epoch: endpoint.epoch,
+            flags: EndpointFlags::ENFORCE,
+            name_scope: self.names.scope(endpoint.id, self.node_wide_names),
+            audit_policy_id: 0,
+        };
+        let set = self.datapath.set_endpoint(ifindex, value);
+        if let Err(e) = &set {
+            failures.push(format!("endpoint {}: {e}", endpoint.config.name));
+        } else {
+            endpoint.goes_by = [None; 2];
+            endpoint.shut = Some(reason.to_owned());
+            endpoint.in_kernel = true;
+        }
+        // A device without an entry passes nothing either.
+        if !endpoint.attached {
+            match self.datapath.attach_endpoint(&endpoint.config.interface) {
+                Ok(_) => endpoint.attached = true,
+                Err(e) => {
+                    endpoint.in_kernel = false;
+                    failures.push(format!("endpoint {}: {e}", endpoint.config.name));
+                }
+            }
+        }
+    }
+
+    /// Shuts devices at which neither this agent nor an earlier one has put anything in force.
+    fn shut_new(&mut self, failures: &mut Vec<String>) {
+        let known = self.datapath.endpoints();
+        let is_new = |endpoint: &Enforced| endpoint.ifindex.is_some_and(|ifindex| !known.contains_key(&ifindex));
+        let new: Vec<usize> = self.waiting().filter(|at| is_new(&self.endpoints[*at])).collect();
+        for index in new {
+            self.shut(index, "it came while changes could not be put in force", failures);
+        }
     }
 
     /// Lets go of what an earlier agent attached and this one does not; call after the first [`Self::publish`].
@@ -294,35 +472,33 @@ impl Publisher {
     /// # Errors
     /// The kernel refuses.
     pub(crate) fn forget_stale(&mut self) -> Result<()> {
+        if self.keeps_unknown {
+            self.keep_unknown();
+        }
         self.names.forget_stale()?;
         self.datapath.forget_stale()?;
-        self.is_alone = true;
+        self.rows.settle();
+        // Flows on devices that keep an earlier agent's policy go by its numbers.
+        self.is_alone = self.leaving.is_empty();
         self.set_requests();
         Ok(())
     }
 
-    /// Has the kernel judge requests by the rule sets that are in force. A rule set's number means the same as long as this
-    /// agent runs, so it matters little when it does.
-    fn set_requests(&mut self) {
-        let Some(limits) = self.request_limits.filter(|_| self.is_alone) else {
-            return;
-        };
-        let policies = self.endpoints.iter().filter_map(|endpoint| endpoint.policy.as_ref());
-        let http = |rules: &Arc<RuleSet>| rules.http().is_some();
-        let in_force = policies
-            .flat_map(|policy| policy.rule_sets())
-            .filter(|rules| http(rules));
-        let in_force: HashMap<u32, &Arc<RuleSet>> = in_force.map(|rules| (rules.id(), rules)).collect();
-        self.request_tables.retain(|id, _| in_force.contains_key(id));
-        for (id, rules) in in_force {
-            self.request_tables
-                .entry(id)
-                .or_insert_with(|| RequestTable::new(rules.http()?, limits));
-        }
-        let tables = self.request_tables.iter();
-        let tables = tables.filter_map(|(id, table)| Some((*id, table.as_ref()?)));
-        if let Err(error) = self.datapath.set_requests(tables) {
-            warn!(error = %error, "the kernel does not judge requests by itself");
+    /// Whose device it is may only be hard to find, so what an earlier agent enforced there goes on until the device is
+    /// gone, or is found to be a pod's. Where the earlier agent's policy is not readable any more, nothing passes.
+    fn keep_unknown(&mut self) {
+        for ifindex in self.datapath.left_devices() {
+            let Some(interface) = interface_name(ifindex) else {
+                continue;
+            };
+            warn!(
+                interface,
+                "no pod is known for this device; what was enforced there stays"
+            );
+            if let Err(e) = self.datapath.attach_endpoint(&interface) {
+                error!(interface, error = %e, "it cannot be taken over");
+            }
+            self.leaving.insert(ifindex, interface);
         }
     }
 
@@ -335,7 +511,7 @@ impl Publisher {
     }
 
     /// Takes up endpoints that came and lets go those that went; says whether any did.
-    fn follow_endpoints(&mut self, loaded: &Loaded) -> Result<bool> {
+    fn follow_endpoints(&mut self, loaded: &Loaded, failures: &mut Vec<String>) -> bool {
         let before = std::mem::take(&mut self.endpoints).into_iter();
         let mut before: HashMap<String, Enforced> = before.map(|endpoint| (endpoint.config.key(), endpoint)).collect();
         let mut changed = false;
@@ -352,7 +528,7 @@ impl Publisher {
                 if endpoint.config.interface != config.interface
                     && let Some(old) = endpoint.ifindex.take()
                 {
-                    endpoint.attached = false;
+                    endpoint.lose_device();
                     self.leaving.insert(old, endpoint.config.interface.clone());
                 }
                 endpoint.config.clone_from(config);
@@ -376,13 +552,13 @@ impl Publisher {
                 .map(|endpoint| (endpoint.id, endpoint.config.key()));
             self.names.set_endpoints(ids.collect());
         }
-        self.let_go()?;
-        Ok(changed)
+        self.let_go(failures);
+        changed
     }
 
     /// Detaches from devices whose endpoints are gone when they are, too: whoever still sends there has no address of its
     /// own any more, and no way past the policy that was in force.
-    fn let_go(&mut self) -> Result<()> {
+    fn let_go(&mut self, failures: &mut Vec<String>) {
         let gone = |(ifindex, interface): (&u32, &String)| interface_index(interface) != Some(*ifindex);
         let gone: Vec<u32> = self
             .leaving
@@ -391,10 +567,14 @@ impl Publisher {
             .map(|(ifindex, _)| *ifindex)
             .collect();
         for ifindex in gone {
-            self.datapath.detach_endpoint(ifindex)?;
-            self.leaving.remove(&ifindex);
+            match self.datapath.detach_endpoint(ifindex) {
+                Ok(()) => {
+                    self.leaving.remove(&ifindex);
+                    self.rows.look_again();
+                }
+                Err(e) => failures.push(e.to_string()),
+            }
         }
-        Ok(())
     }
 
     /// Has endpoints decide their flows again whose policy tells apart what an address was and what it is now: flows that
@@ -444,7 +624,7 @@ impl Publisher {
     }
 
     /// Notices devices that came, went or were made anew; says whether any did.
-    fn follow_devices(&mut self) -> Result<bool> {
+    fn follow_devices(&mut self, failures: &mut Vec<String>) -> bool {
         let mut moved = false;
         for endpoint in &mut self.endpoints {
             let now = interface_index(&endpoint.config.interface);
@@ -458,16 +638,18 @@ impl Publisher {
                     interface = endpoint.config.interface,
                     "interface is gone"
                 );
-                self.datapath.detach_endpoint(old)?;
+                if let Err(e) = self.datapath.detach_endpoint(old) {
+                    failures.push(e.to_string());
+                    self.leaving.insert(old, endpoint.config.interface.clone());
+                }
             }
             endpoint.ifindex = now;
-            endpoint.in_kernel = false;
-            endpoint.attached = false;
+            endpoint.lose_device();
             if let Some(now) = now {
                 self.leaving.remove(&now);
             }
         }
-        Ok(moved)
+        moved
     }
 
     /// Gives every endpoint its policy; those that the kernel has to be told of get the next epoch.
@@ -478,7 +660,7 @@ impl Publisher {
             let same = (id(&endpoint.policy), id(&endpoint.audit)) == (enforced, id(&policy.audit))
                 && endpoint.is_audited == policy.is_audited
                 && !endpoint.policies().any(|policy| patched.contains(&policy.policy_id()));
-            endpoint.in_kernel &= same;
+            endpoint.in_kernel &= same && endpoint.shut.is_none() && endpoint.unaudited.is_none();
             if endpoint.awaits_kernel() {
                 endpoint.epoch = endpoint.epoch.wrapping_add(1);
             }
@@ -518,15 +700,34 @@ impl Publisher {
     /// # Errors
     /// The kernel refuses.
     pub(crate) fn extend(&mut self, patches: &[PolicyPatch]) -> Result<()> {
+        let mut failures = Vec::new();
+        self.apply_all(patches, &mut failures);
         for patch in patches {
-            self.apply(patch)?;
             for endpoint in &mut self.endpoints {
                 endpoint.adopt(patch);
             }
         }
         let ipcache = Arc::clone(&self.engine.policy().ipcache);
         self.tell_engines(&ipcache);
-        Ok(())
+        told(&failures, ())
+    }
+
+    /// Changes policies that keep their numbers. Where that fails, nobody goes by them any more.
+    fn apply_all(&mut self, patches: &[PolicyPatch], failures: &mut Vec<String>) {
+        for patch in patches {
+            let id = patch.policy.policy_id();
+            let Err(e) = self.rows.patch(&mut self.datapath, patch) else {
+                continue;
+            };
+            let reason = format!("a change of its policy is not in the kernel (see policyRowsMax): {e}");
+            for index in 0..self.endpoints.len() {
+                if self.endpoints[index].goes_by.contains(&Some(id)) {
+                    self.shut(index, &reason, failures);
+                    self.endpoints[index].in_kernel = false;
+                }
+            }
+            self.drop_unused(failures);
+        }
     }
 
     fn tell_engines(&self, ipcache: &Arc<Ipcache>) {
@@ -543,34 +744,7 @@ impl Publisher {
         self.onlooker.set_policy(Arc::new(beside));
     }
 
-    fn apply(&mut self, patch: &PolicyPatch) -> Result<()> {
-        if !self.written.contains(&patch.policy.policy_id()) {
-            return Ok(());
-        }
-        let base = self.policy_id_base;
-        self.datapath
-            .write_policy(patch.added.iter().map(|row| moved(base, *row)))?;
-        self.datapath
-            .remove_policy_rows(patch.removed.iter().map(|(bits, key)| (*bits, moved_key(base, *key))))?;
-        Ok(())
-    }
-
-    fn write(&mut self, policy: &CompiledPolicy) -> Result<()> {
-        let base = self.policy_id_base;
-        ensure!(
-            base.checked_add(policy.policy_id()).is_some(),
-            "all policy numbers are used; stop the agent without --keep-enforcing and start it again"
-        );
-        if self.written.insert(policy.policy_id()) {
-            self.datapath
-                .write_policy(policy.kernel_entries().map(|row| moved(base, row)))
-                .context("policy table")?;
-        }
-        Ok(())
-    }
-
-    /// Steps 4 and 5 for one endpoint: a device is attached when its entry is there, since one without an entry passes
-    /// nothing.
+    /// Step 4 for one endpoint. Its device is attached when its entry is there, since one without an entry passes nothing.
     fn switch(&mut self, index: usize) -> Result<()> {
         let Some(endpoint) = self.endpoints.get_mut(index) else {
             return Ok(());
@@ -578,37 +752,38 @@ impl Publisher {
         let (Some(policy), Some(ifindex)) = (&endpoint.policy, endpoint.ifindex) else {
             return Ok(());
         };
-        if !endpoint.in_kernel {
-            let value = Endpoint {
-                id: endpoint.id,
-                identity: endpoint.identity,
-                policy_id: self.policy_id_base + policy.policy_id(),
-                epoch: endpoint.epoch,
-                flags: flags(policy) | beside_flags(endpoint, self.named.as_ref()),
-                name_scope: self.names.scope(endpoint.id, self.node_wide_names),
-                audit_policy_id: endpoint
-                    .audit
-                    .as_ref()
-                    .map_or(0, |audit| self.policy_id_base + audit.policy_id()),
-            };
-            self.datapath.set_endpoint(ifindex, value)?;
-            endpoint.in_kernel = true;
+        let audit = endpoint.audit.as_ref().filter(|_| endpoint.unaudited.is_none());
+        let number = |policy: &Arc<CompiledPolicy>| self.rows.number(policy.policy_id()).map_err(|e| anyhow!(e));
+        let value = Endpoint {
+            id: endpoint.id,
+            identity: endpoint.identity,
+            policy_id: number(policy)?,
+            epoch: endpoint.epoch,
+            flags: flags(policy) | beside_flags(endpoint, self.named.as_ref()),
+            name_scope: self.names.scope(endpoint.id, self.node_wide_names),
+            audit_policy_id: audit.map_or(Ok(0), number)?,
+        };
+        let goes_by = [Some(policy.policy_id()), audit.map(|audit| audit.policy_id())];
+        let set = self.datapath.set_endpoint(ifindex, value);
+        if set.is_err() && !endpoint.attached {
+            // Nothing passes there then.
+            let attached = self.datapath.attach_endpoint(&endpoint.config.interface);
+            endpoint.attached = attached.is_ok();
         }
-        if !endpoint.attached {
-            self.datapath
-                .attach_endpoint(&endpoint.config.interface)
-                .with_context(|| format!("endpoint {}", endpoint.config.name))?;
-            endpoint.attached = true;
-        }
+        set.with_context(|| format!("endpoint {}", endpoint.config.name))?;
+        endpoint.goes_by = goes_by;
+        endpoint.shut = None;
+        endpoint.in_kernel = true;
         Ok(())
     }
 }
 
-fn request_limits(limits: &EngineLimits) -> Option<RequestLimits> {
-    limits.kernel_judges.then_some(RequestLimits {
-        len_max: limits.http.head_len_max,
-        lines_max: limits.http.headers_max,
-    })
+/// What could not be done is one error.
+fn told<T>(failures: &[String], done: T) -> Result<T> {
+    if failures.is_empty() {
+        return Ok(done);
+    }
+    Err(anyhow!(failures.join("; ")))
 }
 
 fn flags(policy: &CompiledPolicy) -> u32 {
@@ -623,7 +798,9 @@ fn beside_flags(endpoint: &Enforced, names: Option<&LoadedNames>) -> u32 {
     } else {
         0
     };
-    let Some(audit) = &endpoint.audit else { return observe };
+    let Some(audit) = endpoint.audit.as_ref().filter(|_| endpoint.unaudited.is_none()) else {
+        return observe;
+    };
     let bit = |on: bool, bit| if on { bit } else { 0 };
     observe
         | EndpointFlags::AUDIT
@@ -633,82 +810,4 @@ fn beside_flags(endpoint: &Enforced, names: Option<&LoadedNames>) -> u32 {
             names.is_some_and(LoadedNames::are_asked_for),
             EndpointFlags::AUDIT_NAMES,
         )
-}
-
-/// Under the number that the row has in the kernel; `write` has seen that it fits.
-fn moved(base: u32, (bits, key, entry): PolicyRow) -> PolicyRow {
-    (bits, moved_key(base, key), entry)
-}
-
-fn moved_key(base: u32, key: PolicyKey) -> PolicyKey {
-    PolicyKey {
-        policy_id: base.wrapping_add(u32::from_be_bytes(key.policy_id)).to_be_bytes(),
-        ..key
-    }
-}
-
-/// What the engine goes by: the endpoints that are there, with their policies.
-pub(crate) fn view(endpoints: &[Enforced], ipcache: Arc<Ipcache>) -> PolicyView {
-    view_by(endpoints, ipcache, |endpoint| endpoint.policy.clone())
-}
-
-fn view_by(
-    endpoints: &[Enforced],
-    ipcache: Arc<Ipcache>,
-    policy: impl Fn(&Enforced) -> Option<Arc<CompiledPolicy>>,
-) -> PolicyView {
-    let endpoints = endpoints.iter().filter_map(|endpoint| {
-        let view = EndpointView {
-            id: endpoint.id,
-            name: endpoint.config.name.as_str().into(),
-            epoch: endpoint.epoch,
-            policy: policy(endpoint)?,
-        };
-        Some((endpoint.ifindex?, view))
-    });
-    PolicyView {
-        endpoints: endpoints.collect(),
-        ipcache,
-    }
-}
-
-/// Whose addresses are whose: those that rules name, everybody's, the node's own, and the endpoints'.
-pub(crate) fn ipcache(
-    prefixes: &HashMap<IpNet, IdentityId>,
-    held: &Held,
-    node_addresses: &[IpAddr],
-    endpoints: &[Enforced],
-) -> Ipcache {
-    let owner = |identity, ifindex| Owner { identity, ifindex };
-    let mut ipcache = Ipcache::new();
-    for (prefix, identity) in prefixes {
-        ipcache.insert(*prefix, owner(*identity, 0));
-    }
-    for (address, identity) in &held.addresses {
-        ipcache.insert(IpNet::from(*address), owner(*identity, 0));
-    }
-    for address in node_addresses {
-        let identity = held.own.get(address).copied().unwrap_or(HOST);
-        ipcache.insert(IpNet::from(*address), owner(identity, 0));
-    }
-    for endpoint in endpoints {
-        for address in &endpoint.config.ips {
-            let owner = owner(endpoint.identity, endpoint.ifindex.unwrap_or(0));
-            ipcache.insert(IpNet::from(*address), owner);
-        }
-    }
-    ipcache
-}
-
-fn kernel_ipcache(ipcache: &Ipcache) -> HashMap<IpcachePrefix, IpcacheEntry> {
-    ipcache
-        .kernel_entries()
-        .map(|(prefix_len, key, entry)| {
-            let prefix = IpcachePrefix {
-                addr: key.addr,
-                prefix_len,
-            };
-            (prefix, entry)
-        })
-        .collect()
 }

@@ -309,12 +309,31 @@ fn problems(state: &State, workers: &[WorkerReport]) -> Vec<String> {
                 endpoint.config.name, endpoint.config.interface
             ));
         }
+        if let Some(reason) = &endpoint.shut {
+            problems.push(format!(
+                "endpoint {}: nothing passes (policy_incomplete): {reason}",
+                endpoint.config.name
+            ));
+        }
+        if let Some(reason) = &endpoint.unaudited {
+            problems.push(format!("endpoint {}: is not audited: {reason}", endpoint.config.name));
+        }
     }
     if let Some(publisher) = &state.publisher {
         problems.extend(
             publisher.datapath().lost_devices().into_iter().map(|device| {
                 format!("punt device `{device}` is gone: flows of L7 rules are dropped; restart the agent")
             }),
+        );
+    }
+    if state
+        .publisher
+        .as_ref()
+        .is_some_and(|publisher| !publisher.datapath().is_pinned())
+    {
+        problems.push(
+            "the pins on the bpf file system are gone: what is in force ends with this agent; mount it and restart the agent"
+                .to_owned(),
         );
     }
     if state.rejections > 0 {
@@ -339,7 +358,7 @@ fn problems(state: &State, workers: &[WorkerReport]) -> Vec<String> {
         state
             .failure
             .iter()
-            .map(|reason| format!("the last change is not in force: {reason}")),
+            .map(|reason| format!("not everything is in force: {reason}")),
     );
     problems
 }

@@ -2,6 +2,7 @@
 
 use std::{
     io,
+    panic::{AssertUnwindSafe, catch_unwind},
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicBool, AtomicU64, Ordering},
@@ -27,6 +28,41 @@ const TICK: Duration = Duration::from_millis(200);
 const STUCK: Duration = Duration::from_secs(2);
 /// For how long lost frames are called a problem.
 const LOSS_IS_NEWS: Duration = Duration::from_secs(60);
+/// How long a worker rests after its engine has panicked: whoever found out how to make it must not fill the log.
+const PANIC_PAUSE: Duration = Duration::from_millis(10);
+
+/// What a worker asks about frames.
+pub(crate) trait Judge: Send {
+    /// As [`Engine::decide`].
+    fn decide(&mut self, frame: &mut [u8], now_ns: u64, outbox: &mut Outbox) -> Fate;
+    /// As [`Engine::retry`].
+    fn retry(&mut self, now_ns: u64, outbox: &mut Outbox);
+    /// As [`Engine::tick`].
+    fn tick(&mut self, now_ns: u64, outbox: &mut Outbox);
+    /// As [`Engine::parked`].
+    fn parked(&self) -> usize;
+}
+
+impl Judge for Engine {
+    fn decide(&mut self, frame: &mut [u8], now_ns: u64, outbox: &mut Outbox) -> Fate {
+        self.decide(frame, now_ns, outbox)
+    }
+
+    fn retry(&mut self, now_ns: u64, outbox: &mut Outbox) {
+        self.retry(now_ns, outbox);
+    }
+
+    fn tick(&mut self, now_ns: u64, outbox: &mut Outbox) {
+        self.tick(now_ns, outbox);
+    }
+
+    fn parked(&self) -> usize {
+        self.parked()
+    }
+}
+
+/// Makes what a worker asks, when it starts and after a panic.
+type MakeJudge = Arc<dyn Fn() -> Box<dyn Judge> + Send + Sync>;
 
 /// All workers of the agent.
 pub(crate) struct Workers {
@@ -42,6 +78,8 @@ struct Worker {
     vital: Arc<Vital>,
     lost_before: u64,
     last_loss: Option<Instant>,
+    panics_before: u64,
+    last_panic: Option<Instant>,
     was: Life,
 }
 
@@ -50,6 +88,8 @@ struct Worker {
 struct Vital {
     /// Milliseconds since the start at which it last came round.
     beat_ms: AtomicU64,
+    /// How often its engine has panicked and was made anew.
+    panics: AtomicU64,
     stats: Mutex<ChannelStats>,
     latency: Latency,
 }
@@ -69,7 +109,9 @@ pub(crate) enum Life {
 pub(crate) struct WorkerReport {
     pub(crate) life: Life,
     pub(crate) stats: ChannelStats,
+    pub(crate) panics: u64,
     lost_lately: bool,
+    panicked_lately: bool,
 }
 
 impl WorkerReport {
@@ -94,6 +136,12 @@ impl WorkerReport {
                 "worker {index} does not keep up: {lost} frames were dropped so far"
             ));
         }
+        if self.panicked_lately {
+            let panics = self.panics;
+            problems.push(format!(
+                "worker {index} panicked ({panics} times so far, see the log): connections that it read are taken up anew or reset"
+            ));
+        }
         problems
     }
 }
@@ -106,20 +154,31 @@ impl Workers {
         limits: EngineLimits,
         started: Instant,
     ) -> Self {
+        let engine = Arc::clone(engine);
+        let make = Arc::new(move || -> Box<dyn Judge> { Box::new(Engine::new(Arc::clone(&engine), limits)) });
+        Self::asking(channels, &(make as MakeJudge), started)
+    }
+
+    fn asking(channels: Vec<Box<dyn PuntChannel>>, make: &MakeJudge, started: Instant) -> Self {
         let worker = |channel| {
             let vital = Arc::new(Vital::default());
             Worker {
                 job: Some(Job {
                     channel,
-                    engine: Engine::new(Arc::clone(engine), limits),
-                    outbox: Outbox::default(),
-                    vital: Arc::clone(&vital),
-                    started,
+                    mind: Mind {
+                        judge: make(),
+                        make: Arc::clone(make),
+                        outbox: Outbox::default(),
+                        vital: Arc::clone(&vital),
+                        started,
+                    },
                 }),
                 thread: None,
                 vital,
                 lost_before: 0,
                 last_loss: None,
+                panics_before: 0,
+                last_panic: None,
                 was: Life::Alive,
             }
         };
@@ -151,12 +210,13 @@ impl Workers {
     /// How each worker is.
     pub(crate) fn reports(&self) -> Vec<WorkerReport> {
         let now = Instant::now();
+        let lately = |at: Option<Instant>| at.is_some_and(|at| now.saturating_duration_since(at) < LOSS_IS_NEWS);
         let report = |worker: &Worker| WorkerReport {
             life: worker.life(self.started.elapsed()),
             stats: worker.stats(),
-            lost_lately: worker
-                .last_loss
-                .is_some_and(|at| now.saturating_duration_since(at) < LOSS_IS_NEWS),
+            panics: worker.panics(),
+            lost_lately: lately(worker.last_loss),
+            panicked_lately: lately(worker.last_panic),
         };
         self.workers.iter().map(report).collect()
     }
@@ -178,15 +238,22 @@ impl Workers {
             let life = worker.life(age);
             let stats = worker.stats();
             let lost = stats.lost_receiving + stats.lost_sending;
+            let panics = worker.panics();
             let news = WorkerReport {
                 life: if life == worker.was { Life::Alive } else { life },
                 lost_lately: lost > worker.lost_before,
+                panicked_lately: panics > worker.panics_before,
                 stats,
+                panics,
             };
             problems.extend(news.problems(index));
             if news.lost_lately {
                 worker.last_loss = Some(now);
             }
+            if news.panicked_lately {
+                worker.last_panic = Some(now);
+            }
+            worker.panics_before = panics;
             worker.lost_before = lost;
             worker.was = life;
         }
@@ -218,6 +285,11 @@ impl Worker {
         }
     }
 
+    fn panics(&self) -> u64 {
+        // Relaxed: a count for people to look at.
+        self.vital.panics.load(Ordering::Relaxed)
+    }
+
     fn stats(&self) -> ChannelStats {
         *self.vital.stats.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -226,7 +298,13 @@ impl Worker {
 /// What one worker thread owns.
 struct Job {
     channel: Box<dyn PuntChannel>,
-    engine: Engine,
+    mind: Mind,
+}
+
+/// The part of it that decides, and is made anew when it panics.
+struct Mind {
+    judge: Box<dyn Judge>,
+    make: MakeJudge,
     outbox: Outbox,
     vital: Arc<Vital>,
     started: Instant,
@@ -248,10 +326,14 @@ impl Job {
         // Relaxed: set once, seen soon enough.
         while !stop.load(Ordering::Relaxed) {
             if self.turn()? == 0 {
-                let wait = if self.engine.parked() > 0 { PARKED_WAIT } else { WAIT };
+                let wait = if self.mind.judge.parked() > 0 {
+                    PARKED_WAIT
+                } else {
+                    WAIT
+                };
                 self.channel.wait(wait)?;
             }
-            if self.engine.parked() > 0 {
+            if self.mind.judge.parked() > 0 {
                 self.retry()?;
             }
             let now = Instant::now();
@@ -264,60 +346,67 @@ impl Job {
     }
 
     fn turn(&mut self) -> io::Result<usize> {
-        let Self {
-            channel,
-            engine,
-            outbox,
-            vital,
-            started,
-        } = self;
-        let now_ns = nanoseconds(*started);
+        let Self { channel, mind } = self;
+        let now_ns = nanoseconds(mind.started);
         let mut sampling = Sampling::default();
+        let vital = Arc::clone(&mind.vital);
         channel.turn(&mut |frame, outgoing| {
-            let fate = sampling.time(&vital.latency, || engine.decide(frame, now_ns, outbox));
-            send_all(outbox, outgoing);
+            let fate = sampling.time(&vital.latency, || {
+                mind.step(|judge, outbox| judge.decide(frame, now_ns, outbox))
+            });
+            send_all(&mut mind.outbox, outgoing);
             match fate {
-                Fate::Forward => Disposition::Send,
-                Fate::Consumed => Disposition::Release,
+                Some(Fate::Forward) => Disposition::Send,
+                Some(Fate::Consumed) | None => Disposition::Release,
             }
         })
     }
 
     /// Frames that waited are decided again.
     fn retry(&mut self) -> io::Result<()> {
-        let Self {
-            channel,
-            engine,
-            outbox,
-            started,
-            ..
-        } = self;
-        engine.retry(nanoseconds(*started), outbox);
-        if outbox.is_empty() {
+        let Self { channel, mind } = self;
+        let now_ns = nanoseconds(mind.started);
+        mind.step(|judge, outbox| judge.retry(now_ns, outbox));
+        if mind.outbox.is_empty() {
             return Ok(());
         }
-        channel.push(&mut |outgoing| send_all(outbox, outgoing))
+        channel.push(&mut |outgoing| send_all(&mut mind.outbox, outgoing))
     }
 
     fn tick(&mut self) -> io::Result<()> {
-        let Self {
-            channel,
-            engine,
-            outbox,
-            started,
-            ..
-        } = self;
-        engine.tick(nanoseconds(*started), outbox);
-        channel.push(&mut |outgoing| send_all(outbox, outgoing))?;
+        let Self { channel, mind } = self;
+        let now_ns = nanoseconds(mind.started);
+        mind.step(|judge, outbox| judge.tick(now_ns, outbox));
+        channel.push(&mut |outgoing| send_all(&mut mind.outbox, outgoing))?;
         self.beat();
         Ok(())
     }
 
     fn beat(&self) {
-        let beat_ms = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
+        let Mind { vital, started, .. } = &self.mind;
+        let beat_ms = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX);
         // Relaxed: see `Worker::life`.
-        self.vital.beat_ms.store(beat_ms, Ordering::Relaxed);
-        *self.vital.stats.lock().unwrap_or_else(PoisonError::into_inner) = self.channel.stats();
+        vital.beat_ms.store(beat_ms, Ordering::Relaxed);
+        *vital.stats.lock().unwrap_or_else(PoisonError::into_inner) = self.channel.stats();
+    }
+}
+
+impl Mind {
+    /// One step of the engine. If it panics nothing of it goes on, and the next step meets a new engine, which takes up
+    /// connections where a request begins and resets the others, as that of a restarted agent does.
+    fn step<T>(&mut self, act: impl FnOnce(&mut dyn Judge, &mut Outbox) -> T) -> Option<T> {
+        let Self { judge, outbox, .. } = self;
+        // Unwind safe: what may be half done is thrown away.
+        if let Ok(done) = catch_unwind(AssertUnwindSafe(|| act(judge.as_mut(), outbox))) {
+            return Some(done);
+        }
+        self.judge = (self.make)();
+        self.outbox.clear();
+        // Relaxed: a count for people to look at.
+        self.vital.panics.fetch_add(1, Ordering::Relaxed);
+        error!("the engine panicked; it begins anew and the frame is dropped. Please report what the log says above");
+        thread::sleep(PANIC_PAUSE);
+        None
     }
 }
 
@@ -346,11 +435,11 @@ mod tests {
         time::{Duration, Instant},
     };
 
-    use seventh_datapath::{ChannelStats, Decide, Outgoing, PuntChannel};
-    use seventh_engine::{EngineLimits, EngineShared};
+    use seventh_datapath::{ChannelStats, Decide, Disposition, Outgoing, PuntChannel};
+    use seventh_engine::{EngineLimits, EngineShared, Fate, Outbox};
     use seventh_verdict_cache::KeyHasher;
 
-    use super::{Life, Workers};
+    use super::{Judge, Life, MakeJudge, Workers};
 
     /// Receives nothing, breaks when told to, and has lost as many frames as the test says.
     struct Silent {
@@ -415,6 +504,95 @@ mod tests {
         assert!(workers.look(Instant::now()).is_empty());
         assert_eq!(workers.reports()[1].problems(1).len(), 1);
         workers.stop();
+    }
+
+    /// Hands in frames without an end, every fourth of them the one that its judge cannot bear, and notes what became of each.
+    struct Feeder {
+        number: u8,
+        fates: Arc<[AtomicU64; 2]>,
+    }
+
+    impl PuntChannel for Feeder {
+        fn turn(&mut self, decide: &mut Decide<'_>) -> io::Result<usize> {
+            self.number = self.number.wrapping_add(1);
+            let mut frame = [self.number % 4; 60];
+            let fate = decide(&mut frame, &mut Nobody);
+            assert_eq!(
+                fate == Disposition::Release,
+                self.number.is_multiple_of(4),
+                "what panicked does not go on"
+            );
+            self.fates[usize::from(fate == Disposition::Release)].fetch_add(1, Ordering::Relaxed);
+            Ok(1)
+        }
+
+        fn push(&mut self, produce: &mut dyn FnMut(&mut dyn Outgoing)) -> io::Result<()> {
+            produce(&mut Nobody);
+            Ok(())
+        }
+
+        fn wait(&mut self, _: Duration) -> io::Result<bool> {
+            Ok(true)
+        }
+
+        fn stats(&self) -> ChannelStats {
+            ChannelStats::default()
+        }
+    }
+
+    /// Nothing is to be sent.
+    struct Nobody;
+
+    impl Outgoing for Nobody {
+        fn send(&mut self, _: &[u8]) -> bool {
+            panic!("nobody has anything to send")
+        }
+    }
+
+    /// Lets everything pass, and panics at frames of zeros.
+    struct Fragile;
+
+    impl Judge for Fragile {
+        fn decide(&mut self, frame: &mut [u8], _: u64, _: &mut Outbox) -> Fate {
+            if frame[0] == 0 {
+                panic!("as the test wants it");
+            }
+            Fate::Forward
+        }
+
+        fn retry(&mut self, _: u64, _: &mut Outbox) {}
+
+        fn tick(&mut self, _: u64, _: &mut Outbox) {}
+
+        fn parked(&self) -> usize {
+            0
+        }
+    }
+
+    #[test]
+    fn a_worker_that_panics_drops_the_frame_begins_anew_and_says_so() {
+        let fates: Arc<[AtomicU64; 2]> = Arc::default();
+        let feeder = Feeder {
+            number: 0,
+            fates: Arc::clone(&fates),
+        };
+        let made = Arc::new(AtomicU64::new(0));
+        let counted = Arc::clone(&made);
+        let make: MakeJudge = Arc::new(move || {
+            counted.fetch_add(1, Ordering::Relaxed);
+            Box::new(Fragile)
+        });
+        let mut workers = Workers::asking(vec![Box::new(feeder)], &make, Instant::now());
+        workers.start().unwrap();
+        until(|| workers.reports()[0].panics >= 3);
+        assert_eq!(workers.reports()[0].life, Life::Alive);
+        let news = workers.look(Instant::now());
+        assert!(news.len() == 1 && news[0].contains("panicked"), "{news:?}");
+        assert_eq!(workers.reports()[0].problems(0).len(), 1);
+        workers.stop();
+        let [passed, dropped] = [0, 1].map(|fate| fates[fate].load(Ordering::Relaxed));
+        assert!(passed > 3 * (dropped - 1), "{passed} passed, {dropped} dropped");
+        assert_eq!(made.load(Ordering::Relaxed), 1 + dropped, "a new engine each time");
     }
 
     #[test]

@@ -72,13 +72,37 @@ impl Attachment {
     }
 }
 
+/// A program where it was attached. Its link is held beside the pin: if the file system of pins goes away while the agent
+/// lives, the gate stays closed.
+pub(crate) struct Attached {
+    pub(crate) at: Attachment,
+    pub(crate) mode: AttachMode,
+    /// None under clsact, where a filter stays by itself.
+    _held: Option<PinnedLink>,
+}
+
+impl Attached {
+    fn pinned(at: &Attachment, path: &Path) -> Result<Self, DatapathError> {
+        Ok(Self {
+            at: at.clone(),
+            mode: AttachMode::Tcx,
+            _held: Some(held(at, path)?),
+        })
+    }
+}
+
+/// The link that is pinned there.
+fn held(at: &Attachment, path: &Path) -> Result<PinnedLink, DatapathError> {
+    PinnedLink::from_pin(path).map_err(|e| at.error(chain(&e)))
+}
+
 /// Attaches, or swaps the program under an attachment that an earlier agent left, without a gap.
 pub(crate) fn attach(
     object: &mut Ebpf,
     at: &Attachment,
     mode: AttachMode,
     links: &Path,
-) -> Result<AttachMode, DatapathError> {
+) -> Result<Attached, DatapathError> {
     let program = classifier(object, at.program)?;
     match mode {
         AttachMode::Tcx => attach_tcx(program, at, links),
@@ -92,13 +116,13 @@ pub(crate) fn attach(
     }
 }
 
-fn attach_tcx(program: &mut SchedClassifier, at: &Attachment, links: &Path) -> Result<AttachMode, DatapathError> {
+fn attach_tcx(program: &mut SchedClassifier, at: &Attachment, links: &Path) -> Result<Attached, DatapathError> {
     let path = at.link_path(links);
     if let Ok(pinned) = PinnedLink::from_pin(&path) {
         let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(|e| at.error(chain(&e)))?;
         if program.attach_to_link(link).is_ok() {
             // The pin still names the same kernel object.
-            return Ok(AttachMode::Tcx);
+            return Attached::pinned(at, &path);
         }
         // The link outlived its device; another device has its index now.
         fs::remove_file(&path).map_err(pin_error(&path))?;
@@ -110,10 +134,10 @@ fn attach_tcx(program: &mut SchedClassifier, at: &Attachment, links: &Path) -> R
     let link = program.take_link(id).map_err(|e| at.error(chain(&e)))?;
     let link = FdLink::try_from(link).map_err(|e| at.error(chain(&e)))?;
     link.pin(&path).map_err(|e| at.error(chain(&e)))?;
-    Ok(AttachMode::Tcx)
+    Attached::pinned(at, &path)
 }
 
-fn attach_clsact(program: &mut SchedClassifier, at: &Attachment) -> Result<AttachMode, DatapathError> {
+fn attach_clsact(program: &mut SchedClassifier, at: &Attachment) -> Result<Attached, DatapathError> {
     // One clsact serves both directions, and somebody else may have made it.
     if let Err(e) = tc::qdisc_add_clsact(&at.interface) {
         let reason = chain(&e);
@@ -138,7 +162,11 @@ fn attach_clsact(program: &mut SchedClassifier, at: &Attachment) -> Result<Attac
     let link = program.take_link(id).map_err(|e| at.error(chain(&e)))?;
     // Dropping the link would take the filter away; it is meant to stay.
     mem::forget(link);
-    Ok(AttachMode::Clsact)
+    Ok(Attached {
+        at: at.clone(),
+        mode: AttachMode::Clsact,
+        _held: None,
+    })
 }
 
 fn clsact_link(at: &Attachment) -> io::Result<SchedClassifierLink> {
@@ -146,13 +174,22 @@ fn clsact_link(at: &Attachment) -> io::Result<SchedClassifierLink> {
 }
 
 /// Takes the program away.
-pub(crate) fn detach(at: &Attachment, links: &Path, used: AttachMode) -> Result<(), DatapathError> {
-    if used == AttachMode::Clsact {
+pub(crate) fn detach(attached: &Attached, links: &Path) -> Result<(), DatapathError> {
+    if attached.mode == AttachMode::Clsact {
         // Dropped at the end of the statement, and the filter with it. A device that is gone took the filter along.
-        drop(clsact_link(at));
+        drop(clsact_link(&attached.at));
         return Ok(());
     }
-    remove_link(&at.link_path(links))
+    remove_link(&attached.at.link_path(links))
+}
+
+/// Devices at which an earlier agent left programs of an endpoint, as far as links tell (not under clsact).
+pub(crate) fn endpoints_with_links(links: &Path) -> Vec<u32> {
+    let names = fs::read_dir(links).into_iter().flatten().flatten();
+    let index = |name: String| name.strip_suffix("-egress")?.parse().ok();
+    names
+        .filter_map(|entry| index(entry.file_name().to_string_lossy().into_owned()))
+        .collect()
 }
 
 /// Removes the pins of everything else: of endpoints and punt pairs that went away while no agent ran.
@@ -175,7 +212,12 @@ fn remove_link(path: &Path) -> Result<(), DatapathError> {
 }
 
 /// Attaches `xdp_punt` natively and pins the link: generic XDP never sees a redirected frame, so there is no fall-back.
-pub(crate) fn attach_xdp(object: &mut Ebpf, interface: &str, ifindex: u32, links: &Path) -> Result<(), DatapathError> {
+pub(crate) fn attach_xdp(
+    object: &mut Ebpf,
+    interface: &str,
+    ifindex: u32,
+    links: &Path,
+) -> Result<PinnedLink, DatapathError> {
     let error = |reason: String| DatapathError::Attach {
         program: names::XDP_PUNT,
         interface: interface.to_owned(),
@@ -189,8 +231,7 @@ pub(crate) fn attach_xdp(object: &mut Ebpf, interface: &str, ifindex: u32, links
         .map_err(|e| error(xdp_reason(&e)))?;
     let link = program.take_link(id).map_err(|e| error(chain(&e)))?;
     let link = FdLink::try_from(link).map_err(|e| error(chain(&e)))?;
-    link.pin(&path).map_err(|e| error(chain(&e)))?;
-    Ok(())
+    link.pin(&path).map_err(|e| error(chain(&e)))
 }
 
 fn xdp_link_path(links: &Path, ifindex: u32) -> PathBuf {

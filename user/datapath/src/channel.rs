@@ -28,15 +28,22 @@ pub struct ChannelStats {
     pub received: u64,
     /// Frames sent.
     pub sent: u64,
-    /// Frames that the kernel dropped because the worker did not keep up.
+    /// Frames that were dropped because the worker did not keep up: by the kernel, or by the channel, from those of whom most
+    /// waited.
     pub lost_receiving: u64,
     /// Frames that found no room on the way back.
     pub lost_sending: u64,
+    /// The probe that came last; see [`crate::Prober`].
+    pub probed: u64,
+    /// Places for frames that are neither in a ring nor in our hands: on their way through the kernel, or lost for good. With
+    /// nothing on its way, none.
+    pub unaccounted: u64,
 }
 
 /// One worker's channel.
 pub trait PuntChannel: Send {
-    /// Receives up to a batch of frames, hands each to `decide` and sends what it keeps. Returns how many were received.
+    /// Takes up to a batch of frames, hands each to `decide` and sends what it keeps. Returns how many were decided. When more
+    /// wait than one batch, every endpoint has its turn.
     ///
     /// # Errors
     /// The channel is broken for good.

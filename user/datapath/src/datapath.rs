@@ -1,23 +1,24 @@
 //! The handle that the agent holds.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap, HashSet},
     os::fd::{AsRawFd as _, OwnedFd},
     path::PathBuf,
 };
 
-use aya::Ebpf;
+use aya::{Ebpf, programs::links::PinnedLink};
 use seventh_abi::{
-    ABI_VERSION, ConfigFlags, DatapathConfig, Endpoint, FlowKey, FlowState, IdleLimits, IpcacheEntry, PolicyKey,
-    WORKERS_MAX, names,
+    ABI_VERSION, ConfigFlags, DatapathConfig, Endpoint, FLOW_LAYOUT, FlowKey, FlowState, IdleLimits, IpcacheEntry,
+    POLICY_SHUT, PolicyKey, WORKERS_MAX, names,
 };
 use seventh_policy::RequestTable;
 use tracing::info;
 
 use crate::{
     AnswerReader, AttachMode, CopyReader, CounterReader, DatapathError, EventReader, FillReader, FlowTable,
-    IpcachePrefix, NameTable, PieceReader, PolicyRow, PuntChannel, RequestReader,
-    attach::{self, Attachment},
+    IpcachePrefix, NameTable, PieceReader, PolicyRow, Prober, PuntChannel, RequestReader,
+    attach::{self, Attached, Attachment},
+    carry_over::{CarryOver, Pass},
     maps::{self, Maps},
     object,
     punt_pair::{PuntPair, ifindex, largest_mtu},
@@ -69,8 +70,8 @@ impl Default for Settings {
             attach: AttachMode::Auto,
             device_prefix: "seventh".to_owned(),
             flows_max: 262_144,
-            policy_entries_max: 262_144,
-            ipcache_entries_max: 262_144,
+            policy_entries_max: 1 << 20,
+            ipcache_entries_max: 1 << 20,
             names_max: 262_144,
             endpoints_max: 4096,
             copies_bytes: 16 << 20,
@@ -98,8 +99,10 @@ pub struct Datapath {
     links: PathBuf,
     pairs: Vec<PuntPair>,
     punt_mtu: u32,
-    endpoints: HashMap<u32, Vec<(Attachment, AttachMode)>>,
-    punt_attachments: Vec<(Attachment, AttachMode)>,
+    endpoints: HashMap<u32, Vec<Attached>>,
+    punt_attachments: Vec<Attached>,
+    /// As [`Attached`] holds its own.
+    xdp_links: Vec<PinnedLink>,
     /// Keeps the workers' sockets in the kernel's table after their workers: a worker that died in an agent that lives is no
     /// reason to let anything pass unread.
     sockets: Vec<OwnedFd>,
@@ -110,6 +113,7 @@ pub struct Datapath {
     copies: Option<CopyReader>,
     requests: Option<RequestReader>,
     request_tables: RequestTables,
+    carry_over: CarryOver,
 }
 
 impl Datapath {
@@ -125,6 +129,7 @@ impl Datapath {
         let mut object = object::load(&settings)?;
         let links = settings.bpffs.join("links");
         object::create_private_dir(&links)?;
+        let carry_over = CarryOver::find(&settings.bpffs)?;
         let mut datapath = Self {
             maps: Maps::take(&mut object)?,
             events: Some(EventReader::new(maps::take_events(&mut object)?)),
@@ -141,7 +146,9 @@ impl Datapath {
             pairs: Vec::new(),
             endpoints: HashMap::new(),
             punt_attachments: Vec::new(),
+            xdp_links: Vec::new(),
             sockets: Vec::new(),
+            carry_over,
         };
         let mut channels: Vec<Box<dyn PuntChannel>> = Vec::new();
         for worker in 0..datapath.settings.workers {
@@ -165,8 +172,9 @@ impl Datapath {
             ingress: true,
         };
         let used = attach::attach(&mut self.object, &at, self.settings.attach, &self.links)?;
-        self.punt_attachments.push((at, used));
-        attach::attach_xdp(&mut self.object, &pair.far, pair.far_ifindex, &self.links)?;
+        self.punt_attachments.push(used);
+        let link = attach::attach_xdp(&mut self.object, &pair.far, pair.far_ifindex, &self.links)?;
+        self.xdp_links.push(link);
         pair.up().await?;
         let socket = Xsk::open(&pair.far, pair.far_ifindex, self.punt_mtu)?;
         let index = u32::try_from(worker).map_err(|_| setting("workers", "too many"))?;
@@ -207,7 +215,7 @@ impl Datapath {
             } else {
                 0
             },
-            pad: 0,
+            flow_layout: FLOW_LAYOUT,
             punt_ifindex,
             idle: self.idle_limits(),
             hash_key: hash_key(self.maps.config.get(&0, 0).ok())?,
@@ -225,6 +233,7 @@ impl Datapath {
     /// No such device, or the kernel refuses.
     pub fn attach_endpoint(&mut self, interface: &str) -> Result<u32, DatapathError> {
         let ifindex = ifindex(interface)?;
+        self.carry_over.copy(ifindex, &mut self.maps.flows, Pass::BeforeSwap)?;
         let mut attached = Vec::new();
         for (program, ingress) in [(names::TC_FROM_ENDPOINT, true), (names::TC_TO_ENDPOINT, false)] {
             let at = Attachment {
@@ -233,9 +242,14 @@ impl Datapath {
                 ifindex,
                 ingress,
             };
-            let used = attach::attach(&mut self.object, &at, self.settings.attach, &self.links)?;
-            attached.push((at, used));
+            attached.push(attach::attach(
+                &mut self.object,
+                &at,
+                self.settings.attach,
+                &self.links,
+            )?);
         }
+        self.carry_over.copy(ifindex, &mut self.maps.flows, Pass::AfterSwap)?;
         self.endpoints.insert(ifindex, attached);
         Ok(ifindex)
     }
@@ -245,8 +259,8 @@ impl Datapath {
     /// # Errors
     /// The kernel refuses; the endpoint is still enforced then.
     pub fn detach_endpoint(&mut self, ifindex: u32) -> Result<(), DatapathError> {
-        for (at, used) in self.endpoints.remove(&ifindex).unwrap_or_default() {
-            attach::detach(&at, &self.links, used)?;
+        for attached in self.endpoints.remove(&ifindex).unwrap_or_default() {
+            attach::detach(&attached, &self.links)?;
         }
         self.remove_endpoint(ifindex)
     }
@@ -273,14 +287,30 @@ impl Datapath {
         self.maps.endpoints.iter().filter_map(Result::ok).collect()
     }
 
+    /// Devices on which an earlier agent has enforced and this one does not (yet).
+    #[must_use]
+    pub fn left_devices(&self) -> BTreeSet<u32> {
+        let left = self
+            .endpoints()
+            .into_keys()
+            .chain(attach::endpoints_with_links(&self.links));
+        left.filter(|ifindex| !self.endpoints.contains_key(ifindex)).collect()
+    }
+
+    /// Whether an earlier agent, of this ABI or another, has left something in force; to be asked before anything is set.
+    #[must_use]
+    pub fn takes_over(&self) -> bool {
+        self.carry_over.found() || !self.endpoints().is_empty()
+    }
+
     /// Forgets endpoints and attachments of an earlier agent that are not attached now, rows of policies that no
     /// endpoint uses, and maps of other ABI versions. Call when all endpoints are attached and set.
     ///
     /// # Errors
     /// The kernel refuses.
     pub fn forget_stale(&mut self) -> Result<(), DatapathError> {
-        let mut keep: Vec<Attachment> = self.endpoints.values().flatten().map(|(at, _)| at.clone()).collect();
-        keep.extend(self.punt_attachments.iter().map(|(at, _)| at.clone()));
+        let attached = self.endpoints.values().flatten().chain(&self.punt_attachments);
+        let keep: Vec<Attachment> = attached.map(|attached| attached.at.clone()).collect();
         let keep_xdp: Vec<u32> = self.pairs.iter().map(|pair| pair.far_ifindex).collect();
         attach::remove_stale_links(&self.links, &keep, &keep_xdp)?;
         for ifindex in self
@@ -292,6 +322,7 @@ impl Datapath {
             self.remove_endpoint(ifindex)?;
         }
         self.retain_policies()?;
+        self.carry_over = CarryOver::default();
         object::remove_other_versions(&self.settings.bpffs)
     }
 
@@ -311,13 +342,14 @@ impl Datapath {
         self.maps.remove_policy_rows(rows)
     }
 
-    /// Removes the rows of policies that no endpoint uses.
+    /// Removes the rows of policies that no endpoint uses, but those of endpoints that are shut; says how many.
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn retain_policies(&mut self) -> Result<(), DatapathError> {
+    pub fn retain_policies(&mut self) -> Result<usize, DatapathError> {
         let used = |endpoint: &Endpoint| [endpoint.policy_id, endpoint.audit_policy_id];
-        let keep: Vec<u32> = self.endpoints().values().flat_map(used).collect();
+        let used = self.endpoints().into_values().flat_map(|endpoint| used(&endpoint));
+        let keep: HashSet<u32> = used.chain([POLICY_SHUT]).collect();
         self.maps.retain_policies(&keep)
     }
 
@@ -462,12 +494,26 @@ impl Datapath {
             .collect()
     }
 
+    /// Who sends probes to the workers.
+    ///
+    /// # Errors
+    /// The kernel gives no socket.
+    pub fn prober(&self) -> std::io::Result<Prober> {
+        Prober::new(&self.pairs)
+    }
+
+    /// Whether what is in force is pinned still. If somebody has taken the file system away, it ends with this agent.
+    #[must_use]
+    pub fn is_pinned(&self) -> bool {
+        self.links.is_dir() && object::maps_dir(&self.settings.bpffs).is_dir()
+    }
+
     /// How endpoints are attached: what [`AttachMode::Auto`] has come to.
     #[must_use]
     pub fn attach_mode(&self) -> AttachMode {
         self.punt_attachments
             .first()
-            .map_or(self.settings.attach, |(_, used)| *used)
+            .map_or(self.settings.attach, |attached| attached.mode)
     }
 
     /// Ends. With `keep` everything stays in force without an agent: L3/L4 verdicts as they are, flows that need a new
@@ -482,9 +528,10 @@ impl Datapath {
         for ifindex in self.endpoints.keys().copied().collect::<Vec<_>>() {
             self.detach_endpoint(ifindex)?;
         }
-        for (at, used) in &self.punt_attachments {
-            attach::detach(at, &self.links, *used)?;
+        for attached in std::mem::take(&mut self.punt_attachments) {
+            attach::detach(&attached, &self.links)?;
         }
+        self.xdp_links.clear();
         for pair in &self.pairs {
             PuntPair::remove(&pair.near).await?;
         }

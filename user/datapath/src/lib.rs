@@ -8,6 +8,7 @@
 
 mod attach;
 mod batch;
+mod carry_over;
 mod channel;
 mod copies;
 mod counters;
@@ -15,10 +16,12 @@ mod datapath;
 mod error;
 mod ethtool;
 mod events;
+mod fair;
 mod fill;
 mod maps;
 mod names;
 mod object;
+mod probe;
 mod punt_pair;
 mod requests;
 mod schedule;
@@ -34,5 +37,6 @@ pub use events::{AnswerReader, EventReader, PieceReader, RingReader, RingRecord}
 pub use fill::{FillReader, MapFill};
 pub use maps::{IpcachePrefix, PolicyRow};
 pub use names::{FlowTable, NameTable};
+pub use probe::Prober;
 pub use requests::RequestReader;
 pub use schedule::{give_way, prefer_batches};

@@ -1,6 +1,9 @@
 //! Typed handles of the maps that user space reads and writes.
 
-use std::{borrow::Borrow, collections::HashMap as StdHashMap};
+use std::{
+    borrow::Borrow,
+    collections::{HashMap as StdHashMap, HashSet},
+};
 
 use aya::{
     Ebpf, Pod,
@@ -30,7 +33,7 @@ pub(crate) struct Maps {
     pub(crate) endpoints: HashMap<MapData, u32, Endpoint>,
     ipcache: LpmTrie<MapData, IpcacheKey, IpcacheEntry>,
     policy: LpmTrie<MapData, PolicyKey, PolicyEntry>,
-    flows: HashMap<MapData, FlowKey, FlowState>,
+    pub(crate) flows: HashMap<MapData, FlowKey, FlowState>,
     pub(crate) counters: CounterReader,
     pub(crate) punt_workers: HashMap<MapData, u32, u32>,
     pub(crate) xsks: XskMap<MapData>,
@@ -92,15 +95,16 @@ impl Maps {
             .map_err(DatapathError::map(names::IPCACHE))
     }
 
-    /// Removes every row whose policy id is not in `keep`.
-    pub(crate) fn retain_policies(&mut self, keep: &[u32]) -> Result<(), DatapathError> {
+    /// Removes every row whose policy id is not in `keep`; says how many.
+    pub(crate) fn retain_policies(&mut self, keep: &HashSet<u32>) -> Result<usize, DatapathError> {
         let stale: Vec<Key<PolicyKey>> = self
             .policy
             .keys()
             .filter_map(Result::ok)
             .filter(|key| !keep.contains(&u32::from_be_bytes(key.data().policy_id)))
             .collect();
-        remove_all(&mut self.policy, &stale, names::POLICY)
+        remove_all(&mut self.policy, &stale, names::POLICY)?;
+        Ok(stale.len())
     }
 
     /// Makes the ipcache hold exactly `wanted`; prefixes whose entry stays the same are not touched.

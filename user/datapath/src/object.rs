@@ -130,20 +130,25 @@ pub(crate) fn xdp(object: &mut Ebpf) -> Result<&mut Xdp, DatapathError> {
 
 /// Removes the maps of agents with another ABI; call once the new programs are attached everywhere.
 pub(crate) fn remove_other_versions(bpffs: &Path) -> Result<(), DatapathError> {
-    let own = format!("maps-v{ABI_VERSION}");
-    for entry in fs::read_dir(bpffs).map_err(pin_error(bpffs))?.flatten() {
-        let name = entry.file_name();
-        let name = name.to_string_lossy();
-        if name.starts_with("maps-v") && name != own {
-            remove_dir(&entry.path())?;
-        }
-    }
-    Ok(())
+    other_versions(bpffs)?.iter().try_for_each(|dir| remove_dir(dir))
+}
+
+/// Where agents with another ABI have pinned their maps.
+pub(crate) fn other_versions(bpffs: &Path) -> Result<Vec<PathBuf>, DatapathError> {
+    let own = maps_dir(bpffs);
+    let dirs = fs::read_dir(bpffs).map_err(pin_error(bpffs))?.flatten();
+    let dirs = dirs.filter(|entry| entry.file_name().to_string_lossy().starts_with("maps-v"));
+    Ok(dirs.map(|entry| entry.path()).filter(|path| *path != own).collect())
 }
 
 /// Removes every pin; the programs go with them.
 pub(crate) fn remove_all(bpffs: &Path) -> Result<(), DatapathError> {
-    for entry in fs::read_dir(bpffs).map_err(pin_error(bpffs))?.flatten() {
+    let entries = match fs::read_dir(bpffs) {
+        // Somebody has taken the file system away, and the pins with it.
+        Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(()),
+        entries => entries.map_err(pin_error(bpffs))?,
+    };
+    for entry in entries.flatten() {
         remove_dir(&entry.path())?;
     }
     // The directory itself may be the mount point.

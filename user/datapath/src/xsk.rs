@@ -15,13 +15,20 @@ use std::{
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::{ChannelStats, DatapathError, Decide, Disposition, Outgoing, PuntChannel, punt_pair::LINK_HEADERS};
+use crate::{
+    ChannelStats, DatapathError, Decide, Disposition, Outgoing, PuntChannel,
+    fair::{Fair, Shares},
+    punt_pair::LINK_HEADERS,
+};
 
 /// Chunks of the area, half of them for receiving.
 const CHUNKS: u32 = 4096;
 const RING_SIZE: u32 = 2048;
 /// Frames per turn.
 const BATCH: usize = 64;
+/// Chunks of frames that wait for their turn at most, when more come than a turn decides. What is left beside those and the
+/// kernel's is for sending.
+const WAITING: u32 = 1024;
 /// The kernel keeps this much of a chunk in front of a received frame (`XDP_PACKET_HEADROOM`).
 const HEADROOM: u32 = 256;
 /// A frame of several chunks, at most.
@@ -172,6 +179,28 @@ pub(crate) struct Xsk {
     joined: Vec<u8>,
     frame_max: u32,
     stats: ChannelStats,
+    /// Frames that were received and wait for their turn.
+    waiting: Fair<Held>,
+    shares: Shares,
+    /// Chunks of those.
+    waiting_chunks: usize,
+    /// Frames that had to go.
+    shed: u64,
+}
+
+/// A frame in our hands: its chunks by address and length.
+enum Held {
+    Single((u64, u32)),
+    Several(Box<[(u64, u32)]>),
+}
+
+impl Held {
+    fn chunks(&self) -> usize {
+        match self {
+            Self::Single(_) => 1,
+            Self::Several(several) => several.len(),
+        }
+    }
 }
 
 // SAFETY: the pointers lead to memory that this value owns alone (the kernel's side is synchronised by the rings).
@@ -224,6 +253,10 @@ impl Xsk {
             joined: Vec::new(),
             frame_max,
             stats: ChannelStats::default(),
+            waiting: Fair::new((WAITING / frame_max.div_ceil(chunk_size)) as usize),
+            shares: Shares::default(),
+            waiting_chunks: 0,
+            shed: 0,
         };
         socket.refill();
         bind(&socket.fd, ifindex, frame_max + HEADROOM > chunk_size).map_err(fail("bind"))?;
@@ -232,6 +265,13 @@ impl Xsk {
 
     pub(crate) fn fd(&self) -> BorrowedFd<'_> {
         self.fd.as_fd()
+    }
+
+    /// Chunks of which it is known where they are.
+    fn accounted(&self) -> usize {
+        let in_rings =
+            self.fill.pending() + self.receive.readable() + self.transmit.pending() + self.completion.readable();
+        self.free.len() + self.waiting_chunks + in_rings as usize
     }
 
     /// Gives sent chunks back and keeps the fill ring full.
@@ -287,11 +327,81 @@ impl Xsk {
         }
     }
 
+    /// All of them fit into this turn: their order is that of their coming.
+    fn decide_as_received(&mut self, decide: &mut Decide<'_>) -> usize {
+        let mut decided = 0;
+        while decided < BATCH {
+            let mut chunks = [(0, 0); FRAGMENTS_MAX];
+            let Some(count) = self.receive_frame(&mut chunks) else {
+                break;
+            };
+            decided += 1;
+            match chunks.get(..count) {
+                Some([single]) => self.handle_single(*single, decide),
+                Some(several) => self.handle_joined(several, decide),
+                None => {}
+            }
+        }
+        decided
+    }
+
+    /// Takes everything that has come off the receive ring, which would overflow at the cost of whoever comes last.
+    fn sort_in(&mut self) {
+        for _ in 0..RING_SIZE {
+            let mut chunks = [(0, 0); FRAGMENTS_MAX];
+            let Some(count) = self.receive_frame(&mut chunks) else {
+                return;
+            };
+            let (Some(&(address, length)), Some(all)) = (chunks.first(), chunks.get(..count)) else {
+                return;
+            };
+            // SAFETY: the chunk was just received and is ours.
+            let share = self.shares.of(unsafe { self.area.view.bytes(address, length) });
+            let frame = match all {
+                [single] => Held::Single(*single),
+                several => Held::Several(several.into()),
+            };
+            self.waiting_chunks += count;
+            if let Some(shed) = self.waiting.push(share, frame) {
+                self.shed += 1;
+                self.waiting_chunks -= shed.chunks();
+                self.release_all(&shed);
+            }
+        }
+    }
+
+    fn decide_in_turn(&mut self, decide: &mut Decide<'_>) -> usize {
+        let mut decided = 0;
+        while decided < BATCH {
+            let Some(frame) = self.waiting.pop() else { break };
+            decided += 1;
+            self.waiting_chunks -= frame.chunks();
+            match frame {
+                Held::Single(single) => self.handle_single(single, decide),
+                Held::Several(several) => self.handle_joined(&several, decide),
+            }
+        }
+        decided
+    }
+
+    fn release_all(&mut self, frame: &Held) {
+        match frame {
+            Held::Single((address, _)) => self.release(*address),
+            Held::Several(several) => several.iter().for_each(|(address, _)| self.release(*address)),
+        }
+    }
+
     /// Decides a frame of one chunk in place.
     fn handle_single(&mut self, (address, length): (u64, u32), decide: &mut Decide<'_>) {
-        let mut queued = mem::take(&mut self.queued);
         // SAFETY: the chunk was just received and is not given on before `decide` returns.
         let frame = unsafe { self.area.view.bytes(address, length) };
+        if let Some(number) = crate::probe::number(frame) {
+            self.stats.probed = number;
+            self.release(address);
+            return;
+        }
+        self.stats.received += 1;
+        let mut queued = mem::take(&mut self.queued);
         match decide(frame, &mut self.queue(&mut queued)) {
             Disposition::Send => self.put_frame(address, length, 0),
             Disposition::Release => self.release(address),
@@ -301,6 +411,7 @@ impl Xsk {
 
     /// Decides a frame of several chunks: joined, and cut again if it goes back.
     fn handle_joined(&mut self, chunks: &[(u64, u32)], decide: &mut Decide<'_>) {
+        self.stats.received += 1;
         let mut joined = mem::take(&mut self.joined);
         joined.clear();
         for &(address, length) in chunks {
@@ -386,23 +497,16 @@ impl Xsk {
 impl PuntChannel for Xsk {
     fn turn(&mut self, decide: &mut Decide<'_>) -> io::Result<usize> {
         self.recycle();
-        let mut received = 0;
-        while received < BATCH {
-            let mut chunks = [(0, 0); FRAGMENTS_MAX];
-            let Some(count) = self.receive_frame(&mut chunks) else {
-                break;
-            };
-            received += 1;
-            match chunks.get(..count) {
-                Some([single]) => self.handle_single(*single, decide),
-                Some(several) => self.handle_joined(several, decide),
-                None => {}
-            }
-        }
-        self.stats.received += received as u64;
+        let more_than_one_turn = self.receive.readable() as usize > BATCH;
+        let decided = if more_than_one_turn || !self.waiting.is_empty() {
+            self.sort_in();
+            self.decide_in_turn(decide)
+        } else {
+            self.decide_as_received(decide)
+        };
         self.kick()?;
         self.recycle();
-        Ok(received)
+        Ok(decided)
     }
 
     fn push(&mut self, produce: &mut dyn FnMut(&mut dyn Outgoing)) -> io::Result<()> {
@@ -425,8 +529,9 @@ impl PuntChannel for Xsk {
     fn stats(&self) -> ChannelStats {
         let mut stats = self.stats;
         if let Ok(kernel) = kernel_statistics(&self.fd) {
-            stats.lost_receiving = kernel.rx_dropped + kernel.rx_ring_full;
+            stats.lost_receiving = kernel.rx_dropped + kernel.rx_ring_full + self.shed;
         }
+        stats.unaccounted = u64::from(CHUNKS).saturating_sub(self.accounted() as u64);
         stats
     }
 }

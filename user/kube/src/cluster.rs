@@ -17,7 +17,8 @@ use crate::{
     object::{KEY_SERVICE_ACCOUNT, Namespace, Object, Pod, PolicyText, Service, ServicePort, Slice},
 };
 
-/// Service through which pods reach the API server; its backends are API servers.
+/// Service through which pods reach the API server; its backends are API servers. Only the slice of the same name counts,
+/// which the API server itself keeps writing: whoever may make others in the namespace makes no API server of anybody.
 const API_SERVER: (&str, &str) = ("default", "kubernetes");
 
 /// What an agent needs to know of its cluster.
@@ -42,7 +43,7 @@ pub struct Cluster {
 pub struct Workload {
     /// Its name.
     pub name: ObjectName,
-    /// Tells it from others of its name.
+    /// Tells it from others of its name: the UID by which its node knows it.
     pub uid: String,
     /// It runs on this node.
     pub is_local: bool,
@@ -74,8 +75,11 @@ pub struct NodeAddress {
 pub struct Front {
     /// Its name.
     pub name: ObjectName,
-    /// Its addresses.
+    /// Its addresses in the cluster, which the API server has given it.
     pub ips: Vec<IpAddr>,
+    /// Other addresses under which nodes answer for it: those that its author wrote, and those of load balancers. They may
+    /// be anybody's.
+    pub externals: Vec<IpAddr>,
     /// Its ports and who is behind them.
     pub ports: Vec<FrontPort>,
 }
@@ -87,6 +91,8 @@ pub struct FrontPort {
     pub protocol: u8,
     /// The port that clients use.
     pub port: u16,
+    /// The port of every node that clients may use, too.
+    pub node_port: Option<u16>,
     /// Who answers, each once, in order.
     pub backends: Vec<Backend>,
 }
@@ -135,7 +141,7 @@ impl Deriver {
         let slices = slices(picture);
         Cluster {
             workloads: self.workloads(picture),
-            nodes: self.nodes(picture, &slices),
+            nodes: self.nodes(picture),
             node_names: picture.objects(Kind::Node).map(|(name, _)| name.name.clone()).collect(),
             fronts: fronts(picture, &slices),
             services: services(picture, &slices),
@@ -145,6 +151,7 @@ impl Deriver {
 
     fn workloads(&mut self, picture: &Picture) -> Vec<Arc<Workload>> {
         let owners = owners(picture);
+        let mirrors = mirrors(picture);
         let mut before = std::mem::take(&mut self.known);
         let mut workloads = Vec::new();
         for (name, object) in picture.objects(Kind::Pod) {
@@ -156,14 +163,18 @@ impl Deriver {
                 continue;
             }
             let namespace = picture.get(Kind::Namespace, &ObjectName::new("", &name.namespace));
+            let of_file = pod.mirrors.as_deref();
+            let of_file = of_file.filter(|uid| mirrors.get(uid).is_some_and(|(_, first)| *first == name));
+            let uid = of_file.unwrap_or(&pod.uid);
             let same = |known: &Known| {
                 Arc::ptr_eq(&known.pod, object)
+                    && known.workload.uid == uid
                     && known.ips == ips
                     && known.namespace.as_ref().map(Arc::as_ptr) == namespace.map(Arc::as_ptr)
             };
             let known = before.remove(name).filter(same);
             let known = known.unwrap_or_else(|| Known {
-                workload: Arc::new(self.workload(name, pod, namespace, ips.clone())),
+                workload: Arc::new(self.workload((name, uid), pod, namespace, ips.clone())),
                 pod: Arc::clone(object),
                 namespace: namespace.cloned(),
                 ips,
@@ -174,14 +185,20 @@ impl Deriver {
         workloads
     }
 
-    fn workload(&self, name: &ObjectName, pod: &Pod, namespace: Option<&Arc<Object>>, ips: Vec<IpAddr>) -> Workload {
+    fn workload(
+        &self,
+        (name, uid): (&ObjectName, &str),
+        pod: &Pod,
+        namespace: Option<&Arc<Object>>,
+        ips: Vec<IpAddr>,
+    ) -> Workload {
         let namespace = namespace.and_then(|object| match &**object {
             Object::Namespace(namespace) => Some(namespace),
             _ => None,
         });
         Workload {
             name: name.clone(),
-            uid: pod.uid.clone(),
+            uid: uid.to_owned(),
             is_local: !self.node.is_empty() && pod.node == self.node,
             ips,
             labels: self.labels(name, pod, namespace),
@@ -207,7 +224,7 @@ impl Deriver {
         Labels::new(labels)
     }
 
-    fn nodes(&self, picture: &Picture, slices: &Slices<'_>) -> Vec<NodeAddress> {
+    fn nodes(&self, picture: &Picture) -> Vec<NodeAddress> {
         let mut addresses: BTreeMap<IpAddr, NodeAddress> = BTreeMap::new();
         for (name, object) in picture.objects(Kind::Node) {
             let Object::Node(node) = &**object else { continue };
@@ -221,7 +238,11 @@ impl Deriver {
                 address.of_node = Some(is_own || address.of_node == Some(true));
             }
         }
-        let api_servers = slices.get(&(API_SERVER.0, API_SERVER.1)).into_iter().flatten();
+        let api_servers = picture.get(Kind::EndpointSlice, &ObjectName::new(API_SERVER.0, API_SERVER.1));
+        let api_servers = api_servers.into_iter().filter_map(|object| match &**object {
+            Object::Slice(slice) if slice.service == API_SERVER.1 => Some(slice),
+            _ => None,
+        });
         for ip in api_servers.flat_map(|slice| &slice.ips) {
             let address = addresses.entry(*ip).or_insert(NodeAddress {
                 ip: *ip,
@@ -254,6 +275,23 @@ fn owners(picture: &Picture) -> HashMap<&IpAddr, ((&str, &str), &ObjectName)> {
     owners
 }
 
+/// Which pod shows a file of this UID: the one that was made first, since anybody may say so of his.
+fn mirrors(picture: &Picture) -> HashMap<&str, ((&str, &str), &ObjectName)> {
+    let mut mirrors: HashMap<&str, ((&str, &str), &ObjectName)> = HashMap::new();
+    for (name, object) in picture.objects(Kind::Pod) {
+        let Object::Pod(pod) = &**object else { continue };
+        let Some(uid) = pod.mirrors.as_deref().filter(|_| !pod.ended) else {
+            continue;
+        };
+        let rank = (pod.created.as_str(), pod.uid.as_str());
+        let first = mirrors.entry(uid).or_insert((rank, name));
+        if rank < first.0 {
+            *first = (rank, name);
+        }
+    }
+    mirrors
+}
+
 /// Slices by the namespace and name of their service.
 type Slices<'a> = HashMap<(&'a str, &'a str), Vec<&'a Slice>>;
 
@@ -277,7 +315,7 @@ fn each_service(picture: &Picture) -> impl Iterator<Item = (&ObjectName, &Servic
         })
 }
 
-/// Only addresses that the API server gives out count: an external address of a service is whatever its author wrote.
+/// Who has no address in the cluster has no others either: nodes do nothing for it.
 fn fronts(picture: &Picture, slices: &Slices<'_>) -> Vec<Front> {
     let with_address = each_service(picture).filter(|(_, service)| !service.ips.is_empty());
     let front = |(name, service): (&ObjectName, &Service)| {
@@ -286,6 +324,7 @@ fn fronts(picture: &Picture, slices: &Slices<'_>) -> Vec<Front> {
         Front {
             name: name.clone(),
             ips: service.ips.clone(),
+            externals: service.externals.clone(),
             ports: service.ports.iter().map(|port| front_port(port, behind)).collect(),
         }
     };
@@ -306,6 +345,7 @@ fn front_port(port: &ServicePort, behind: &[&Slice]) -> FrontPort {
     FrontPort {
         protocol: port.protocol,
         port: port.port,
+        node_port: port.node_port,
         backends: backends.into_iter().collect(),
     }
 }
@@ -324,6 +364,7 @@ fn services(picture: &Picture, slices: &Slices<'_>) -> Services {
             labels: Some(service.labels.clone()),
             selector: service.selector.clone(),
             backends,
+            external_name: service.external_name.clone(),
         };
         ((name.namespace.clone(), name.name.clone()), service)
     };
@@ -433,6 +474,21 @@ mod tests {
     }
 
     #[test]
+    fn only_the_first_pod_that_shows_a_file_has_its_uid() {
+        let mut told = Told::new();
+        let hash = "0123456789abcdef0123456789abcdef";
+        let mirror = |created: &str| {
+            let annotations = json!({"kubernetes.io/config.mirror": hash});
+            json!({"metadata": {"creationTimestamp": created, "annotations": annotations}, "spec": {"nodeName": "node-a"}})
+        };
+        told.pod("b-claims-it", "10.0.0.2", &mirror("2026-01-02T00:00:00Z"));
+        told.pod("real", "10.0.0.1", &mirror("2026-01-01T00:00:00Z"));
+        told.pod("a-claims-it", "10.0.0.3", &mirror("2026-01-03T00:00:00Z"));
+        let uids: Vec<String> = told.cluster().workloads.iter().map(|pod| pod.uid.clone()).collect();
+        assert_eq!(uids, ["a-claims-it", "b-claims-it", hash]);
+    }
+
+    #[test]
     fn pods_of_this_node_are_told_of_also_without_an_address() {
         let mut told = Told::new();
         told.pod("here", "none", &json!({"spec": {"nodeName": "node-a"}}));
@@ -465,12 +521,16 @@ mod tests {
                 json!({"metadata": {"name": node}, "status": {"addresses": [address, name]}}),
             );
         }
-        let slice = |namespace: &str, ip: &str| {
-            json!({"metadata": {"namespace": namespace, "name": "k", "labels": {"kubernetes.io/service-name": "kubernetes"}},
+        let slice = |namespace: &str, name: &str, service: &str, ip: &str| {
+            json!({"metadata": {"namespace": namespace, "name": name, "labels": {"kubernetes.io/service-name": service}},
                 "ports": [{"name": "https", "port": 6443}], "endpoints": [{"addresses": [ip, "192.0.2.2"]}]})
         };
-        told.put(Kind::EndpointSlice, slice("default", "198.51.100.1"));
-        told.put(Kind::EndpointSlice, slice("elsewhere", "198.51.100.2"));
+        let own = "kubernetes";
+        told.put(Kind::EndpointSlice, slice("default", own, own, "198.51.100.1"));
+        // What others say of theirs.
+        told.put(Kind::EndpointSlice, slice("elsewhere", own, own, "198.51.100.2"));
+        told.put(Kind::EndpointSlice, slice("default", "mine", own, "198.51.100.3"));
+        told.put(Kind::EndpointSlice, slice("default", "other", "web", "198.51.100.4"));
         let nodes = told.cluster().nodes;
         let told: Vec<_> = nodes
             .iter()
@@ -488,12 +548,29 @@ mod tests {
     }
 
     #[test]
+    fn a_service_that_is_only_a_name_has_no_address_and_selects_nobody() {
+        let mut told = Told::new();
+        told.put(
+            Kind::Service,
+            json!({"metadata": {"namespace": "n", "name": "s"},
+                "spec": {"type": "ExternalName", "externalName": "www.example.org", "clusterIP": "", "ports": null}}),
+        );
+        let cluster = told.cluster();
+        assert!(cluster.fronts.is_empty());
+        let named = &cluster.services.0[&("n".to_owned(), "s".to_owned())];
+        assert_eq!(named.external_name.as_deref(), Some("www.example.org"));
+        assert!(named.selector.is_none() && named.backends.is_empty());
+    }
+
+    #[test]
     fn a_service_has_the_backends_of_its_slices_port_by_port() {
         let mut told = Told::new();
         told.put(
             Kind::Service,
             json!({"metadata": {"namespace": "n", "name": "s"}, "spec": {"clusterIP": "10.96.0.1", "externalIPs": ["192.0.2.5"],
-                "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "web", "port": 80}, {"name": "none", "port": 1}]}}),
+                "ports": [{"name": "dns", "port": 53, "protocol": "UDP"}, {"name": "web", "port": 80, "nodePort": 30080},
+                    {"name": "none", "port": 1}]},
+                "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.6"}, {"hostname": "lb.example"}]}}}),
         );
         let slice = |name: &str, port: Value, ip: &str| {
             json!({"metadata": {"namespace": "n", "name": name, "labels": {"kubernetes.io/service-name": "s"}},
@@ -510,10 +587,14 @@ mod tests {
         let [front] = cluster.fronts.as_slice() else {
             panic!("{:?}", cluster.fronts)
         };
+        let ips = |ips: &[IpAddr]| ips.iter().map(ToString::to_string).collect::<Vec<_>>().join(" ");
         assert_eq!(
-            front.ips,
-            ["10.96.0.1".parse::<IpAddr>().unwrap()],
-            "only what the API server gives out"
+            (ips(&front.ips), ips(&front.externals)),
+            ("10.96.0.1".into(), "192.0.2.5 192.0.2.6".into())
+        );
+        assert_eq!(
+            front.ports.iter().map(|p| p.node_port).collect::<Vec<_>>(),
+            [None, Some(30_080), None]
         );
         let ports: Vec<_> = front
             .ports

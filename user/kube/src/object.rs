@@ -1,7 +1,7 @@
 //! Objects as they are kept: trimmed the moment they arrive, and bounded.
 
 use std::{
-    collections::{BTreeMap, HashSet},
+    collections::{BTreeMap, BTreeSet, HashSet},
     fmt,
     net::IpAddr,
     sync::Arc,
@@ -23,6 +23,10 @@ pub const LABELS_MAX: usize = 256;
 pub const NAMED_PORTS_MAX: usize = 256;
 /// Addresses of a pod, a node or a service at most; more are not used.
 pub const ADDRESSES_MAX: usize = 16;
+/// External addresses of a service at most; more are taken for addresses that are nobody's.
+pub const EXTERNALS_MAX: usize = 256;
+/// Digits of the UID that the kubelet gives to a pod from a file.
+const FILE_UID_LEN: usize = 32;
 /// Ports of a service or a slice at most; Kubernetes allows 100 in a slice.
 pub const SERVICE_PORTS_MAX: usize = 1000;
 /// Backends of a slice at most; Kubernetes allows 1000.
@@ -86,6 +90,8 @@ pub enum Object {
 pub struct Pod {
     /// Tells it from others of its name.
     pub uid: String,
+    /// By which UID the node knows it, if it is said to be one that the kubelet has from a file and only shows here.
+    pub mirrors: Option<String>,
     /// The node it runs on, empty before that is decided.
     pub node: String,
     /// Its addresses.
@@ -129,12 +135,16 @@ pub struct Node {
 pub struct Service {
     /// Its cluster addresses; none if it is headless or only a name.
     pub ips: Vec<IpAddr>,
+    /// Addresses outside the cluster under which nodes answer for it: external ones, and those of load balancers.
+    pub externals: Vec<IpAddr>,
     /// Its labels.
     pub labels: Labels,
     /// Labels of the pods behind it, if it selects pods.
     pub selector: Option<Vec<(String, String)>>,
     /// Its ports.
     pub ports: Vec<ServicePort>,
+    /// The name outside the cluster for which it is only another one.
+    pub external_name: Option<String>,
 }
 
 /// A port of a service.
@@ -146,6 +156,8 @@ pub struct ServicePort {
     pub protocol: u8,
     /// Its number.
     pub port: u16,
+    /// The port by which every node answers for it, if one does.
+    pub node_port: Option<u16>,
 }
 
 /// Backends of a service.
@@ -282,7 +294,13 @@ impl Trim {
         if ips.is_empty() {
             ips.extend(status.pod_ip.parse::<IpAddr>().ok());
         }
+        // The kubelet makes such an UID of the file, without hyphens, so that no other pod can have it.
+        let of_file = |uid: &String| uid.len() == FILE_UID_LEN && uid.bytes().all(|byte| byte.is_ascii_hexdigit());
         Pod {
+            mirrors: meta
+                .annotations
+                .and_then(|all| all.mirror)
+                .filter(|uid| is_here && of_file(uid)),
             uid: meta.uid,
             node: spec.node_name,
             ips: bounded(ips),
@@ -350,13 +368,18 @@ fn service(meta: &Meta, raw: RawService) -> Service {
         ips.push(spec.cluster_ip);
     }
     let labels = meta.labels.iter().take(LABELS_MAX);
+    let balanced = raw.status.load_balancer.ingress.into_iter().map(|balancer| balancer.ip);
+    let externals = spec.external_ips.into_iter().chain(balanced);
+    let externals: BTreeSet<IpAddr> = externals.filter_map(|ip| ip.parse().ok()).take(EXTERNALS_MAX).collect();
     Service {
         ips: bounded(ips.iter().filter_map(|ip| ip.parse().ok()).collect()),
+        externals: externals.into_iter().collect(),
         labels: Labels::new(labels.map(|(key, value)| Label::new(SOURCE_K8S, key, value))),
         selector: Some(spec.selector)
             .filter(|selector| !selector.is_empty())
             .map(|selector| selector.into_iter().take(LABELS_MAX).collect()),
         ports: service_ports(spec.ports),
+        external_name: (spec.kind == "ExternalName").then_some(spec.external_name),
     }
 }
 
@@ -380,6 +403,7 @@ fn service_ports(ports: Vec<RawServicePort>) -> Vec<ServicePort> {
             name: port.name.unwrap_or_default(),
             protocol: protocol(port.protocol.as_deref().unwrap_or_default())?,
             port: port.port?,
+            node_port: port.node_port.filter(|port| *port != 0),
         })
     });
     known.collect()
@@ -447,6 +471,14 @@ struct Meta {
     generation: i64,
     creation_timestamp: String,
     labels: BTreeMap<String, String>,
+    annotations: Option<RawAnnotations>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawAnnotations {
+    #[serde(rename = "kubernetes.io/config.mirror")]
+    mirror: Option<String>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -521,6 +553,27 @@ struct RawNodeAddress {
 #[serde(default)]
 struct RawService {
     spec: RawServiceSpec,
+    status: RawServiceStatus,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct RawServiceStatus {
+    load_balancer: RawLoadBalancer,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawLoadBalancer {
+    #[serde(deserialize_with = "or_default")]
+    ingress: Vec<RawBalancer>,
+}
+
+/// One that is known by its name only has no address.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+struct RawBalancer {
+    ip: String,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -530,17 +583,24 @@ struct RawServiceSpec {
     cluster_ip: String,
     #[serde(rename = "clusterIPs")]
     cluster_ips: Vec<String>,
+    #[serde(rename = "type")]
+    kind: String,
+    external_name: String,
+    #[serde(rename = "externalIPs", deserialize_with = "or_default")]
+    external_ips: Vec<String>,
     selector: BTreeMap<String, String>,
+    #[serde(deserialize_with = "or_default")]
     ports: Vec<RawServicePort>,
 }
 
 /// Of a service or a slice; in a slice everything may be missing, or null.
 #[derive(Debug, Default, Deserialize)]
-#[serde(default)]
+#[serde(default, rename_all = "camelCase")]
 struct RawServicePort {
     name: Option<String>,
     protocol: Option<String>,
     port: Option<u16>,
+    node_port: Option<u16>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -605,6 +665,28 @@ mod tests {
         assert_eq!(pod.ports.resolve("side", 17).collect::<Vec<_>>(), [9]);
         assert_eq!(pod.ports.resolve("gone", 6).count(), 0);
         assert!(!pod.ended && !pod.host_network && !pod.is_oversized);
+    }
+
+    #[test]
+    fn a_pod_from_a_file_is_known_by_the_uid_of_the_file() {
+        let of = |uid: &str, node: &str| {
+            let annotations = json!({"kubernetes.io/config.mirror": uid, "kubernetes.io/config.source": "file"});
+            let meta = json!({"metadata": {"name": "p", "namespace": "n", "uid": "u", "annotations": annotations},
+                "spec": {"nodeName": node}});
+            pod(meta).mirrors
+        };
+        let hash = "0123456789abcdef0123456789abcdef";
+        assert_eq!(of(hash, "node-a").as_deref(), Some(hash));
+        // It is no other pod's, whatever it says.
+        let theirs = "8dbc3c3b-1a2b-4c5d-8e9f-0123456789ab";
+        assert_eq!(
+            (of(theirs, "node-a"), of("", "node-a"), of(hash, "node-b")),
+            (None, None, None)
+        );
+        assert_eq!(
+            pod(json!({"metadata": {"name": "p", "annotations": null}})).mirrors,
+            None
+        );
     }
 
     #[test]

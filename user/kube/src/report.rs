@@ -43,8 +43,10 @@ const VALID: &str = "Valid";
 pub struct Reports {
     /// Names of the cluster's nodes.
     pub nodes: Vec<String>,
-    /// What became of each policy.
+    /// What became of each policy; those of which this node cannot say yet are left out.
     pub policies: Vec<Report>,
+    /// Why not everything that is valid is in force on this node.
+    pub trouble: Option<String>,
 }
 
 /// What became of a policy.
@@ -64,9 +66,17 @@ pub async fn report(client: Client, node: String, mut reports: watch::Receiver<A
     let mut told = Told::new();
     let mut due: HashMap<String, Instant> = HashMap::new();
     let mut again = AGAIN_MIN;
+    let mut troubled = false;
     loop {
         let now = Instant::now();
         let present = Arc::clone(&reports.borrow_and_update());
+        if present.trouble.is_some() != troubled {
+            troubled = present.trouble.is_some();
+            // The node's own status, metrics and log say it, too.
+            if let Err(e) = create(&client, &of_node(&node, present.trouble.as_deref(), &self::now())).await {
+                warn!(error = %e, "the event for this node cannot be written");
+            }
+        }
         plan(&present, &node, &mut told, &mut due, now);
         let next = due
             .iter()
@@ -184,14 +194,20 @@ async fn write(client: &Client, node: &str, report: &Report) -> Result<(), kube:
     }
     let was_invalid = said(policy).is_some_and(|(status, _)| status == "False");
     if report.fault.is_some() || was_invalid {
-        let event = event(report, node, &now);
-        let namespace = event.metadata.namespace.clone().unwrap_or_default();
-        let resource = kube::api::ApiResource::erase::<k8s_openapi::api::core::v1::Event>(&());
-        let events: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &resource);
-        events.create(&PostParams::default(), &event).await?;
+        create(client, &event(report, node, &now)).await?;
     }
     debug!(policy = %policy.name, valid = report.fault.is_none(), "told the API server");
     Ok(())
+}
+
+async fn create(client: &Client, event: &DynamicObject) -> Result<(), kube::Error> {
+    let namespace = event.metadata.namespace.clone().unwrap_or_default();
+    let events: Api<DynamicObject> = Api::namespaced_with(client.clone(), &namespace, &event_resource());
+    events.create(&PostParams::default(), event).await.map(drop)
+}
+
+fn event_resource() -> kube::api::ApiResource {
+    kube::api::ApiResource::erase::<k8s_openapi::api::core::v1::Event>(&())
 }
 
 /// Status and message of the condition as it is.
@@ -231,20 +247,38 @@ fn event(report: &Report, node: &str, now: &str) -> DynamicObject {
         None => ("Normal", "PolicyAccepted", "in force as written".to_owned()),
         Some(fault) => ("Warning", "PolicyRejected", bounded(fault)),
     };
-    // Events of objects without a namespace belong into this one.
     let namespace = Some(policy.name.namespace.clone()).filter(|namespace| !namespace.is_empty());
-    let mut event = DynamicObject::new(
-        "",
-        &kube::api::ApiResource::erase::<k8s_openapi::api::core::v1::Event>(&()),
-    );
+    let involved = json!({
+        "apiVersion": resource.api_version, "kind": resource.kind, "namespace": namespace,
+        "name": policy.name.name, "uid": policy.uid,
+    });
+    event_about(&involved, namespace, (kind, reason, &message), node, now)
+}
+
+/// Begins or ends that not everything is in force on a node.
+fn of_node(node: &str, trouble: Option<&str>, now: &str) -> DynamicObject {
+    let (kind, reason, message) = match trouble {
+        None => ("Normal", "PoliciesInForce", "every valid policy is in force".to_owned()),
+        Some(trouble) => ("Warning", "PoliciesNotInForce", bounded(trouble)),
+    };
+    let involved = json!({"apiVersion": "v1", "kind": "Node", "name": node, "uid": node});
+    event_about(&involved, None, (kind, reason, &message), node, now)
+}
+
+fn event_about(
+    involved: &Value,
+    namespace: Option<String>,
+    (kind, reason, message): (&str, &str, &str),
+    node: &str,
+    now: &str,
+) -> DynamicObject {
+    let mut event = DynamicObject::new("", &event_resource());
     event.metadata.name = None;
     event.metadata.generate_name = Some("seventh-".to_owned());
-    event.metadata.namespace = Some(namespace.clone().unwrap_or_else(|| "default".to_owned()));
+    // Events of objects without a namespace belong into this one.
+    event.metadata.namespace = Some(namespace.unwrap_or_else(|| "default".to_owned()));
     event.data = json!({
-        "involvedObject": {
-            "apiVersion": resource.api_version, "kind": resource.kind, "namespace": namespace,
-            "name": policy.name.name, "uid": policy.uid,
-        },
+        "involvedObject": involved,
         "type": kind, "reason": reason, "message": message, "count": 1,
         "source": {"component": "seventh", "host": node},
         "firstTimestamp": now, "lastTimestamp": now,
@@ -331,6 +365,7 @@ mod tests {
         let reports = Reports {
             nodes: nodes.clone(),
             policies: vec![of(CNP, Vec::new(), Some("x"))],
+            trouble: None,
         };
         for (node, turn) in nodes.iter().zip(turns) {
             let (mut told, mut due) = (Told::new(), HashMap::new());
@@ -356,6 +391,7 @@ mod tests {
             let reports = Reports {
                 nodes: nodes.clone(),
                 policies: vec![of(Kind::NetworkPolicy, Vec::new(), fault)],
+                trouble: None,
             };
             let all = nodes.iter().map(|node| {
                 let (mut told, mut due) = (Told::new(), HashMap::new());

@@ -17,12 +17,18 @@ crate::metrics! {
     BYPASSES: Counter "seventh_bypasses_granted_total" [] "" "Bodies that were given free, to pass in the kernel";
     WORKERS: Gauge "seventh_workers" ["state"] "" "Workers by how they are";
     WORKER_FRAMES: Counter "seventh_worker_frames_total" ["worker", "way"] "" "Frames on the punt channel of each worker: received, sent, and lost on either way";
+    WORKER_UNACCOUNTED: Gauge "seventh_worker_frames_unaccounted" ["worker"] "" "Places for frames that are in no ring and in nobody's hands: some while traffic flows, none without";
+    WORKER_PANICS: Counter "seventh_worker_panics_total" ["worker"] "" "How often a worker's engine panicked and was made anew; each is a bug to report";
     LOST: Counter "seventh_lost_records_total" ["source"] "" "Records that found a queue full, of the kernel or of the engine, and frames of our own that found the outbox full";
     FQDN_NAMES: Gauge "seventh_fqdn_names" [] "" "Names that endpoints have resolved and rules ask for";
     FQDN_ADDRESSES: Gauge "seventh_fqdn_addresses" [] "" "Pairs of endpoint and address that are open because of a name";
     MAP_ENTRIES: Gauge "seventh_map_entries" ["map"] "" "Entries of the kernel's maps, counted at most every 15 seconds";
     MAP_CAPACITY: Gauge "seventh_map_capacity" ["map"] "" "Entries that the kernel's maps have room for";
     ENDPOINTS: Gauge "seventh_endpoints" ["state"] "" "Endpoints by how they are";
+    UNMANAGED: Gauge "seventh_unmanaged_pods" ["cause"] "" "Pods of this node on which, or on a further device of which, nothing is enforced";
+    API_STALE: Gauge "seventh_kubernetes_stale_seconds" ["kind"] "" "For how long objects of a kind have not been followed; 0 while they are";
+    API_REFUSED: Gauge "seventh_kubernetes_refused_objects" ["kind"] "" "Objects that are not taken into account because there are too many of their kind";
+    API_UNREADABLE: Counter "seventh_kubernetes_unreadable_objects_total" [] "" "Objects of the API server that could not be read";
     POLICY_REVISION: Gauge "seventh_policy_revision" [] "" "How often something has been put in force";
     POLICY_CHANGE_TIME: Gauge "seventh_policy_change_time_seconds" [] "" "When policy was last put in force, in seconds since 1970";
     POLICY_CURRENT: Gauge "seventh_policy_current" [] "" "1 if all documents are in force as they are written, 0 if an earlier state is";

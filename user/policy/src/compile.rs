@@ -271,15 +271,15 @@ impl Compiler {
         labels: &Labels,
         ports: &NamedPorts,
     ) -> Result<(IdentityId, Vec<PolicyPatch>), AllocateError> {
-        let is_new = self.identities.find(labels).is_none();
-        let mut known = self.identities.iter().filter(|i| i.labels == *labels);
-        if let Some(known) = known.find(|i| i.named_ports == *ports) {
-            return Ok((known.id, Vec::new()));
-        }
-        drop(known);
-        let id = if is_new {
+        // Of a new label set none is looked for among all others.
+        let id = if self.identities.find(labels).is_none() {
             self.identities.allocate(labels)?
         } else {
+            let mut known = self.identities.iter().filter(|i| i.labels == *labels);
+            if let Some(known) = known.find(|i| i.named_ports == *ports) {
+                return Ok((known.id, Vec::new()));
+            }
+            drop(known);
             self.identities.allocate_another(labels)?
         };
         self.identities.set_named_ports(id, ports.clone());
@@ -295,8 +295,8 @@ impl Compiler {
         }
     }
 
-    /// Number of a service's address, and who answers behind it. Its labels are only its name. The backends' identities
-    /// must be known.
+    /// Number of a service's address, and who answers behind it. Its labels are its name, and what the address is besides.
+    /// The backends' identities must be known.
     ///
     /// # Errors
     /// The scope has no number left.
@@ -306,9 +306,16 @@ impl Compiler {
         ports: ServicePorts,
     ) -> Result<(IdentityId, Vec<PolicyPatch>), AllocateError> {
         let id = self.identities.allocate(labels)?;
-        let changed = self.identities.set_service(id, ports);
-        let patches = if changed { self.identity_changed(id) } else { Vec::new() };
-        Ok((id, patches))
+        Ok((id, self.set_ports_behind(id, Some(ports))))
+    }
+
+    /// Says who answers behind the addresses of an identity that is known, if others do at some ports.
+    pub fn set_ports_behind(&mut self, id: IdentityId, ports: Option<ServicePorts>) -> Vec<PolicyPatch> {
+        if self.identities.set_service(id, ports) {
+            self.identity_changed(id)
+        } else {
+            Vec::new()
+        }
     }
 
     /// Releases an identity. Its addresses must have left the ipcache before.
@@ -426,17 +433,23 @@ impl Compiler {
         let mut coverage_of = AHashMap::with_capacity(named.len());
         for (id, class) in named {
             let Ruled { table, coverage } = plan.ruled(&class, &mut self.registry, conflicts);
-            if table != plan.any.table {
+            if plan.is_worth_writing(&table) {
                 by_identity.insert(id, table);
             }
             coverage_of.insert(id, coverage);
         }
         if plan.direction == Direction::Egress && plan.enforced {
-            let services = self.identities.iter().filter_map(|i| Some((i.id, i.service.clone()?)));
-            for (id, ports) in services.collect::<Vec<_>>() {
-                let Ruled { table, coverage } = plan.fronted(&ports, &self.identities, &mut self.registry, conflicts);
-                by_identity.insert(id, table);
-                coverage_of.insert(id, coverage);
+            let (identities, registry) = (&self.identities, &mut self.registry);
+            for front in identities.iter() {
+                let Some(ports) = front.service.as_deref() else {
+                    continue;
+                };
+                let Ruled { table, coverage } = plan.fronted(front, ports, identities, registry, conflicts);
+                by_identity.remove(&front.id);
+                if plan.is_worth_writing(&table) {
+                    by_identity.insert(front.id, table);
+                }
+                coverage_of.insert(front.id, coverage);
             }
         }
         CompiledDirection {
@@ -537,17 +550,16 @@ impl Built {
         let mut conflicts = Vec::new();
         let mut changes = Vec::new();
         for plan in &mut self.plans {
-            let service = identity.and_then(|i| i.service.as_deref());
+            let service = identity.and_then(|front| Some((front, front.service.as_deref()?)));
             let service = service.filter(|_| plan.direction == Direction::Egress && plan.enforced);
-            let (table, coverage) = if let Some(ports) = service {
-                let ruled = plan.fronted(ports, identities, registry, &mut conflicts);
-                (Some(ruled.table), Some(ruled.coverage))
+            let ruled = if let Some((front, ports)) = service {
+                Some(plan.fronted(front, ports, identities, registry, &mut conflicts))
             } else {
                 let class = identity.map(|i| plan.class(i)).unwrap_or_default();
-                let ruled = plan.ruled(&class, registry, &mut conflicts);
-                let table = (!class.is_empty() && ruled.table != plan.any.table).then_some(ruled.table);
-                (table, (!class.is_empty()).then_some(ruled.coverage))
+                (!class.is_empty()).then(|| plan.ruled(&class, registry, &mut conflicts))
             };
+            let (table, coverage) = ruled.map(|ruled| (ruled.table, ruled.coverage)).unzip();
+            let table = table.filter(|table| plan.is_worth_writing(table));
             let before = self.policy.direction(plan.direction);
             let same_coverage = before.coverage_of.get(&id).map(Arc::as_ptr) == coverage.as_ref().map(Arc::as_ptr);
             if table.as_ref() != before.by_identity.get(&id) || !same_coverage {
@@ -603,13 +615,21 @@ impl Plan {
             .filter_map(|(at, area)| Some((self.rules.get(*at)?.clone(), area.clone())));
         let coverage = Coverage::new(for_all.chain(named).collect());
         let mut decider = Decider { registry, conflicts };
-        let table = PortTable::build(coverage.rules(), &self.unmatched, &mut decider);
+        let mut table = PortTable::build(coverage.rules(), &self.unmatched, &mut decider);
+        if !class.is_empty() {
+            table = table.beyond(&self.any.table, &self.unmatched);
+        }
         let ruled = Ruled {
             table: Arc::new(table),
             coverage: Arc::new(coverage),
         };
         self.classes.insert(class.clone(), ruled.clone());
         ruled
+    }
+
+    /// Whether the kernel would answer otherwise without this table of a single identity.
+    fn is_worth_writing(&self, table: &Arc<PortTable>) -> bool {
+        !table.is_empty() && *table != self.any.table
     }
 
     fn needs_peer_ports(&self, rule: &Rule) -> bool {

@@ -61,14 +61,18 @@ pub struct Identity {
     pub prefix: Option<IpNet>,
     /// Named ports of the endpoints with this identity, for egress rules by port name.
     pub named_ports: NamedPorts,
-    /// It is the address of a service, behind which others answer. No selector means it: what goes for those goes for it.
+    /// Others answer behind its address, at some ports at least. No selector means one that is nothing but a service's:
+    /// what goes for those who answer goes for it.
     #[serde(skip)]
     pub service: Option<Arc<ServicePorts>>,
 }
 
-/// Ports of a service's address, each once and in order.
+/// Ports of an address behind which others answer, each once and in order.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct ServicePorts(Vec<ServicePort>);
+pub struct ServicePorts {
+    ports: Vec<ServicePort>,
+    own: bool,
+}
 
 /// A port of a service's address, and who answers behind it.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -98,12 +102,34 @@ impl ServicePorts {
                 backends,
             }
         });
-        Self(sorted.collect())
+        Self {
+            ports: sorted.collect(),
+            own: false,
+        }
+    }
+
+    /// The address is also something by itself (a node's, or one outside the cluster), which rules mean by its labels: at
+    /// these ports it must be allowed as well as those who answer, at others it alone.
+    #[must_use]
+    pub fn beside_own(self) -> Self {
+        Self { own: true, ..self }
+    }
+
+    /// Whether the address is also something by itself.
+    #[must_use]
+    pub fn has_own(&self) -> bool {
+        self.own
+    }
+
+    /// Whether there is no port.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.ports.is_empty()
     }
 
     /// The ports in order.
     pub fn iter(&self) -> std::slice::Iter<'_, ServicePort> {
-        self.0.iter()
+        self.ports.iter()
     }
 }
 
@@ -325,11 +351,11 @@ impl Identities {
         }
     }
 
-    /// Says who answers behind a service's address. `false` if the number is not known or they are the same already.
-    pub fn set_service(&mut self, id: IdentityId, ports: ServicePorts) -> bool {
+    /// Says who answers behind the address, if others do. `false` if the number is not known or they are the same already.
+    pub fn set_service(&mut self, id: IdentityId, ports: Option<ServicePorts>) -> bool {
         match self.by_id.get_mut(&id) {
-            Some(identity) if identity.service.as_deref() != Some(&ports) => {
-                Arc::make_mut(identity).service = Some(Arc::new(ports));
+            Some(identity) if identity.service.as_deref() != ports.as_ref() => {
+                Arc::make_mut(identity).service = ports.map(Arc::new);
                 true
             }
             _ => false,

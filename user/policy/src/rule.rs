@@ -157,7 +157,7 @@ impl PeerSelector {
     /// Whether it means this identity.
     #[must_use]
     pub fn selects(&self, identity: &Identity) -> bool {
-        if identity.service.is_some() {
+        if identity.service.as_ref().is_some_and(|ports| !ports.has_own()) {
             return false;
         }
         match self {

@@ -6,27 +6,35 @@ use seventh_abi::DropReason;
 use crate::compile::{Plan, Ruled};
 use crate::coverage::Coverage;
 use crate::finding::RuleOrigin;
-use crate::identity::{Identities, IdentityId, ServicePort, ServicePorts};
+use crate::identity::{Identities, Identity, IdentityId, ServicePort, ServicePorts};
 use crate::rule_set::RuleSetRegistry;
 use crate::table::{Area, Conflict, Covering, Decision, PortTable};
 use std::collections::HashMap;
 use std::sync::Arc;
 
 impl Plan {
-    /// The table for a service's address: one row for each of its ports. What is not one of its ports is decided as for
-    /// anybody.
+    /// The table for an address behind which others answer: at each of its ports what goes for those. What is not one of
+    /// its ports, and at its ports too, is decided by what the address is itself ([`ServicePorts::beside_own`]); one that is
+    /// nothing but a service's is decided as anybody.
     pub(crate) fn fronted(
         &mut self,
+        front: &Identity,
         ports: &ServicePorts,
         identities: &Identities,
         registry: &mut RuleSetRegistry,
         conflicts: &mut Vec<Conflict>,
     ) -> Ruled {
+        let class = self.class(front);
+        let own = ports.has_own().then(|| self.ruled(&class, registry, conflicts));
         let mut of_backend: HashMap<IdentityId, Ruled> = HashMap::new();
         let mut points = Vec::new();
-        let mut covering: Vec<Covering> = Vec::new();
+        let mut covering: Vec<Covering> = own
+            .iter()
+            .flat_map(|own| own.coverage.rules().iter().cloned())
+            .collect();
         for port in ports.iter() {
-            let mut decisions = Vec::with_capacity(port.backends.len());
+            let mut decisions = Vec::with_capacity(port.backends.len() + 1);
+            decisions.extend(own.as_ref().map(|own| self.at(&own.table, port.protocol, port.port)));
             for (id, target) in &port.backends {
                 let ruled = of_backend.entry(*id).or_insert_with(|| {
                     let class = identities
@@ -35,9 +43,7 @@ impl Plan {
                         .unwrap_or_default();
                     self.ruled(&class, registry, conflicts)
                 });
-                let own = ruled.table.lookup(port.protocol, *target);
-                let decision = own.or_else(|| self.any.table.lookup(port.protocol, *target));
-                decisions.push(decision.unwrap_or(&self.unmatched).clone());
+                decisions.push(self.at(&ruled.table, port.protocol, *target));
                 cover(&mut covering, &ruled.coverage, port, *target);
             }
             let decision = self.for_all(&decisions);
@@ -46,10 +52,19 @@ impl Plan {
             }
             points.push((port.protocol, port.port, decision));
         }
+        let base = own.map_or_else(Arc::default, |own| own.table);
+        let table = base.with_points(points);
         Ruled {
-            table: Arc::new(PortTable::of_points(points)),
+            table: Arc::new(table.beyond(&self.any.table, &self.unmatched)),
             coverage: Arc::new(Coverage::new(covering)),
         }
+    }
+
+    /// What a peer with this table of its own gets.
+    fn at(&self, table: &PortTable, protocol: u8, port: u16) -> Decision {
+        let own = table.lookup(protocol, port);
+        let decision = own.or_else(|| self.any.table.lookup(protocol, port));
+        decision.unwrap_or(&self.unmatched).clone()
     }
 
     /// What goes for all of them.

@@ -191,26 +191,60 @@ impl PortTable {
         }
     }
 
-    /// Only these points (protocol, port), each once and in order.
-    pub(crate) fn of_points(points: impl IntoIterator<Item = (u8, u16, Decision)>) -> Self {
-        let mut table = Self::default();
+    /// The same table, but these points (protocol, port), each once, decided otherwise.
+    pub(crate) fn with_points(&self, points: impl IntoIterator<Item = (u8, u16, Decision)>) -> Self {
+        let mut table = self.clone();
         for (protocol, port, decision) in points {
-            if table.protocols.last().is_none_or(|last| last.protocol != protocol) {
-                table.protocols.push(ProtocolTable {
-                    protocol,
-                    all: None,
-                    spans: Vec::new(),
-                });
-            }
-            if let Some(last) = table.protocols.last_mut() {
-                last.spans.push(Span {
-                    first: port,
-                    last: port,
-                    decision,
-                });
-            }
+            let at = match table.protocols.binary_search_by_key(&protocol, |t| t.protocol) {
+                Ok(at) => at,
+                Err(at) => {
+                    let new = ProtocolTable {
+                        protocol,
+                        all: None,
+                        spans: Vec::new(),
+                    };
+                    table.protocols.insert(at, new);
+                    at
+                }
+            };
+            table.protocols[at].set(port, decision);
         }
         table
+    }
+
+    /// What has to be written of the table where those whom it does not answer ask `any` next, and then `unmatched`: rows
+    /// that say the same are left out. Only where no wider row would answer in their place.
+    pub(crate) fn beyond(&self, any: &Self, unmatched: &Decision) -> Self {
+        if self.all.is_some() {
+            return self.clone();
+        }
+        let differs = |protocol: u8, span: &Span| !any.says(protocol, span, unmatched);
+        let mut protocols = Vec::with_capacity(self.protocols.len());
+        for table in &self.protocols {
+            let mut table = table.clone();
+            if table.all.is_none() {
+                table.spans.retain(|span| differs(table.protocol, span));
+            }
+            if table.all.is_some() || !table.spans.is_empty() {
+                protocols.push(table);
+            }
+        }
+        Self { all: None, protocols }
+    }
+
+    /// Whether the table, or `unmatched` where it is silent, decides the whole span as the span does.
+    fn says(&self, protocol: u8, span: &Span, unmatched: &Decision) -> bool {
+        let spans = self.protocols.binary_search_by_key(&protocol, |t| t.protocol);
+        let spans = spans.map_or(&[][..], |at| &self.protocols[at].spans);
+        let begins = spans.iter().flat_map(|own| [Some(own.first), own.last.checked_add(1)]);
+        let begins = begins.flatten().filter(|port| (span.first..=span.last).contains(port));
+        let mut asked = begins.chain([span.first]);
+        asked.all(|port| *self.lookup(protocol, port).unwrap_or(unmatched) == span.decision)
+    }
+
+    /// Whether it says nothing of anything.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.all.is_none() && self.protocols.is_empty()
     }
 
     /// The decision for a protocol and port; `None` if the table says nothing of it.
@@ -288,6 +322,28 @@ impl PortTable {
                 None
             }
         })
+    }
+}
+
+impl ProtocolTable {
+    /// Decides one port otherwise.
+    fn set(&mut self, port: u16, decision: Decision) {
+        let at = self.spans.partition_point(|span| span.last < port);
+        let one = |decision| Span {
+            first: port,
+            last: port,
+            decision,
+        };
+        let Some(around) = self.spans.get(at).filter(|span| span.first <= port).cloned() else {
+            self.spans.insert(at, one(decision));
+            return;
+        };
+        let before = port.checked_sub(1).filter(|last| *last >= around.first);
+        let before = before.map(|last| Span { last, ..around.clone() });
+        let behind = port.checked_add(1).filter(|first| *first <= around.last);
+        let behind = behind.map(|first| Span { first, ..around });
+        let pieces = before.into_iter().chain([one(decision)]).chain(behind);
+        self.spans.splice(at..=at, pieces);
     }
 }
 

@@ -8,6 +8,7 @@ mod observe;
 mod policy;
 mod replay;
 mod show;
+mod sysdump;
 mod top;
 mod trace;
 
@@ -85,6 +86,8 @@ enum Command {
         #[command(subcommand)]
         command: config::ConfigCommand,
     },
+    /// What a report of a bug needs, in one file: settings, tables, records, how the system is; without secrets
+    Sysdump(sysdump::Sysdump),
     /// Completion script for a shell
     Completion {
         /// The shell
@@ -282,6 +285,7 @@ fn dispatch(command: Command) -> Result<Answer> {
         Command::Fqdn { command } => runtime()?.block_on(fqdn::run(command)),
         Command::Bpf { command } => runtime()?.block_on(bpf(command)),
         Command::Config { command } => runtime()?.block_on(config::run(command)),
+        Command::Sysdump(command) => sysdump::run(&command),
         Command::Completion { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "seventh", &mut std::io::stdout());
             Ok(Answer::Yes)

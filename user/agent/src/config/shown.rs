@@ -33,6 +33,8 @@ impl Config {
             mark,
             attach,
             flows_max,
+            policy_rows_max,
+            ipcache_max,
             fqdn,
             tls,
             inspection,
@@ -56,6 +58,8 @@ impl Config {
             ("mark", format!("{mark:#x}")),
             ("attach", attach_mode(*attach).to_owned()),
             ("flowsMax", flows_max.to_string()),
+            ("policyRowsMax", policy_rows_max.to_string()),
+            ("ipcacheMax", ipcache_max.to_string()),
         ];
         all.extend(of_fqdn(fqdn));
         let TlsConfig {

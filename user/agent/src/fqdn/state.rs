@@ -155,7 +155,10 @@ impl Reader<'_> {
             (Some(name), false) => *self.ids.get(name.as_str())?,
             _ => return None,
         };
-        let left = Duration::from_millis(entry.expires_ms).saturating_sub(self.now);
+        // The clock may have been set back since: no answer opens anything for longer.
+        let left = Duration::from_millis(entry.expires_ms)
+            .saturating_sub(self.now)
+            .min(OPEN_MAX);
         Some(LearnedName {
             scope,
             name: entry.name,
@@ -252,6 +255,9 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     fs::read(path).map(Some).with_context(|| path.display().to_string())
 }
 
+/// For how long an answer opens an address at most (docs/dns.md).
+const OPEN_MAX: Duration = Duration::from_secs(86_400);
+
 fn wall_clock() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
 }
@@ -306,6 +312,24 @@ mod tests {
         );
         let left_ns = read[0].expires_ns - 100 * SECOND_NS;
         assert!((55 * SECOND_NS..=60 * SECOND_NS).contains(&left_ns), "{left_ns}");
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_keeps_no_name_for_more_than_a_day() {
+        const DAY_S: u64 = 86_400;
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("names.json");
+        let config = config("endpoint", "");
+        // Written when it was a year later.
+        save(
+            &file,
+            &[learned(1, 365 * DAY_S, false)],
+            &endpoints(&config),
+            5 * SECOND_NS,
+        )
+        .unwrap();
+        let read = read_again(&file, &config, 100 * SECOND_NS);
+        assert_eq!(read[0].expires_ns, 100 * SECOND_NS + DAY_S * SECOND_NS);
     }
 
     #[track_caller]

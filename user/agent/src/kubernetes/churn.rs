@@ -14,7 +14,10 @@ use seventh_engine::Names;
 use seventh_kube::{Change, Deriver, Kind, ObjectName, Picture, Trim};
 use seventh_policy::{Ipcache, L4Decision, LabelFilter};
 
-use super::{devices::Looked, inventory};
+use super::{
+    devices::{Device, Looked},
+    inventory,
+};
 use crate::{
     audit::AuditModes,
     config::Config,
@@ -66,7 +69,13 @@ impl Mind {
         let cluster = self.deriver.derive(picture);
         let local = cluster.workloads.iter().filter(|pod| pod.is_local);
         let looked: HashMap<String, Looked> = local
-            .map(|pod| (pod.uid.clone(), Ok(format!("v{}", pod.uid))))
+            .map(|pod| {
+                let device = Device {
+                    interface: format!("v{}", pod.uid),
+                    more: Vec::new(),
+                };
+                (pod.uid.clone(), Ok(device))
+            })
             .collect();
         let inventory = inventory("default", &cluster, &looked);
         let loaded = self.store.load(&inventory, &[&Names::default()]).unwrap();

@@ -4,11 +4,12 @@
 //! network namespace is looked up, the address in it, and by the device that has the address the other end. Namespaces are
 //! those of processes, whose control group names the pod, and those that runtimes keep as files.
 //!
-//! A pod that may change its own addresses can claim those of others. What was found once therefore holds as long as
-//! the device is there, and a namespace whose processes belong to one pod is never another's.
+//! A pod that may change its own addresses can claim those of others, or none. So the namespace whose processes belong to
+//! the pod and to no other is the pod's whatever addresses are in it, and is never another's; and what was found once holds
+//! as long as the device is there. Addresses decide only where control groups say nothing.
 
 use std::{
-    collections::{HashMap, HashSet},
+    collections::{BTreeMap, HashMap, HashSet},
     fs::{self, File},
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
@@ -25,7 +26,7 @@ use rtnetlink::{
     packet_route::{
         RouteNetlinkMessage,
         address::AddressAttribute,
-        link::{InfoKind, LinkAttribute, LinkInfo},
+        link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType},
         nsid::{NsidAttribute, NsidMessage},
         route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
     },
@@ -38,8 +39,11 @@ const PROCESSES_MAX: usize = 100_000;
 const NAMESPACES_MAX: usize = 10_000;
 /// Bytes of what a process's control group is called at most.
 const CGROUP_BYTES_MAX: usize = 16 << 10;
-/// Length of a UID.
+/// Length of a UID, and of that of a pod that the kubelet has from a file.
 const UID_LEN: usize = 36;
+const FILE_UID_LEN: usize = 32;
+/// How often it is looked whether a pod has further devices, until its namespace was seen.
+const LOOKS_FOR_MORE: u32 = 5;
 
 /// Where devices are looked for, and what was found.
 #[derive(Debug)]
@@ -56,13 +60,25 @@ struct Found {
     ifindex: u32,
     /// The pod's namespace, if it was looked into.
     netns: Option<NetnsId>,
+    /// Other devices of the node that lead into it.
+    more: Vec<String>,
+    /// How often its namespace was looked for in vain.
+    looks: u32,
 }
 
 /// Device and inode of a namespace.
 type NetnsId = (u64, u64);
 
 /// What a pod's device is, or why it is not known.
-pub(super) type Looked = Result<String, String>;
+pub(super) type Looked = Result<Device, String>;
+
+/// A pod's device on the node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Device {
+    pub(super) interface: String,
+    /// Further devices that lead into the pod: a second network.
+    pub(super) more: Vec<String>,
+}
 
 /// A network namespace that could be a pod's.
 struct Candidate {
@@ -85,20 +101,32 @@ struct Network {
 struct Link {
     name: String,
     kind: String,
+    is_loopback: bool,
     /// Index of the other end, and this namespace's number of that in which it is.
     peer: Option<u32>,
     peer_netns: Option<i32>,
 }
 
-/// Where an address was found: in which namespace, and which device of the node is behind it.
+/// A namespace that could be a pod's, looked into.
 struct Place {
     netns: NetnsId,
     pods: HashSet<String>,
-    outer: Result<u32, String>,
+    addresses: Vec<(IpAddr, u32)>,
+    /// The node's ends of its devices, by theirs.
+    outer: BTreeMap<u32, Result<u32, String>>,
 }
 
-/// Where addresses were found.
-type Places = HashMap<IpAddr, Vec<Place>>;
+impl Place {
+    fn device_of(&self, ips: &[IpAddr]) -> Option<&Result<u32, String>> {
+        let (_, device) = self.addresses.iter().find(|(ip, _)| ips.contains(ip))?;
+        self.outer.get(device)
+    }
+
+    /// Devices of the node that lead into it, in the order in which the pod's ends were made.
+    fn reachable(&self) -> impl Iterator<Item = u32> {
+        self.outer.values().filter_map(|outer| outer.as_ref().ok().copied())
+    }
+}
 
 impl Devices {
     /// Nothing was found yet.
@@ -129,26 +157,44 @@ impl Devices {
             }
         }
         let mut reasons = HashMap::new();
-        if pods.iter().any(|pod| !self.found.contains_key(&pod.uid)) {
+        let is_done = |found: &Found| found.netns.is_some() || found.looks >= LOOKS_FOR_MORE;
+        if !pods.iter().all(|pod| self.found.get(&pod.uid).is_some_and(is_done)) {
             let places = self.places(&node)?;
             for pod in pods {
-                if self.found.contains_key(&pod.uid) {
-                    continue;
-                }
-                match self.by_namespace(&node, &places, pod, &wanted) {
-                    Ok(found) => drop(self.found.insert(pod.uid.clone(), found)),
-                    Err(reason) => drop(reasons.insert(pod.uid.clone(), reason)),
+                match self.found.get_mut(&pod.uid) {
+                    Some(found) if found.netns.is_none() => found.see(&places),
+                    Some(_) => {}
+                    None => match self.by_namespace(&node, &places, pod, &wanted) {
+                        Ok(found) => drop(self.found.insert(pod.uid.clone(), found)),
+                        Err(reason) => drop(reasons.insert(pod.uid.clone(), reason)),
+                    },
                 }
             }
+            self.name_more(&node, &places);
         }
         let looked = pods.iter().map(|pod| {
             let looked = match self.found.get(&pod.uid) {
-                Some(found) => Ok(found.interface.clone()),
+                Some(found) => Ok(Device {
+                    interface: found.interface.clone(),
+                    more: found.more.clone(),
+                }),
                 None => Err(reasons.remove(&pod.uid).unwrap_or_default()),
             };
             (pod.uid.clone(), looked)
         });
         Ok(looked.collect())
+    }
+
+    /// Which other devices lead into the namespaces of those that were found.
+    fn name_more(&mut self, node: &Network, places: &[Place]) {
+        for found in self.found.values_mut() {
+            let Some(place) = places.iter().find(|place| Some(place.netns) == found.netns) else {
+                continue;
+            };
+            let others = place.reachable().filter(|outer| *outer != found.ifindex);
+            let names = others.filter_map(|outer| Some(node.links.get(&outer)?.name.clone()));
+            found.more = names.collect();
+        }
     }
 
     fn is_taken(&self, ifindex: u32) -> bool {
@@ -170,37 +216,22 @@ impl Devices {
             interface: link.name.clone(),
             ifindex: *ifindex,
             netns: None,
+            more: Vec::new(),
+            looks: 0,
         })
     }
 
     fn by_namespace(
         &self,
         node: &Network,
-        places: &Places,
+        places: &[Place],
         pod: &Workload,
         known_pods: &HashSet<&str>,
     ) -> Result<Found, String> {
-        let mut there: Vec<&Place> = pod.ips.iter().flat_map(|ip| places.get(ip)).flatten().collect();
-        if there.iter().any(|place| place.pods.contains(&pod.uid)) {
-            there.retain(|place| place.pods.contains(&pod.uid));
-        } else {
-            // Namespaces of other pods are theirs, whatever addresses they have given themselves.
-            there.retain(|place| !place.pods.iter().any(|uid| known_pods.contains(uid.as_str())));
-        }
-        // Elsewhere somebody may have the same address: what leads to no device of this node says nothing.
-        if there.iter().any(|place| place.outer.is_ok()) {
-            there.retain(|place| place.outer.is_ok());
-        }
-        there.sort_by_key(|place| place.netns);
-        there.dedup_by_key(|place| (place.netns, place.outer.clone()));
-        let [place] = there.as_slice() else {
-            return Err(if there.is_empty() {
-                "no network namespace on this node has its address".to_owned()
-            } else {
-                "its address is in several network namespaces, or on several devices".to_owned()
-            });
+        let (netns, ifindex) = match owned(places, pod) {
+            Some(place) => (place.netns, self.device_in(place, pod)?),
+            None => by_address(places, pod, known_pods)?,
         };
-        let ifindex = place.outer.clone()?;
         let link = node
             .links
             .get(&ifindex)
@@ -220,31 +251,51 @@ impl Devices {
         Ok(Found {
             interface: link.name.clone(),
             ifindex,
-            netns: Some(place.netns),
+            netns: Some(netns),
+            more: Vec::new(),
+            looks: 0,
         })
     }
 
-    /// Who has which address, in all namespaces that are nobody's yet.
-    fn places(&self, node: &Network) -> Result<Places> {
+    /// The pod's device in its own namespace: the one with its address, else the first that leads to a device of the node.
+    /// A pod that has taken its address away is enforced all the same.
+    fn device_in(&self, place: &Place, pod: &Workload) -> Result<u32, String> {
+        let by_address = place.device_of(&pod.ips);
+        if let Some(Ok(outer)) = by_address {
+            return Ok(*outer);
+        }
+        let mut free = place.reachable().filter(|outer| !self.is_taken(*outer));
+        let why_not = by_address.or_else(|| place.outer.values().find(|outer| outer.is_err()));
+        free.next().ok_or_else(|| match why_not {
+            Some(Err(reason)) => reason.clone(),
+            _ => "its network namespace has no device that leads to one of the node".to_owned(),
+        })
+    }
+
+    /// All namespaces that are nobody's yet.
+    fn places(&self, node: &Network) -> Result<Vec<Place>> {
         let candidates = self.candidates();
         let files: Result<Vec<File>, _> = candidates.iter().map(|candidate| candidate.file.try_clone()).collect();
         let numbers = numbers_of(files?)?;
-        let mut places = Places::new();
+        let mut places = Vec::new();
         for (candidate, number) in candidates.into_iter().zip(numbers) {
             // One that vanishes meanwhile has no pod any more.
             let Ok(network) = look_into(Some(candidate.file)) else {
                 continue;
             };
-            for (ip, device) in &network.addresses {
-                let Some(link) = network.links.get(device).filter(|_| !ip.is_loopback()) else {
-                    continue;
-                };
-                places.entry(*ip).or_default().push(Place {
-                    netns: candidate.id,
-                    pods: candidate.pods.clone(),
-                    outer: outer_end(node, (*device, link), number),
-                });
-            }
+            let devices = network.links.iter().filter(|(_, link)| !link.is_loopback);
+            places.push(Place {
+                netns: candidate.id,
+                pods: candidate.pods,
+                outer: devices
+                    .map(|(device, link)| (*device, outer_end(node, (*device, link), number)))
+                    .collect(),
+                addresses: network
+                    .addresses
+                    .into_iter()
+                    .filter(|(ip, _)| !ip.is_loopback())
+                    .collect(),
+            });
         }
         Ok(places)
     }
@@ -284,6 +335,59 @@ impl Devices {
         }
         candidates.into_values().collect()
     }
+}
+
+impl Found {
+    /// The namespace into which the device leads, if it is among these.
+    fn see(&mut self, places: &[Place]) {
+        let leads_there = |place: &&Place| place.reachable().any(|outer| outer == self.ifindex);
+        match places.iter().find(leads_there) {
+            Some(place) => self.netns = Some(place.netns),
+            None => self.looks += 1,
+        }
+    }
+}
+
+/// The namespace that is the pod's by its control group, and no other pod's.
+fn owned<'a>(places: &'a [Place], pod: &Workload) -> Option<&'a Place> {
+    let mut own = places
+        .iter()
+        .filter(|place| place.pods.len() == 1 && place.pods.contains(&pod.uid));
+    let first = own.next()?;
+    // A pod that may make namespaces has several; the one that its address leads to is the one that it was given.
+    let others: Vec<&Place> = own.collect();
+    if others.is_empty() {
+        return Some(first);
+    }
+    let all = others.into_iter().chain([first]);
+    let mut connected = all.filter(|place| place.reachable().next().is_some());
+    connected.next().filter(|_| connected.next().is_none())
+}
+
+/// By the pod's address, among namespaces that are no other pod's.
+fn by_address(places: &[Place], pod: &Workload, known_pods: &HashSet<&str>) -> Result<(NetnsId, u32), String> {
+    let there = places
+        .iter()
+        .filter_map(|place| Some((place, place.device_of(&pod.ips)?)));
+    let mut there: Vec<(&Place, &Result<u32, String>)> = there.collect();
+    if there.iter().any(|(place, _)| place.pods.contains(&pod.uid)) {
+        there.retain(|(place, _)| place.pods.contains(&pod.uid));
+    } else {
+        // Namespaces of other pods are theirs, whatever addresses they have given themselves.
+        there.retain(|(place, _)| !place.pods.iter().any(|uid| known_pods.contains(uid.as_str())));
+    }
+    // Elsewhere somebody may have the same address: what leads to no device of this node says nothing.
+    if there.iter().any(|(_, outer)| outer.is_ok()) {
+        there.retain(|(_, outer)| outer.is_ok());
+    }
+    let [(place, outer)] = there.as_slice() else {
+        return Err(if there.is_empty() {
+            "no network namespace on this node has its address".to_owned()
+        } else {
+            "its address is in several network namespaces".to_owned()
+        });
+    };
+    Ok((place.netns, (*outer).clone()?))
 }
 
 /// The node's end of a pod's device, which must say the same of the two as the pod's end does: numbers of devices alone
@@ -337,14 +441,15 @@ fn pod_of(process: &Path) -> Option<String> {
     pod_in(&String::from_utf8_lossy(text.get(..CGROUP_BYTES_MAX.min(text.len()))?))
 }
 
-/// The UID in `…/pod<uid>/…` or `…-pod<uid with underscores>.slice/…`.
+/// The UID in `…/pod<uid>/…` or `…-pod<uid with underscores>.slice/…`; one from a file has no hyphens.
 fn pod_in(cgroup: &str) -> Option<String> {
+    let digits = |uid: &str| uid.chars().all(|c| c.is_ascii_hexdigit() || c == '-');
     cgroup.match_indices("pod").find_map(|(at, word)| {
-        let uid = cgroup
-            .get(at + word.len()..at + word.len() + UID_LEN)?
-            .replace('_', "-");
-        let hexadecimal = |c: char| c.is_ascii_hexdigit() || c == '-';
-        (uid.matches('-').count() == 4 && uid.chars().all(hexadecimal)).then_some(uid)
+        let rest = cgroup.get(at + word.len()..)?;
+        let end = rest.find(['/', '.']).unwrap_or(rest.len());
+        let uid = rest.get(..end)?.replace('_', "-");
+        let hyphens = uid.matches('-').count();
+        ([(UID_LEN, 4), (FILE_UID_LEN, 0)].contains(&(uid.len(), hyphens)) && digits(&uid)).then_some(uid)
     })
 }
 
@@ -410,6 +515,7 @@ async fn list(handle: &Handle) -> Result<Network, rtnetlink::Error> {
         let mut link = Link {
             name: String::new(),
             kind: "a device of the hardware".to_owned(),
+            is_loopback: message.header.link_layer_type == LinkLayerType::Loopback,
             peer: None,
             peer_netns: None,
         };
@@ -474,13 +580,96 @@ fn to_one_address(route: &RouteMessage) -> Option<(IpAddr, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Link, Network, is_process, look_into, outer_end, pod_in};
-    use std::path::Path;
+    use super::{Devices, Link, Network, Place, is_process, look_into, outer_end, pod_in};
+    use seventh_kube::{ObjectName, Workload};
+    use seventh_policy::{Labels, NamedPorts};
+    use std::{
+        collections::HashSet,
+        net::IpAddr,
+        path::{Path, PathBuf},
+    };
+
+    fn pod(name: &str, ip: &str) -> Workload {
+        Workload {
+            name: ObjectName::new("default", name),
+            uid: name.into(),
+            is_local: true,
+            ips: vec![ip.parse().unwrap()],
+            labels: Labels::new([]),
+            ignored_labels: Labels::new([]),
+            ports: NamedPorts::default(),
+            host_network: false,
+        }
+    }
+
+    /// A namespace of these pods' processes, with these addresses on devices that lead to the node's.
+    fn place(inode: u64, pods: &[&str], devices: &[(&str, u32)]) -> Place {
+        let addresses = (2..)
+            .zip(devices)
+            .map(|(inner, (ip, _))| (ip.parse::<IpAddr>().unwrap(), inner));
+        Place {
+            netns: (4, inode),
+            pods: pods.iter().map(|uid| (*uid).to_owned()).collect(),
+            addresses: addresses.collect(),
+            outer: (2..)
+                .zip(devices)
+                .map(|(inner, (_, outer))| (inner, Ok(*outer)))
+                .collect(),
+        }
+    }
+
+    /// The device of the pod `mine`, whose address is 10.0.0.1, beside the pod `theirs`.
+    fn found(places: &[Place]) -> Result<String, String> {
+        let mut node = Network::default();
+        for index in 10..20 {
+            let veth = Link {
+                name: format!("veth{index}"),
+                ..link("veth", 2, Some(1))
+            };
+            node.links.insert(index, veth);
+        }
+        let devices = Devices::new(Vec::new(), PathBuf::new());
+        let known = HashSet::from(["mine", "theirs"]);
+        let found = devices.by_namespace(&node, places, &pod("mine", "10.0.0.1"), &known);
+        found.map(|found| found.interface)
+    }
+
+    #[test]
+    fn a_pod_that_has_changed_its_address_is_found_by_its_control_group() {
+        let changed = place(1, &["mine"], &[("192.0.2.66", 10)]);
+        assert_eq!(found(&[changed]), Ok("veth10".into()));
+        let changed = place(1, &["mine"], &[("192.0.2.66", 10)]);
+        let claims_it = place(2, &["theirs"], &[("10.0.0.1", 11)]);
+        assert_eq!(found(&[claims_it, changed]), Ok("veth10".into()));
+        // A second network, and an address that is on the second device.
+        let two = place(1, &["mine"], &[("192.0.2.66", 10), ("10.0.0.1", 12)]);
+        assert_eq!(found(&[two]), Ok("veth12".into()));
+        let two = place(1, &["mine"], &[("192.0.2.66", 10), ("192.0.2.67", 12)]);
+        assert_eq!(found(&[two]), Ok("veth10".into()));
+    }
+
+    #[test]
+    fn a_namespace_that_processes_of_several_pods_are_in_is_found_by_the_address() {
+        let own = || place(1, &["mine", "theirs"], &[("10.0.0.1", 10)]);
+        assert_eq!(found(&[own()]), Ok("veth10".into()));
+        // One of its processes is in somebody else's namespace, too.
+        let entered = place(2, &["mine", "theirs"], &[("10.0.0.2", 11)]);
+        assert_eq!(found(&[entered, own()]), Ok("veth10".into()));
+        let nobodys = || place(3, &[], &[("10.0.0.1", 13)]);
+        assert_eq!(found(&[nobodys()]), Ok("veth13".into()));
+        let claims_it = place(2, &["theirs"], &[("10.0.0.1", 11)]);
+        assert!(found(&[claims_it]).is_err());
+        assert!(
+            found(&[nobodys(), place(5, &[], &[("10.0.0.1", 14)])]).is_err(),
+            "ambiguous"
+        );
+    }
 
     fn link(kind: &str, peer: u32, peer_netns: Option<i32>) -> Link {
         Link {
             name: "x".into(),
             kind: kind.into(),
+            is_loopback: false,
             peer: Some(peer),
             peer_netns,
         }
@@ -516,6 +705,11 @@ mod tests {
         assert_eq!(
             pod_in(&format!("0::/kubepods/besteffort/pod{uid}/c1")).as_deref(),
             Some(uid)
+        );
+        let of_file = "0123456789abcdef0123456789abcdef";
+        assert_eq!(
+            pod_in(&format!("0::/kubepods.slice/kubepods-pod{of_file}.slice/x")).as_deref(),
+            Some(of_file)
         );
         for other in ["0::/", "0::/kubepods", "0::/user.slice/podman-1.scope", "0::/podé", ""] {
             assert_eq!(pod_in(other), None, "{other}");

@@ -7,7 +7,7 @@ mod churn;
 mod devices;
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     path::PathBuf,
     sync::Arc,
     time::{Duration, SystemTime},
@@ -30,12 +30,13 @@ use tracing::{error, info, warn};
 pub(crate) use self::announced::Announcements;
 use self::{
     announced::with_announced,
-    devices::{Devices, Looked},
+    devices::{Device, Devices, Looked},
 };
 use crate::{
-    agent::{Shared, reload_aside},
+    agent::{Shared, State, reload_aside},
     config::{Config, EndpointConfig, KubernetesConfig},
-    inventory::{ClusterPart, Inventory, Unmanaged},
+    inventory::{Cause, ClusterPart, Inventory, Unmanaged},
+    publisher::Publisher,
 };
 
 /// How soon devices are looked for again that were not there: at first, and at last.
@@ -66,6 +67,8 @@ pub(crate) struct Kubernetes {
     links: mpsc::Receiver<()>,
     reports: watch::Sender<Arc<Reports>>,
     announced: Arc<Announcements>,
+    /// Devices that were told to be open.
+    open: HashSet<String>,
     tasks: Vec<JoinHandle<()>>,
 }
 
@@ -106,6 +109,7 @@ impl Kubernetes {
             links,
             reports,
             announced: Arc::default(),
+            open: HashSet::new(),
             tasks,
         })
     }
@@ -164,10 +168,24 @@ impl Kubernetes {
             let Some(cluster) = cluster else { continue };
             let (inventory, found_all) = self.take_stock(&cluster).await;
             is_complete = found_all;
+            self.warn_of_open(&inventory);
             if shared.set_inventory(inventory) {
                 reload_aside(&shared).await;
             }
         }
+    }
+
+    /// Tells once of each device that stays open beside one that does not.
+    fn warn_of_open(&mut self, inventory: &Inventory) {
+        let open = inventory
+            .unmanaged
+            .iter()
+            .filter(|pod| pod.cause == Cause::FurtherDevice);
+        let open: HashSet<String> = open.map(|pod| format!("{}: {}", pod.name, pod.reason)).collect();
+        for news in open.difference(&self.open) {
+            warn!("{news}");
+        }
+        self.open = open;
     }
 
     /// Has the API server told what became of policies.
@@ -178,18 +196,19 @@ impl Kubernetes {
         let state = shared.state();
         let report = |policy: &Arc<PolicyText>| {
             let file = policy.file();
-            let fault = state
-                .broken
-                .contains(file.as_str())
-                .then(|| fault(&file, &state.findings));
             Report {
                 policy: Arc::clone(policy),
-                fault,
+                fault: fault(&file, &state.findings),
             }
         };
+        let trouble = trouble(&state);
+        // Whoever says that a policy is in force has it in force.
+        let policies = cluster.policies.iter().map(report);
+        let policies = policies.filter(|report| trouble.is_none() || report.fault.is_some());
         let reports = Reports {
             nodes: cluster.node_names.clone(),
-            policies: cluster.policies.iter().map(report).collect(),
+            policies: policies.collect(),
+            trouble: trouble.clone(),
         };
         drop(state);
         self.reports.send_if_modified(|known| {
@@ -240,19 +259,28 @@ fn inventory(name: &str, cluster: &Cluster, looked: &HashMap<String, Looked>) ->
     let mut inventory = Inventory::default();
     for pod in cluster.workloads.iter().filter(|pod| pod.is_local) {
         let found = match looked.get(&pod.uid) {
-            _ if pod.host_network => Err("shares the node's network: host policies are not enforced".to_owned()),
-            _ if pod.ips.is_empty() => Err("has no address yet".to_owned()),
-            Some(found) => found.clone(),
-            None => Err("its device cannot be looked for; see the log".to_owned()),
+            _ if pod.host_network => Err((
+                Cause::HostNetwork,
+                "shares the node's network: host policies are not enforced".to_owned(),
+            )),
+            _ if pod.ips.is_empty() => Err((Cause::NoAddress, "has no address yet".to_owned())),
+            Some(found) => found.clone().map_err(|reason| (Cause::NoDevice, reason)),
+            None => Err((
+                Cause::NoDevice,
+                "its device cannot be looked for; see the log".to_owned(),
+            )),
         };
         match found {
-            Ok(interface) => inventory.endpoints.push(endpoint(pod, interface)),
-            Err(reason) => inventory.unmanaged.push(Unmanaged {
-                name: pod.name.to_string(),
-                labels: pod.labels.clone(),
-                ips: pod.ips.clone(),
-                reason,
-            }),
+            Ok(Device { interface, more }) => {
+                inventory.unmanaged.extend(more.iter().map(|device| {
+                    let reason = format!(
+                        "its further device on the node, {device}, is open: only {interface}, that of its address, is enforced"
+                    );
+                    unmanaged(pod, Cause::FurtherDevice, reason)
+                }));
+                inventory.endpoints.push(endpoint(pod, interface));
+            }
+            Err((cause, reason)) => inventory.unmanaged.push(unmanaged(pod, cause, reason)),
         }
     }
     let texts = cluster
@@ -270,6 +298,16 @@ fn inventory(name: &str, cluster: &Cluster, looked: &HashMap<String, Looked>) ->
     inventory
 }
 
+fn unmanaged(pod: &Workload, cause: Cause, reason: String) -> Unmanaged {
+    Unmanaged {
+        name: pod.name.to_string(),
+        labels: pod.labels.clone(),
+        ips: pod.ips.clone(),
+        cause,
+        reason,
+    }
+}
+
 fn endpoint(pod: &Workload, interface: String) -> EndpointConfig {
     EndpointConfig {
         name: pod.name.to_string(),
@@ -284,8 +322,23 @@ fn endpoint(pod: &Workload, interface: String) -> EndpointConfig {
     }
 }
 
-/// What is wrong with a document, in one line.
-fn fault(file: &str, findings: &[Finding]) -> String {
+/// Why policies are not in force here that are valid.
+fn trouble(state: &State) -> Option<String> {
+    let shut = state.publisher.iter().flat_map(Publisher::endpoints);
+    let shut: Vec<&str> = shut
+        .filter(|endpoint| endpoint.shut.is_some())
+        .map(|endpoint| endpoint.config.name.as_str())
+        .collect();
+    let failure = state
+        .failure
+        .as_ref()
+        .map(|failure| format!("not everything is in force: {failure}"));
+    let shut = (!shut.is_empty()).then(|| format!("nothing passes at {}: see `seventh status`", shut.join(", ")));
+    failure.or(shut)
+}
+
+/// What is wrong with a document, in one line: it cannot be used, or does not do what it says. `None` if nothing is.
+fn fault(file: &str, findings: &[Finding]) -> Option<String> {
     let own = findings
         .iter()
         .filter(|finding| &*finding.file == file && finding.severity == Severity::Error);
@@ -296,7 +349,8 @@ fn fault(file: &str, findings: &[Finding]) -> String {
             format!("{}: {}", finding.field, finding.reason)
         }
     });
-    said.take(FAULTS_MAX).collect::<Vec<_>>().join("; ")
+    let said: Vec<String> = said.take(FAULTS_MAX).collect();
+    (!said.is_empty()).then(|| said.join("; "))
 }
 
 /// What is wrong between us and the API server, in words.
@@ -344,9 +398,9 @@ fn follow_links(changed: mpsc::Sender<()>) -> Result<impl Future<Output = ()>> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Looked, inventory};
+    use super::{Device, Looked, fault, inventory};
     use seventh_kube::{Cluster, ObjectName, Workload};
-    use seventh_policy::{Labels, NamedPorts};
+    use seventh_policy::{Labels, NamedPorts, Surroundings, load_text, resolve};
     use std::{collections::HashMap, sync::Arc};
 
     fn pod(name: &str, change: impl FnOnce(&mut Workload)) -> Arc<Workload> {
@@ -365,6 +419,28 @@ mod tests {
     }
 
     #[test]
+    fn a_policy_that_cannot_do_what_it_says_is_not_told_to_be_in_force() {
+        let host = "apiVersion: cilium.io/v2\nkind: CiliumClusterwideNetworkPolicy\nmetadata: {name: host}\nspec:\n  \
+                    nodeSelector: {matchLabels: {role: db}}\n  ingress: [{fromEntities: [cluster]}]\n";
+        let loaded = load_text("k8s:host", host);
+        assert!(!loaded.has_errors());
+        let resolved = resolve(&loaded.documents, &Surroundings::default());
+        let said = fault("k8s:host", &resolved.findings).unwrap();
+        assert!(
+            said.starts_with("spec.nodeSelector: ") && said.contains("host policies"),
+            "{said}"
+        );
+        assert_eq!(fault("k8s:other", &resolved.findings), None);
+    }
+
+    fn device(interface: &str, more: &[&str]) -> Device {
+        Device {
+            interface: interface.into(),
+            more: more.iter().map(|name| (*name).to_owned()).collect(),
+        }
+    }
+
+    #[test]
     fn what_cannot_be_enforced_on_is_told_with_its_reason() {
         let cluster = Cluster {
             workloads: vec![
@@ -377,7 +453,7 @@ mod tests {
             ..Cluster::default()
         };
         let looked: HashMap<String, Looked> = [
-            ("uid-found".to_owned(), Ok("veth1".to_owned())),
+            ("uid-found".to_owned(), Ok(device("veth1", &["veth2"]))),
             ("uid-macvlan".to_owned(), Err("is no veth".to_owned())),
         ]
         .into();
@@ -389,9 +465,10 @@ mod tests {
             .iter()
             .map(|u| (u.name.as_str(), u.reason.as_str()))
             .collect();
-        assert_eq!(unmanaged.len(), 3);
-        assert!(unmanaged[0].1.contains("node's network") && unmanaged[1].1.contains("no address"));
-        assert_eq!(unmanaged[2], ("default/macvlan", "is no veth"));
+        assert_eq!(unmanaged.len(), 4);
+        assert!(unmanaged[0].0 == "default/found" && unmanaged[0].1.contains("veth2"));
+        assert!(unmanaged[1].1.contains("node's network") && unmanaged[2].1.contains("no address"));
+        assert_eq!(unmanaged[3], ("default/macvlan", "is no veth"));
         assert_eq!(inventory.cluster.unwrap().workloads.len(), 5);
     }
 }

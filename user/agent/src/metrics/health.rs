@@ -5,13 +5,14 @@ use crate::{agent::State, worker::Life};
 /// Why it should be started anew; empty: it lives.
 pub(super) fn ailments(state: &State) -> Vec<String> {
     let workers = (0_u32..).zip(state.workers.reports());
-    workers
-        .filter_map(|(index, report)| match report.life {
-            Life::Alive => None,
-            Life::Stuck => Some(format!("worker {index} is stuck")),
-            Life::Dead => Some(format!("worker {index} is dead")),
-        })
-        .collect()
+    let lives = workers.filter_map(|(index, report)| match report.life {
+        Life::Alive => None,
+        Life::Stuck => Some(format!("worker {index} is stuck")),
+        Life::Dead => Some(format!("worker {index} is dead")),
+    });
+    let shut = state.ways.shut().into_iter();
+    let shut = shut.map(|index| format!("worker {index} does not get what the kernel sends it, not even probes"));
+    lives.chain(shut).collect()
 }
 
 /// Why it does not do its work yet, or any more; empty: it does.

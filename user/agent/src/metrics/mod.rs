@@ -37,7 +37,7 @@ use hubble::Plugins;
 pub(crate) use hubble::{PluginSpec, filters};
 pub(crate) use latency::{Latency, LatencySum, Sampling};
 use series::{Bounded, Maker, Overflow};
-pub(crate) use server::listen;
+pub(crate) use server::{MetricsServer, listen};
 
 /// Records that are counted before somebody else has a turn.
 const BATCH: usize = 1024;

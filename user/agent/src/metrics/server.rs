@@ -25,8 +25,11 @@ use tokio::{
 };
 use tracing::{debug, warn};
 
-use super::{Metrics, health, snapshot::Snapshots};
-use crate::agent::Shared;
+use super::{
+    Metrics, health,
+    snapshot::{Snapshots, text_while_waiting},
+};
+use crate::{agent::Shared, waiting::Waiting};
 
 /// Connections at a time; further ones wait in the kernel's queue.
 const CONNECTIONS_MAX: usize = 16;
@@ -68,11 +71,20 @@ struct Pages {
 impl MetricsServer {
     /// Serves until the task is stopped.
     pub(crate) async fn serve(self, shared: Arc<Shared>, metrics: Arc<Metrics>) {
-        let pages = Arc::new(Pages {
+        let pages = Pages {
             snapshots: Arc::new(Mutex::new(Snapshots::new(&shared))),
             shared,
             metrics,
-        });
+        };
+        self.accept(Arc::new(pages)).await;
+    }
+
+    /// Says that the agent lives and waits, until the future is dropped.
+    pub(crate) async fn serve_waiting(&self, waiting: Arc<Waiting>) {
+        self.accept(waiting).await;
+    }
+
+    async fn accept<P: Answer>(&self, pages: Arc<P>) {
         let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
         loop {
             let Ok(permit) = Arc::clone(&connections).acquire_owned().await else {
@@ -96,13 +108,22 @@ impl MetricsServer {
     }
 }
 
-async fn talk(stream: TcpStream, pages: Arc<Pages>) {
+/// Somebody who has pages.
+trait Answer: Send + Sync + 'static {
+    /// Whether it will still be asked in a minute.
+    const STAYS: bool;
+
+    fn answer(&self, request: &Request<Incoming>) -> impl Future<Output = Response<Full<Bytes>>> + Send;
+}
+
+async fn talk<P: Answer>(stream: TcpStream, pages: Arc<P>) {
     let service = service_fn(|request| {
         let pages = Arc::clone(&pages);
         async move { Ok::<_, Infallible>(pages.answer(&request).await) }
     });
     let served = http1::Builder::new()
         .timer(TokioTimer::new())
+        .keep_alive(P::STAYS)
         .header_read_timeout(HEAD_TIMEOUT)
         .max_buf_size(HEAD_MAX)
         .serve_connection(TokioIo::new(stream), service)
@@ -112,7 +133,28 @@ async fn talk(stream: TcpStream, pages: Arc<Pages>) {
     }
 }
 
-impl Pages {
+impl Answer for Waiting {
+    const STAYS: bool = false;
+
+    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
+        match (request.method(), request.uri().path()) {
+            (&(Method::GET | Method::HEAD), "/healthz") => page(StatusCode::OK, TEXT, "ok\n"),
+            (&(Method::GET | Method::HEAD), "/metrics") => match text_while_waiting(&self.connection()) {
+                Ok(text) => page(StatusCode::OK, OPEN_METRICS, text),
+                Err(_) => page(StatusCode::INTERNAL_SERVER_ERROR, TEXT, "metrics cannot be written\n"),
+            },
+            _ => page(
+                StatusCode::SERVICE_UNAVAILABLE,
+                TEXT,
+                self.obstacles().join("\n") + "\n",
+            ),
+        }
+    }
+}
+
+impl Answer for Pages {
+    const STAYS: bool = true;
+
     async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         if !matches!(*request.method(), Method::GET | Method::HEAD) {
             return page(StatusCode::METHOD_NOT_ALLOWED, TEXT, "only GET and HEAD\n");
@@ -133,7 +175,9 @@ impl Pages {
             ),
         }
     }
+}
 
+impl Pages {
     async fn scrape(&self) -> Response<Full<Bytes>> {
         let mut snapshots = Arc::clone(&self.snapshots).lock_owned().await;
         let (shared, metrics) = (Arc::clone(&self.shared), Arc::clone(&self.metrics));

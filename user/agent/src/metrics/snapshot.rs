@@ -19,12 +19,14 @@ use prometheus_client::{
 use seventh_abi::{Counter, DropReason, drop_counter};
 use seventh_datapath::{FillReader, MapFill};
 use seventh_engine::{EngineCounter, EngineCounters};
-use seventh_metrics::{self as table, Kind, Metric};
+use seventh_kube::{Connection, Kind};
+use seventh_metrics::{self as table, Kind as MetricKind, Metric};
 
 use super::{LatencySum, Metrics, health, seconds_since_1970, series::Labels};
 use crate::{
     agent::{Shared, State},
     export::ExporterStatus,
+    inventory::{Cause, Unmanaged},
     publisher::Publisher,
     status::kernel_count,
     worker::{Life, Workers},
@@ -83,17 +85,22 @@ impl Snapshots {
 
     fn take(&mut self, shared: &Shared, metrics: &Metrics) -> Snapshot {
         let mut snapshot = Snapshot::default();
-        snapshot.level(
-            &table::BUILD_INFO,
-            vec![("version", env!("CARGO_PKG_VERSION").to_owned())],
-            1.0,
-        );
+        snapshot.built();
         snapshot.level(&table::START_TIME, vec![], seconds_since_1970(self.started));
         let kernel = {
             let state = shared.state();
             snapshot.level(&table::READY, vec![], truth(health::obstacles(&state).is_empty()));
             of_workers(&mut snapshot, &state.workers);
             of_policy(&mut snapshot, &state);
+            let connection = shared
+                .cluster
+                .as_ref()
+                .map(|cluster| cluster.connection.borrow().clone());
+            of_cluster(
+                &mut snapshot,
+                &connection.unwrap_or_default(),
+                &state.inventory.unmanaged,
+            );
             let datapath = state.publisher.as_ref().map(Publisher::datapath);
             datapath
                 .and_then(|datapath| datapath.counters().ok())
@@ -128,7 +135,25 @@ impl Snapshots {
     }
 }
 
+/// What there is to tell before anything is in force.
+pub(super) fn text_while_waiting(connection: &Connection) -> Result<String, fmt::Error> {
+    let mut snapshot = Snapshot::default();
+    snapshot.built();
+    snapshot.level(&table::READY, vec![], truth(false));
+    of_cluster(&mut snapshot, connection, &[]);
+    let (mut text, mut registry) = (String::new(), Registry::default());
+    registry.register_collector(Box::new(snapshot));
+    encode_registry(&mut text, &registry)?;
+    encode_eof(&mut text)?;
+    Ok(text)
+}
+
 impl Snapshot {
+    fn built(&mut self) {
+        let version = env!("CARGO_PKG_VERSION").to_owned();
+        self.level(&table::BUILD_INFO, vec![("version", version)], 1.0);
+    }
+
     fn push(&mut self, metric: &'static Metric, labels: Labels, value: Value) {
         match self.0.iter_mut().find(|(known, _)| known.name == metric.name) {
             Some((_, samples)) => samples.push((labels, value)),
@@ -149,9 +174,9 @@ impl Collector for Snapshot {
     fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> Result<(), fmt::Error> {
         for (metric, samples) in &self.0 {
             let kind = match metric.kind {
-                Kind::Counter => MetricType::Counter,
-                Kind::Gauge => MetricType::Gauge,
-                Kind::Histogram => MetricType::Histogram,
+                MetricKind::Counter => MetricType::Counter,
+                MetricKind::Gauge => MetricType::Gauge,
+                MetricKind::Histogram => MetricType::Histogram,
             };
             // As the registry writes the help of its own.
             let help = format!("{}.", metric.help);
@@ -198,7 +223,11 @@ fn of_workers(snapshot: &mut Snapshot, workers: &Workers) {
             Life::Dead => "dead",
         };
         *lives.entry(life).or_default() += 1;
+        let labels = vec![("worker", index.to_string())];
+        snapshot.count(&table::WORKER_PANICS, labels.clone(), report.panics);
         let stats = &report.stats;
+        let unaccounted = usize::try_from(stats.unaccounted).unwrap_or(usize::MAX);
+        snapshot.level(&table::WORKER_UNACCOUNTED, labels, level(unaccounted));
         for (way, count) in [
             ("received", stats.received),
             ("sent", stats.sent),
@@ -216,7 +245,12 @@ fn of_workers(snapshot: &mut Snapshot, workers: &Workers) {
 }
 
 fn of_policy(snapshot: &mut Snapshot, state: &State) {
-    let current = state.failure.is_none() && state.rejections == 0;
+    let shut = state
+        .publisher
+        .iter()
+        .flat_map(Publisher::endpoints)
+        .any(|endpoint| endpoint.shut.is_some());
+    let current = state.failure.is_none() && state.rejections == 0 && !shut;
     snapshot.level(&table::POLICY_CURRENT, vec![], truth(current));
     snapshot.level(&table::POLICY_DOCUMENTS, vec![], level(state.documents));
     let Some(publisher) = &state.publisher else { return };
@@ -232,6 +266,25 @@ fn of_policy(snapshot: &mut Snapshot, state: &State) {
     for (word, count) in states {
         snapshot.level(&table::ENDPOINTS, vec![("state", word.to_owned())], level(count));
     }
+}
+
+fn of_cluster(snapshot: &mut Snapshot, connection: &Connection, unmanaged: &[Unmanaged]) {
+    for cause in Cause::ALL {
+        let pods = unmanaged.iter().filter(|pod| pod.cause == cause);
+        snapshot.level(&table::UNMANAGED, one("cause", cause.word()), level(pods.count()));
+    }
+    let now = SystemTime::now();
+    for kind in Kind::ALL {
+        let trouble = connection.troubles.iter().find(|trouble| trouble.kind == *kind);
+        let stale = trouble.map_or(0.0, |trouble| {
+            now.duration_since(trouble.since).unwrap_or_default().as_secs_f64()
+        });
+        snapshot.level(&table::API_STALE, one("kind", kind.plural()), stale);
+        let refused = connection.refused.iter().find(|(refused, _)| refused == kind);
+        let refused = refused.map_or(0, |(_, count)| *count);
+        snapshot.level(&table::API_REFUSED, one("kind", kind.plural()), level(refused));
+    }
+    snapshot.count(&table::API_UNREADABLE, vec![], connection.unreadable);
 }
 
 fn of_kernel(snapshot: &mut Snapshot, kernel: &[u64], engine: &EngineCounters, records_lost: u64) {

@@ -101,4 +101,30 @@ mod tests {
         // A stamp from the future is now.
         assert_eq!(moment.wall(60_000_000_000).seconds, 1000);
     }
+
+    #[test]
+    fn a_jump_of_the_time_of_day_moves_records_and_not_their_distances() {
+        let at = |wall_s, monotonic_ns| Moment {
+            wall: SystemTime::UNIX_EPOCH + Duration::from_secs(wall_s),
+            monotonic_ns,
+            engine_ns: monotonic_ns,
+        };
+        let stamps = [40_000_000_000, 43_000_000_000];
+        // A second later it is an hour earlier, or a year later.
+        for moment in [
+            at(90_000, 50_000_000_000),
+            at(86_401, 51_000_000_000),
+            at(31_626_001, 51_000_000_000),
+        ] {
+            let [first, second] = stamps.map(|stamp| moment.wall(stamp).seconds);
+            assert_eq!(second - first, 3);
+            assert_eq!(
+                moment.monotonic(stamps[0]),
+                stamps[0],
+                "what is compared with the kernel's clock stays"
+            );
+        }
+        // As early as there is.
+        assert_eq!(at(1, 50_000_000_000).wall(49_500_000_000).seconds, 0);
+    }
 }

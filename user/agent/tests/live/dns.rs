@@ -281,6 +281,26 @@ fn names_survive_the_agent_whether_it_is_stopped_or_killed() {
     assert!(!connects(&lab, "198.18.1.6"));
 }
 
+#[test]
+fn while_no_agent_runs_questions_wait_or_pass_as_configured() {
+    let Some(mut lab) = dns_stage(ZONE, "") else { return };
+    let asked = |lab: &Lab, name: &str| dig(lab, &[name, "A"]).0;
+    assert_eq!(asked(&lab, "denied.test"), "REFUSED");
+    lab.end("agent", Signal::SIGKILL).unwrap();
+    for name in ["www.shop.test", "denied.test"] {
+        assert_eq!(asked(&lab, name), "", "{name}: closed");
+    }
+    start_agent(&mut lab, "onAgentDown: open");
+    assert_eq!(asked(&lab, "denied.test"), "REFUSED");
+    lab.end("agent", Signal::SIGKILL).unwrap();
+    for name in ["www.shop.test", "denied.test"] {
+        assert_eq!(asked(&lab, name), "NOERROR", "{name}: open");
+    }
+    assert!(!connects(&lab, "198.18.1.1"), "nobody was there to learn it");
+    lab.launch_agent(binary()).unwrap();
+    assert_eq!(asked(&lab, "denied.test"), "REFUSED");
+}
+
 /// Records that these flags select, at least so many.
 #[track_caller]
 fn observed(lab: &Lab, at_least: usize, flags: &[&str]) -> Vec<Value> {

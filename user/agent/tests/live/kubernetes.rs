@@ -25,12 +25,23 @@ use crate::{
 /// What a change of the cluster may take until packets meet it.
 const SOON: Duration = Duration::from_secs(1);
 /// Addresses of services; nobody has them.
-const WEB_VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
+pub(crate) const WEB_VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 const DNS_VIP: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 53);
 
 /// A lab whose agent takes its orders from a server on the node.
 pub(crate) fn cluster(prepare: impl FnOnce(&Lab, &ApiServer)) -> Option<(Lab, ApiServer)> {
-    let mut lab = lab()?;
+    let (mut lab, server) = cluster_with("discoveryS: 1", "", prepare)?;
+    lab.launch_agent(binary()).unwrap();
+    Some((lab, server))
+}
+
+/// The same with settings of one's own (DIR is the lab's directory), and an agent that is still to be started.
+pub(crate) fn cluster_with(
+    kubernetes: &str,
+    more: &str,
+    prepare: impl FnOnce(&Lab, &ApiServer),
+) -> Option<(Lab, ApiServer)> {
+    let lab = lab()?;
     let listener = lab.run_on_node(|| TcpListener::bind("127.0.0.1:0").unwrap()).unwrap();
     let server = ApiServer::start(listener);
     server.define("ciliumnetworkpolicies");
@@ -44,17 +55,17 @@ pub(crate) fn cluster(prepare: impl FnOnce(&Lab, &ApiServer)) -> Option<(Lab, Ap
     prepare(&lab, &server);
     std::fs::write(lab.dir().join("kubeconfig"), server.kubeconfig()).unwrap();
     let config = format!(
-        "node: lab\napi: {}\nbpffs: {}\nkubernetes: {{kubeconfig: kubeconfig, discoveryS: 1}}\n",
+        "node: lab\napi: {}\nbpffs: {}\nkubernetes: {{kubeconfig: kubeconfig, {}}}\n{more}\n",
         lab.socket().display(),
-        lab.pin_dir().display()
+        lab.pin_dir().display(),
+        kubernetes.replace("DIR", &lab.dir().display().to_string())
     );
     std::fs::write(lab.dir().join("config.yaml"), config).unwrap();
-    lab.launch_agent(binary()).unwrap();
     Some((lab, server))
 }
 
 /// One of the lab's endpoints as a pod of this node.
-fn pod(lab: &Lab, name: &str, app: &str) -> Value {
+pub(crate) fn pod(lab: &Lab, name: &str, app: &str) -> Value {
     let ips: Vec<Value> = lab
         .endpoint(name)
         .unwrap()
@@ -264,7 +275,7 @@ fn a_pod_is_made_anew(lab: &Lab, server: &ApiServer) {
 }
 
 /// Who answers behind a service, and on which port.
-fn slice(service: (&str, &str), protocol: &str, port: u16, ips: &[IpAddr]) -> Value {
+pub(crate) fn slice(service: (&str, &str), protocol: &str, port: u16, ips: &[IpAddr]) -> Value {
     let endpoints: Vec<Value> = ips
         .iter()
         .map(|ip| json!({"addresses": [ip], "conditions": {"ready": true}}))
@@ -274,7 +285,7 @@ fn slice(service: (&str, &str), protocol: &str, port: u16, ips: &[IpAddr]) -> Va
         "ports": [{"name": protocol, "protocol": protocol, "port": port}], "endpoints": endpoints})
 }
 
-fn service(name: (&str, &str), vip: Ipv4Addr, ports: &[(&str, u16)]) -> Value {
+pub(crate) fn service(name: (&str, &str), vip: Ipv4Addr, ports: &[(&str, u16)]) -> Value {
     let ports: Vec<Value> = ports
         .iter()
         .map(|(protocol, port)| json!({"name": protocol, "protocol": protocol, "port": port}))
@@ -311,7 +322,7 @@ spec:
     toPorts: [{ports: [{port: '8080', protocol: TCP}], rules: {http: [{path: /public}]}}]
 ";
 
-fn through_the_service(lab: &Lab, path: &'static str) -> Result<u16, std::io::ErrorKind> {
+pub(crate) fn through_the_service(lab: &Lab, path: &'static str) -> Result<u16, std::io::ErrorKind> {
     in_client(lab, move |_| {
         let connection = Connection::open((WEB_VIP, 80).into(), IMPATIENCE);
         let answer = connection.and_then(|mut connection| connection.get(path));
@@ -362,6 +373,9 @@ fn services_mean_those_who_answer_behind_them() {
     let other_port = in_client(&lab, |_| fetch(WEB_VIP, "/public", IMPATIENCE));
     assert!(is_silence(&other_port), "{other_port:?}");
 
+    its_address_on_a_device_of_the_node(&lab);
+    addresses_besides(&lab, &server);
+
     // Somebody joins to whom the client may not speak: who will answer is not known, so nobody may be asked.
     let ip = |name: &str| IpAddr::V4(lab.endpoint(name).unwrap().ipv4);
     server.put("pods", pod(&lab, "intruder", "other"));
@@ -381,4 +395,82 @@ fn services_mean_those_who_answer_behind_them() {
     until("nobody is left", || {
         is_silence(&through_the_service(&lab, "/public")) && drops(&lab, "service_without_backends") > 0
     });
+}
+
+/// A DNS cache of the node takes the service's address, or kube-proxy all of them: it is the service's all the same.
+fn its_address_on_a_device_of_the_node(lab: &Lab) {
+    let ip = |args: &str| {
+        let done = lab.node_command("ip").args(args.split(' ')).status().unwrap();
+        assert!(done.success(), "ip {args}");
+    };
+    let hosts = || {
+        let rows = list(lab, &["bpf", "ipcache", "list"]);
+        let of = |row: &&Value| {
+            row["prefix"]
+                .as_str()
+                .is_some_and(|prefix| prefix.starts_with("10.96.0."))
+        };
+        let labels: Vec<String> = rows.iter().filter(of).map(|row| row["labels"].to_string()).collect();
+        assert_eq!(labels.len(), 2, "{labels:?}");
+        labels.iter().filter(|labels| labels.contains("host")).count()
+    };
+    for device in ["nodelocaldns", "kube-ipvs0"] {
+        // There it is of the kind `dummy`, which not every kernel has.
+        ip(&format!("link add {device} type veth peer name other-end"));
+        ip(&format!("addr add {WEB_VIP}/32 dev {device}"));
+        // Another address of the node shows that the agent has looked.
+        ip(&format!("addr add 192.0.2.{}/32 dev lo", device.len()));
+        soon("the node has got addresses", || {
+            let looked = format!("192.0.2.{}/32", device.len());
+            list(lab, &["bpf", "ipcache", "list"])
+                .iter()
+                .any(|row| row["prefix"] == looked)
+        });
+        assert_eq!(hosts(), 0, "{device}");
+        assert_eq!(through_the_service(lab, "/public"), Ok(200), "{device}");
+        assert_eq!(through_the_service(lab, "/denied"), Ok(403), "{device}");
+        ip(&format!("link del {device}"));
+    }
+}
+
+/// An external address and a port of the node lead to the same pods: the address itself must be allowed, too.
+fn addresses_besides(lab: &Lab, server: &ApiServer) {
+    let external = Ipv4Addr::new(203, 0, 113, 7);
+    let node = Ipv4Addr::new(10, 0, 1, 1);
+    let web = lab.endpoint("server").unwrap().ipv4;
+    let rules = format!(
+        "add rule ip nat pre ip daddr {external} tcp dport 80 dnat to {web}:8080; \
+         add rule ip nat pre ip daddr {node} tcp dport 30080 dnat to {web}:8080"
+    );
+    assert!(lab.node_command("nft").arg(rules).status().unwrap().success());
+    let get = |to: (Ipv4Addr, u16), path: &'static str| {
+        in_client(lab, move |_| {
+            let answer = Connection::open(to.into(), IMPATIENCE).and_then(|mut connection| connection.get(path));
+            answer.map(|answer| answer.status).map_err(|e| e.kind())
+        })
+    };
+    let both = [(external, 80), (node, 30_080)];
+    let mut web = service(("default", "web"), WEB_VIP, &[("TCP", 80)]);
+    web["spec"]["ports"][0]["nodePort"] = 30_080.into();
+    web["status"] = json!({"loadBalancer": {"ingress": [{"ip": external}]}});
+    server.put("services", web);
+    for to in both {
+        assert!(
+            is_silence(&get(to, "/public")),
+            "{to:?}: who answers may, the address itself may not"
+        );
+    }
+    let more = "  - toEntities: [host, world]\n";
+    server.put("ciliumnetworkpolicies", object(&format!("{OUT}{more}")));
+    for to in both {
+        until("the address itself may", || get(to, "/public") == Ok(200));
+        assert_eq!(get(to, "/denied"), Ok(403), "{to:?}: what is read behind it is read");
+    }
+    let only_the_address = format!("{}{more}", OUT.split("  - toServices").next().unwrap());
+    server.put("ciliumnetworkpolicies", object(&only_the_address));
+    for to in both {
+        until("who answers may not", || is_silence(&get(to, "/public")));
+    }
+    server.put("ciliumnetworkpolicies", object(OUT));
+    until("as before", || through_the_service(lab, "/public") == Ok(200));
 }

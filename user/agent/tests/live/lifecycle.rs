@@ -93,13 +93,13 @@ fn an_agent_told_to_keep_enforcing_leaves_a_closed_gate_for_the_next_one() {
 }
 
 /// Asks again and again until told to stop; says whether it ever got an answer.
-struct Prowler {
+pub(crate) struct Prowler {
     stop: Arc<AtomicBool>,
     thread: thread::JoinHandle<nix::Result<Vec<Result<u16, io::ErrorKind>>>>,
 }
 
 impl Prowler {
-    fn set_out(lab: &Lab, from: &str, path: &'static str) -> Self {
+    pub(crate) fn set_out(lab: &Lab, from: &str, path: &'static str) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let told = Arc::clone(&stop);
         let server: IpAddr = lab.endpoint("server").unwrap().ipv4.into();
@@ -107,6 +107,8 @@ impl Prowler {
             let mut seen = Vec::new();
             while !told.load(Ordering::SeqCst) {
                 seen.push(fetch(server, path, Duration::from_millis(100)));
+                // The processors are for whoever starts meanwhile.
+                thread::sleep(Duration::from_millis(10));
             }
             seen
         };
@@ -114,7 +116,7 @@ impl Prowler {
         Self { stop, thread }
     }
 
-    fn come_back(self) -> Vec<Result<u16, io::ErrorKind>> {
+    pub(crate) fn come_back(self) -> Vec<Result<u16, io::ErrorKind>> {
         self.stop.store(true, Ordering::SeqCst);
         self.thread.join().unwrap().unwrap()
     }

@@ -15,10 +15,10 @@ use crate::{
     stage::{PUBLIC, binary, policy, stage, until},
 };
 
-const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9964);
+pub(crate) const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9964);
 
 /// Status and body of a page.
-fn page(lab: &Lab, path: &'static str) -> (u16, String) {
+pub(crate) fn page(lab: &Lab, path: &'static str) -> (u16, String) {
     let answer = lab.run_on_node(move || {
         let mut stream = TcpStream::connect(LISTEN)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -52,12 +52,18 @@ fn scrape(lab: &Lab) -> BTreeMap<String, f64> {
 /// All plugins but the one whose names another one has.
 const PLUGINS: &str = "[dns, drop, flow, flows-to-world, httpV2, icmp, policy, port-distribution, tcp]";
 
-/// Levels that are zero while nothing is held.
+/// Levels that are zero while nothing is held or on its way, and a count of what never happens.
 const MAY_BE_ZERO: &[&str] = &[
     "seventh_held_bytes",
     "seventh_connections",
+    "seventh_worker_frames_unaccounted",
+    "seventh_worker_panics_total",
     "seventh_fqdn_names",
     "seventh_fqdn_addresses",
+    "seventh_unmanaged_pods",
+    "seventh_kubernetes_stale_seconds",
+    "seventh_kubernetes_refused_objects",
+    "seventh_kubernetes_unreadable_objects_total",
 ];
 
 /// Everything in the table is told by a running agent, and what counts has counted; nothing else is told.

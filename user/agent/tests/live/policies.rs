@@ -167,3 +167,67 @@ fn a_connection_that_was_not_read_for_a_while_is_not_trusted_when_it_is_read_aga
     assert_eq!(served(&lab).len(), 2);
     assert_eq!(ask(&lab, "client", "/denied", PATIENCE), Ok(403));
 }
+
+/// So many rows that a table of 1024 has no room for them: forty ranges, each in many prefixes.
+fn large(app: &str) -> String {
+    let ranges = (0..40).map(|n| {
+        format!(
+            "{{port: '{}', endPort: {}, protocol: TCP}}",
+            n * 1600 + 1,
+            n * 1600 + 1598
+        )
+    });
+    let ranges: Vec<String> = ranges.collect();
+    let rule = |from: &str| format!("  - {from}\n    toPorts: [{{ports: [{}]}}]\n", ranges.join(", "));
+    let peers: String = ["client", "friend"]
+        .map(|app| rule(&format!("fromEndpoints: [{{matchLabels: {{app: {app}}}}}]")))
+        .concat();
+    format!(
+        "---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: large-{app}}}\nspec:\n  endpointSelector: \
+         {{matchLabels: {{app: {app}}}}}\n  ingress:\n{peers}"
+    )
+}
+
+#[test]
+fn an_endpoint_whose_policy_does_not_fit_is_shut_and_no_other_suffers() {
+    let Some(lab) = with_policy(&policy(PUBLIC), "policyRowsMax: 1024") else {
+        return;
+    };
+    let mut connection = in_client(&lab, |address| Connection::open(address, IMPATIENCE).unwrap());
+    let problems = || status(&lab)["problems"].to_string();
+    assert_eq!(ask(&lab, "client", "/public", PATIENCE), Ok(200));
+    assert_eq!(connection.get("/public").unwrap().status, 200);
+
+    // The server's policy grows beyond the room; the client gets one, too, that fits.
+    replace_policy(
+        &lab,
+        &format!("{}{}---\n{}", policy(PUBLIC), large("server"), egress(PUBLIC)),
+    );
+    assert!(problems().contains("policyRowsMax"), "{}", problems());
+    let state = |name: &str| {
+        crate::listings::endpoint(&lab, name)["state"]
+            .as_str()
+            .unwrap_or_default()
+            .to_owned()
+    };
+    assert_eq!(
+        (state("default/server"), state("default/client")),
+        ("shut".into(), "ready".into())
+    );
+    let asked = ask(&lab, "client", "/public", IMPATIENCE);
+    assert!(is_silence(&asked), "{asked:?}");
+    assert!(connection.get("/public").is_err(), "a connection that was there before");
+    assert!(drops(&lab, "policy_incomplete") > 0);
+    let friend = lab.endpoint("friend").unwrap().ipv4;
+    assert!(
+        is_silence(&in_client(&lab, move |_| fetch(friend, "/public", IMPATIENCE))),
+        "the new policy is in force"
+    );
+
+    // When it fits again, all is as before.
+    replace_policy(&lab, &policy(PUBLIC));
+    assert_eq!(state("default/server"), "ready");
+    assert_eq!(ask(&lab, "client", "/public", PATIENCE), Ok(200));
+    assert_eq!(ask(&lab, "client", "/denied", PATIENCE), Ok(403));
+    assert!(!problems().contains("policyRowsMax"));
+}

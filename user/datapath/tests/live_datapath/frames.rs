@@ -21,6 +21,8 @@ pub(super) struct Wrapping {
     pub(super) options: Vec<u8>,
     /// Extension headers of IPv6 with their numbers, the first one first. Byte 0 of each is filled in.
     pub(super) extensions: Vec<(u8, Vec<u8>)>,
+    /// Hop limit of IPv6, if it is not 64.
+    pub(super) hop_limit: Option<u8>,
 }
 
 /// The header of the transport with these ports, and four bytes of payload.
@@ -62,7 +64,7 @@ fn ip_packet(protocol: u8, from: IpAddr, to: IpAddr, inside: &[u8], wrapping: &W
             payload.extend(inside);
             let mut packet = vec![0x60, 0, 0, 0];
             packet.extend(u16::try_from(payload.len()).unwrap().to_be_bytes());
-            packet.extend([numbers[0], 64]);
+            packet.extend([numbers[0], wrapping.hop_limit.unwrap_or(64)]);
             packet.extend([from.octets(), to.octets()].concat());
             packet.extend(payload);
             packet
@@ -88,6 +90,16 @@ pub(super) fn frame(protocol: u8, from: End, to: End, wrapping: &Wrapping) -> Ve
     let inside = transport(protocol, from.1, to.1);
     let (from, to) = (from.0.parse().unwrap(), to.0.parse().unwrap());
     framed(&ip_packet(protocol, from, to, &inside, wrapping), &wrapping.tags)
+}
+
+/// A message of `ICMPv6` with its header and a body of zeros.
+pub(super) fn icmp_v6(kind: u8, from: &str, to: &str, wrapping: &Wrapping) -> Vec<u8> {
+    let mut message = vec![0; 24];
+    message[0] = kind;
+    framed(
+        &ip_packet(ICMP_V6, from.parse().unwrap(), to.parse().unwrap(), &message, wrapping),
+        &[],
+    )
 }
 
 /// An ICMP error of `reporter` to the sender of a packet of `protocol` that went from `from` to `to`: unreachable, or too

@@ -196,3 +196,27 @@ fn on_settled_quic_flows_only_long_headers_are_read() {
         lab.end();
     });
 }
+
+#[test]
+fn a_connection_on_the_ports_of_a_settled_one_is_read_from_its_beginning() {
+    isolated(|| {
+        let lab = open_inspected();
+        let mut last = segment(OWN_CLIENT, OTHER_SERVER, 1001, 5001, ACK, 100);
+        last.truncate(last.len() - SETTLE.len());
+        last.extend(SETTLE);
+        from_endpoint(&lab, last);
+        from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, 1101, 5001, ACK, 100));
+        assert_eq!(lab.counter(Counter::Punted), 1, "settled after the first segment");
+        for (closing, base, answered) in [(FIN, 20_001, 60_000), (RST, 30_001, 70_000)] {
+            from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, 1201, 5001, ACK | closing, 0));
+            let before = lab.counter(Counter::Punted);
+            from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, base - 1, 0, SYN, 0));
+            to_endpoint(&segment(OTHER_SERVER, OWN_CLIENT, answered, base, SYN | ACK, 0));
+            from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, base, answered + 1, ACK, 100));
+            assert_eq!(lab.counter(Counter::Punted) - before, 1, "another connection");
+            let meta = PuntMeta::decode(lab.last_frame.lock().unwrap().first_chunk().unwrap()).unwrap();
+            assert_eq!(meta.base_seq, Some(base));
+        }
+        lab.end();
+    });
+}

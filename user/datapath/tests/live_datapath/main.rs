@@ -4,9 +4,11 @@
 
 mod answers;
 mod copies;
+mod faults;
 mod frames;
 mod headers;
 mod inspected;
+mod link;
 mod requests;
 mod workers;
 

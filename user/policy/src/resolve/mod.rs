@@ -55,6 +55,8 @@ pub struct Service {
     pub selector: Option<Vec<(String, String)>>,
     /// Prefixes of backends outside the cluster, if it selects no pods.
     pub backends: Vec<IpNet>,
+    /// It is only another name for this one, which DNS tells; nobody answers behind it here.
+    pub external_name: Option<String>,
 }
 
 /// Rules and what is wrong with what they refer to.
@@ -453,6 +455,13 @@ impl Resolver<'_> {
             self.missing(place, Severity::Warning, reason);
         }
         for ((namespace, _), service) in found {
+            if let Some(name) = &service.external_name {
+                let reason = format!(
+                    "the service {what:?} is only a name for {name:?} and selects nobody; use toFQDNs with the name that the pods \
+                     resolve"
+                );
+                self.missing(place, Severity::Warning, reason);
+            }
             if let Some(pods) = &service.selector {
                 let labels = pods.iter().map(|(key, value)| Requirement {
                     key: SelectorKey::new(SOURCE_K8S, key.clone()),

@@ -445,12 +445,12 @@ fn services() -> Services {
     let front = Service {
         labels: None,
         selector: Some(vec![("app".into(), "a".into())]),
-        backends: Vec::new(),
+        ..Service::default()
     };
     let outside = Service {
         labels: Some(edge),
-        selector: None,
         backends: vec!["10.1.2.3/32".parse().unwrap()],
+        ..Service::default()
     };
     let at = |namespace: &str, name: &str| (namespace.to_owned(), name.to_owned());
     Services([(at("default", "front"), front), (at("shop", "outside"), outside)].into())

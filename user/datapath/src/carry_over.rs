@@ -1,0 +1,118 @@
+//! Flows that an agent of another ABI left: taken over if their layout is ours, so that an upgrade cuts no connection.
+//!
+//! The programs of the earlier agent go on with their own tables until ours are in their place, device by device. A device's
+//! flows are copied right before that, and what came meanwhile right after it.
+
+use std::{os::fd::AsFd as _, path::Path};
+
+use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError};
+use seventh_abi::{DatapathConfig, FLOW_LAYOUT, FlowKey, FlowState, names};
+use tracing::{info, warn};
+
+use crate::{DatapathError, batch, object::other_versions};
+
+/// `BPF_NOEXIST`: what our programs know by now is newer.
+const ONLY_NEW: u64 = 1;
+
+/// Flow tables of earlier agents.
+#[derive(Default)]
+pub(crate) struct CarryOver {
+    tables: Vec<HashMap<MapData, FlowKey, FlowState>>,
+    /// Something was enforced here under another ABI, whether its flows can be read or not.
+    found: bool,
+}
+
+/// When a device's flows are copied.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Pass {
+    /// Ours are not there yet.
+    BeforeSwap,
+    /// What our programs have not seen yet.
+    AfterSwap,
+}
+
+impl CarryOver {
+    /// Looks for tables of other versions.
+    ///
+    /// # Errors
+    /// The directory cannot be read.
+    pub(crate) fn find(bpffs: &Path) -> Result<Self, DatapathError> {
+        let mut found = Self::default();
+        for dir in other_versions(bpffs)? {
+            found.found = true;
+            match open(&dir) {
+                Ok(Some(table)) => found.tables.push(table),
+                Ok(None) => warn!(
+                    dir = %dir.display(),
+                    "flows of an agent of another version have another layout: they are decided anew, and inspected ones reset"
+                ),
+                Err(error) => warn!(
+                    dir = %dir.display(), %error,
+                    "flows of an agent of another version cannot be read: they are decided anew, and inspected ones reset"
+                ),
+            }
+        }
+        Ok(found)
+    }
+
+    /// Whether something was enforced under another ABI.
+    pub(crate) fn found(&self) -> bool {
+        self.found
+    }
+
+    /// Copies the flows of one device. They carry no epoch: each is decided again with its next packet.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub(crate) fn copy(
+        &self,
+        ifindex: u32,
+        to: &mut HashMap<MapData, FlowKey, FlowState>,
+        pass: Pass,
+    ) -> Result<(), DatapathError> {
+        let error = DatapathError::map(names::FLOWS);
+        let flags = if pass == Pass::AfterSwap { ONLY_NEW } else { 0 };
+        let mut copied = 0_u32;
+        for table in &self.tables {
+            for (key, flow) in all(table).into_iter().filter(|(key, _)| key.ifindex == ifindex) {
+                match to.insert(key, FlowState { epoch: 0, ..flow }, flags) {
+                    Ok(()) => copied += 1,
+                    // Not new: `BPF_NOEXIST` says so.
+                    Err(MapError::SyscallError(e)) if e.io_error.raw_os_error() == Some(libc::EEXIST) => {}
+                    Err(e) => return Err(error(e)),
+                }
+            }
+        }
+        if copied > 0 {
+            info!(
+                ifindex,
+                flows = copied,
+                "flows taken over from an agent of another version"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// The flow table in a directory of pins, if its layout is ours.
+fn open(dir: &Path) -> Result<Option<HashMap<MapData, FlowKey, FlowState>>, DatapathError> {
+    let config = DatapathError::map(names::CONFIG);
+    let data = MapData::from_pin(dir.join(names::CONFIG)).map_err(&config)?;
+    let Ok(element) = Array::<_, DatapathConfig>::try_from(Map::Array(data)) else {
+        return Ok(None);
+    };
+    if element.get(&0, 0).map_err(&config)?.flow_layout != FLOW_LAYOUT {
+        return Ok(None);
+    }
+    let flows = DatapathError::map(names::FLOWS);
+    let data = MapData::from_pin(dir.join(names::FLOWS)).map_err(&flows)?;
+    HashMap::try_from(Map::LruHashMap(data)).map(Some).map_err(&flows)
+}
+
+/// A snapshot of a table: with few calls where the kernel can do that, since it may be large and packets do not wait.
+fn all(table: &HashMap<MapData, FlowKey, FlowState>) -> Vec<(FlowKey, FlowState)> {
+    match batch::read(table.map().fd().as_fd()) {
+        Ok(rows) => rows,
+        Err(_) => table.iter().filter_map(Result::ok).collect(),
+    }
+}
