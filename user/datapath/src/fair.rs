@@ -264,7 +264,7 @@ mod tests {
                 reply_idle: false,
                 closed: false,
                 reply,
-                boundary: false,
+                frontier: None,
                 clean: false,
             };
             let mut frame = meta.encode().to_vec();

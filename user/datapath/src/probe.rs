@@ -95,7 +95,7 @@ fn frame(number: u64) -> [u8; FRAME_LEN] {
         reply_idle: false,
         closed: false,
         reply: false,
-        boundary: false,
+        frontier: None,
         clean: false,
     };
     let mut frame = [0; FRAME_LEN];
