@@ -197,6 +197,15 @@ impl FlowState {
         ((bypass >> 32) as u32, bypass as u32)
     }
 
+    /// Sets bits of `flags`. They are written only if one of them is new: several CPUs read the word and write it back, and
+    /// who writes nothing undoes nothing of what another writes.
+    #[inline(always)]
+    pub const fn raise(&mut self, bits: u16) {
+        if self.flags & bits != bits {
+            self.flags |= bits;
+        }
+    }
+
     /// Number of the opener's first byte, if it is known.
     #[inline(always)]
     #[must_use]

@@ -294,9 +294,7 @@ fn reply_packet(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
             return drop_packet(scene, flow.peer_identity, DropReason::DeniedConnection as u8);
         }
     }
-    if flow.flags & FlowFlags::REPLIED == 0 {
-        flow.flags |= FlowFlags::REPLIED;
-    }
+    flow.raise(FlowFlags::REPLIED);
     if flow.flags & FlowFlags::PUNT_REPLIES != 0 && flow.verdict == Verdict::Inspect as u8 {
         return inspect::reply(scene, flow);
     }

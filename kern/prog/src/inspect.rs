@@ -199,13 +199,11 @@ pub fn track_end(packet: &Packet, ends: Ends, own_fin: u16, flow: &mut FlowState
             return;
         }
     }
-    // Written when it changes something only: see `FlowState::flags`.
-    if packet.tcp_flags & TCP_FIN != 0 && flow.flags & own_fin == 0 {
-        flow.flags |= own_fin;
+    if packet.tcp_flags & TCP_FIN != 0 {
+        flow.raise(own_fin);
     }
-    let ended = packet.tcp_flags & TCP_RST != 0 || flow.flags & BOTH == BOTH;
-    if ended && flow.flags & FlowFlags::CLOSING == 0 {
-        flow.flags |= FlowFlags::CLOSING;
+    if packet.tcp_flags & TCP_RST != 0 || flow.flags & BOTH == BOTH {
+        flow.raise(FlowFlags::CLOSING);
     }
 }
 

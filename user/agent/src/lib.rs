@@ -42,6 +42,7 @@ mod metrics;
 mod node;
 mod observer;
 mod policy_store;
+mod private_file;
 mod publisher;
 mod reloaded;
 mod replay;

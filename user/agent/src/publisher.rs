@@ -395,16 +395,9 @@ impl Publisher {
                 failures.push(format!("{e:#}"));
             }
         }
-        for endpoint in self.endpoints.iter_mut().filter(|endpoint| !endpoint.attached) {
-            if endpoint.ifindex.is_none() || !(endpoint.in_kernel || endpoint.shut.is_some()) {
-                continue;
-            }
-            match self.datapath.attach_endpoint(&endpoint.config.interface) {
-                Ok(_) => endpoint.attached = true,
-                Err(e) => {
-                    endpoint.in_kernel = false;
-                    failures.push(format!("endpoint {}: {e}", endpoint.config.name));
-                }
+        for endpoint in &mut self.endpoints {
+            if endpoint.ifindex.is_some() && (endpoint.in_kernel || endpoint.shut.is_some()) {
+                attach(&mut self.datapath, endpoint, failures);
             }
         }
     }
@@ -446,15 +439,7 @@ impl Publisher {
             endpoint.in_kernel = true;
         }
         // A device without an entry passes nothing either.
-        if !endpoint.attached {
-            match self.datapath.attach_endpoint(&endpoint.config.interface) {
-                Ok(_) => endpoint.attached = true,
-                Err(e) => {
-                    endpoint.in_kernel = false;
-                    failures.push(format!("endpoint {}: {e}", endpoint.config.name));
-                }
-            }
-        }
+        attach(&mut self.datapath, endpoint, failures);
     }
 
     /// Shuts devices at which neither this agent nor an earlier one has put anything in force.
@@ -775,6 +760,20 @@ impl Publisher {
         endpoint.shut = None;
         endpoint.in_kernel = true;
         Ok(())
+    }
+}
+
+/// Step 5 for one endpoint, unless the programs sit on its device.
+fn attach(datapath: &mut Datapath, endpoint: &mut Enforced, failures: &mut Vec<String>) {
+    if endpoint.attached {
+        return;
+    }
+    match datapath.attach_endpoint(&endpoint.config.interface) {
+        Ok(_) => endpoint.attached = true,
+        Err(e) => {
+            endpoint.in_kernel = false;
+            failures.push(format!("endpoint {}: {e}", endpoint.config.name));
+        }
     }
 }
 

@@ -83,7 +83,8 @@ pub use fuzz_beside::fuzz_beside;
 pub use fuzz_passed::fuzz_passed_request;
 pub use http::http_reason;
 pub use names::{
-    Decided, Lacking, LearnedName, Learning, NameChange, NameClass, NameLimits, NameRules, NameSink, Names, SCOPE_NODE,
+    Decided, Lacking, LearnedName, Learning, NAME_TTL_MAX_NS, NameChange, NameClass, NameLimits, NameRules, NameSink,
+    Names, SCOPE_NODE,
 };
 pub use outbox::{OUTBOX_FRAMES_MAX, Outbox};
 pub use quic::quic_reason;

@@ -3,15 +3,17 @@
 use std::{
     collections::BTreeMap,
     fs,
-    io::{ErrorKind, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    io::ErrorKind,
     path::{Path, PathBuf},
 };
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
 
-use crate::config::{Config, EndpointConfig};
+use crate::{
+    config::{Config, EndpointConfig},
+    private_file::{self, Outlives},
+};
 
 /// Its name, beside the agent's socket.
 const FILE: &str = "audit.json";
@@ -90,7 +92,7 @@ impl AuditModes {
     pub(crate) fn tell(&mut self, endpoint: &str, audit: bool) -> Result<()> {
         let mut told = self.told.clone();
         told.insert(endpoint.to_owned(), audit);
-        save(&self.file, &told).with_context(|| self.file.display().to_string())?;
+        save(&self.file, &told)?;
         self.told = told;
         Ok(())
     }
@@ -101,14 +103,8 @@ fn save(path: &Path, told: &BTreeMap<String, bool>) -> Result<()> {
         version: VERSION,
         endpoints: told.clone(),
     })?;
-    let temporary = path.with_extension("new");
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut file = options.open(&temporary)?;
-    file.write_all(&text)?;
     // What an operator has switched to enforcing must not be in audit again after a power cut.
-    file.sync_all()?;
-    Ok(fs::rename(&temporary, path)?)
+    private_file::replace(path, &text, Outlives::PowerCut)
 }
 
 /// Nothing if there is no such file.

@@ -234,8 +234,12 @@ async fn a_change_is_taken_up_live_and_an_error_changes_nothing() {
     lab.until("no exporters", |lab| lab.exporters.statuses().is_empty())
         .await;
     assert_eq!(lab.lines("a.log").len(), 2);
-    let changes = lab.exporters.applied().unwrap().changes;
-    assert_eq!(changes, [("add", 2), ("update", 1), ("remove", 2)]);
+    // They are counted when they have ended, which is after they are shown no more.
+    lab.until("all changes are counted", |lab| {
+        let changes = lab.exporters.applied().map(|applied| applied.changes);
+        changes == Some([("add", 2), ("update", 1), ("remove", 2)])
+    })
+    .await;
     lab.end().await;
 }
 

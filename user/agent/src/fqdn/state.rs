@@ -5,7 +5,6 @@ use std::{
     fs,
     io::ErrorKind,
     net::IpAddr,
-    os::unix::fs::OpenOptionsExt as _,
     path::Path,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
@@ -13,11 +12,14 @@ use std::{
 use anyhow::{Context as _, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 use seventh_abi::mapped;
-use seventh_engine::{LearnedName, Learning, SCOPE_NODE};
+use seventh_engine::{LearnedName, Learning, NAME_TTL_MAX_NS, SCOPE_NODE};
 use seventh_policy::name_pattern::NamePattern;
 
 use super::journal;
-use crate::observer::ip;
+use crate::{
+    observer::ip,
+    private_file::{self, Outlives},
+};
 
 /// Bytes of either file at most: the most that this writes.
 const FILE_BYTES_MAX: u64 = 128 << 20;
@@ -64,14 +66,7 @@ pub(super) fn save(path: &Path, learned: &[LearnedName], endpoints: &HashMap<u32
         names: names.collect(),
     };
     let text = serde_json::to_vec(&file)?;
-    let temporary = path.with_extension("new");
-    let mut options = fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(0o600);
-    let mut writer = options
-        .open(&temporary)
-        .with_context(|| temporary.display().to_string())?;
-    std::io::Write::write_all(&mut writer, &text).with_context(|| temporary.display().to_string())?;
-    fs::rename(&temporary, path).with_context(|| path.display().to_string())
+    private_file::replace(path, &text, Outlives::Agent)
 }
 
 /// Reads what [`save`] wrote, and what was noted since; nothing if there is no file. Names of endpoints that are gone, and
@@ -158,7 +153,7 @@ impl Reader<'_> {
         // The clock may have been set back since: no answer opens anything for longer.
         let left = Duration::from_millis(entry.expires_ms)
             .saturating_sub(self.now)
-            .min(OPEN_MAX);
+            .min(Duration::from_nanos(NAME_TTL_MAX_NS));
         Some(LearnedName {
             scope,
             name: entry.name,
@@ -254,9 +249,6 @@ fn read(path: &Path) -> Result<Option<Vec<u8>>> {
     );
     fs::read(path).map(Some).with_context(|| path.display().to_string())
 }
-
-/// For how long an answer opens an address at most (docs/dns.md).
-const OPEN_MAX: Duration = Duration::from_secs(86_400);
 
 fn wall_clock() -> Duration {
     SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()

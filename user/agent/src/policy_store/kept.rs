@@ -3,13 +3,14 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs, io,
-    os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
 
 use anyhow::{Context as _, Result, ensure};
 use serde::{Deserialize, Serialize};
+
+use crate::private_file::{self, Outlives};
 
 const VERSION: u32 = 1;
 
@@ -107,13 +108,7 @@ impl ToKeep {
             texts: texts.collect(),
         };
         let text = serde_json::to_vec(&written)?;
-        let at = || self.path.display().to_string();
-        let temporary = self.path.with_extension("new");
-        let mut options = fs::OpenOptions::new();
-        options.write(true).create(true).truncate(true).mode(0o600);
-        let mut writer = options.open(&temporary).with_context(at)?;
-        io::Write::write_all(&mut writer, &text).with_context(at)?;
-        fs::rename(&temporary, &self.path).with_context(at)
+        private_file::replace(&self.path, &text, Outlives::Agent)
     }
 }
 

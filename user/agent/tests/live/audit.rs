@@ -48,7 +48,7 @@ fn ask(lab: &Lab, from: &str, path: &'static str) -> Result<u16, std::io::ErrorK
     from.run(move || fetch(server, path, IMPATIENCE)).unwrap()
 }
 
-fn configure(lab: &Lab, endpoint: &str, mode: &str) -> Output {
+pub(crate) fn configure(lab: &Lab, endpoint: &str, mode: &str) -> Output {
     let setting = format!("PolicyAuditMode={mode}");
     lab.ask_agent(binary(), &["endpoint", "config", endpoint, &setting])
         .unwrap()

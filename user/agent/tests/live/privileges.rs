@@ -6,6 +6,7 @@ use nix::sys::signal::Signal;
 use seventh::lab::Lab;
 
 use crate::{
+    audit::configure,
     client::{Connection, IMPATIENCE, PATIENCE, is_silence},
     requests::{ask, in_client},
     stage::{PUBLIC, binary, lab, policy, status},
@@ -57,25 +58,9 @@ fn with_five_capabilities_on_a_read_only_root_an_agent_does_all_of_its_work() {
     let pid = lab.start_agent(binary(), &policy(PUBLIC), more).unwrap();
     assert_has_least_privileges(pid);
     assert_enforced(&lab);
-    assert!(
-        lab.ask_agent(
-            binary(),
-            &["endpoint", "config", "default/server", "PolicyAuditMode=Enabled"]
-        )
-        .unwrap()
-        .status
-        .success()
-    );
+    assert!(configure(&lab, "default/server", "Enabled").status.success());
     assert_eq!(ask(&lab, "client", "/denied", PATIENCE), Ok(200), "in audit");
-    assert!(
-        lab.ask_agent(
-            binary(),
-            &["endpoint", "config", "default/server", "PolicyAuditMode=Disabled"]
-        )
-        .unwrap()
-        .status
-        .success()
-    );
+    assert!(configure(&lab, "default/server", "Disabled").status.success());
     lab.end("agent", Signal::SIGKILL).unwrap();
     let pid = lab.launch_agent(binary()).unwrap();
     assert_has_least_privileges(pid);

@@ -13,12 +13,12 @@ use nix::{
     unistd::Pid,
 };
 use seventh_abi::{
-    Direction, FlowFlags, FlowKey, FlowState, IpcacheEntry, POLICY_PREFIX_FULL, PolicyEntry, PolicyKey, PolicyVerdict,
-    Verdict, mapped,
+    Direction, FlowFlags, FlowKey, FlowState, IpcacheEntry, POLICY_PREFIX_FULL, PolicyKey, PolicyVerdict, Verdict,
+    mapped,
 };
 use seventh_datapath::{AttachMode, IpcachePrefix, Settings};
 
-use super::{CLIENT, Lab, any, echo_once, isolated, row};
+use super::{CLIENT, Lab, any, echo_once, entry, isolated, row};
 
 #[test]
 fn a_full_table_of_rules_or_of_addresses_refuses_what_is_new_and_keeps_what_is_in_force() {
@@ -105,18 +105,11 @@ fn when_the_table_of_flows_is_full_allowed_connections_go_on_and_inspected_ones_
             ..Settings::default()
         };
         let every_port = PolicyKey::new(1, CLIENT, Direction::Ingress, 17, 0);
-        let allow = PolicyEntry {
-            verdict: PolicyVerdict::Allow as u8,
-            reason: 0,
-            flags: 0,
-            pad: 0,
-            rule_set: 0,
-        };
         let rows = [
             any(Direction::Egress, PolicyVerdict::Allow),
             row(Direction::Ingress, CLIENT, 8080, PolicyVerdict::Allow),
             row(Direction::Ingress, CLIENT, 8081, PolicyVerdict::Inspect),
-            (POLICY_PREFIX_FULL - 16, every_port, allow),
+            (POLICY_PREFIX_FULL - 16, every_port, entry(PolicyVerdict::Allow, 0)),
         ];
         let lab = Lab::with(settings, 1500, &rows);
         let mut allowed = connection(&lab, "10.77.2.2:8080".parse().unwrap());

@@ -8,7 +8,7 @@ use seventh_abi::{
 use seventh_datapath::AttachMode;
 
 use super::{
-    Lab, TCP, any,
+    Lab, TCP, any, entry,
     frames::{End, SCTP, UDP, Wrapping, frame, icmp_error},
     from_endpoint, isolated, to_endpoint,
 };
@@ -30,11 +30,8 @@ fn row(direction: Direction, protocol: u8, port: u16, verdict: PolicyVerdict) ->
         0
     };
     let entry = PolicyEntry {
-        verdict: verdict as u8,
         reason,
-        flags: 0,
-        pad: 0,
-        rule_set: 0,
+        ..entry(verdict, 0)
     };
     (POLICY_PREFIX_FULL, key, entry)
 }

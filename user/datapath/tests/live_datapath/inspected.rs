@@ -143,16 +143,9 @@ fn cut_into(socket: &UdpSocket, len: u16) {
 fn on_settled_quic_flows_only_long_headers_are_read() {
     isolated(|| {
         let key = PolicyKey::new(1, IDENTITY_ANY, Direction::Egress, UDP, 443);
-        let entry = PolicyEntry {
-            verdict: PolicyVerdict::Inspect as u8,
-            reason: 0,
-            flags: 0,
-            pad: 0,
-            rule_set: 7,
-        };
         let rows = [
             any(Direction::Ingress, PolicyVerdict::Allow),
-            (POLICY_PREFIX_FULL, key, entry),
+            (POLICY_PREFIX_FULL, key, entry(PolicyVerdict::Inspect, 7)),
         ];
         let lab = Lab::new(AttachMode::Auto, 1500, &rows);
         let listener = lab.server.run(|| {

@@ -351,32 +351,22 @@ fn echo_once(lab: &Lab, address: SocketAddr, bytes: usize) -> usize {
 
 fn row(direction: Direction, identity: u32, port: u16, verdict: PolicyVerdict) -> (u32, PolicyKey, PolicyEntry) {
     let key = PolicyKey::new(1, identity, direction, TCP, port);
-    (
-        POLICY_PREFIX_FULL,
-        key,
-        PolicyEntry {
-            verdict: verdict as u8,
-            reason: 0,
-            flags: 0,
-            pad: 0,
-            rule_set: 7,
-        },
-    )
+    (POLICY_PREFIX_FULL, key, entry(verdict, 7))
+}
+
+const fn entry(verdict: PolicyVerdict, rule_set: u32) -> PolicyEntry {
+    PolicyEntry {
+        verdict: verdict as u8,
+        reason: 0,
+        flags: 0,
+        pad: 0,
+        rule_set,
+    }
 }
 
 fn any(direction: Direction, verdict: PolicyVerdict) -> (u32, PolicyKey, PolicyEntry) {
     let key = PolicyKey::new(1, IDENTITY_ANY, direction, 0, 0);
-    (
-        POLICY_PREFIX_ANY_PROTO,
-        key,
-        PolicyEntry {
-            verdict: verdict as u8,
-            reason: 0,
-            flags: 0,
-            pad: 0,
-            rule_set: 0,
-        },
-    )
+    (POLICY_PREFIX_ANY_PROTO, key, entry(verdict, 0))
 }
 
 /// Runs a test on a thread that may change its namespaces.
@@ -461,14 +451,8 @@ fn send_frame(device: &str, frame: &[u8]) {
 
 fn tagged_frames_come_back_whole(tags: &'static [(u16, u16)]) {
     let key = PolicyKey::new(1, SERVER, Direction::Egress, 17, 8080);
-    let entry = PolicyEntry {
-        verdict: PolicyVerdict::Inspect as u8,
-        reason: 0,
-        flags: 0,
-        pad: 0,
-        rule_set: 7,
-    };
-    let lab = Lab::new(AttachMode::Auto, 1500, &[(POLICY_PREFIX_FULL, key, entry)]);
+    let row = (POLICY_PREFIX_FULL, key, entry(PolicyVerdict::Inspect, 7));
+    let lab = Lab::new(AttachMode::Auto, 1500, &[row]);
     let sent = tagged_frame(tags);
     let frame = sent.clone();
     lab.client.run(move || send_frame("eth0", &frame));
@@ -612,11 +596,8 @@ fn fragments_pass_only_behind_an_allowed_first_fragment() {
         let udp = |port, verdict: PolicyVerdict| {
             let key = PolicyKey::new(1, CLIENT, Direction::Ingress, 17, port);
             let entry = PolicyEntry {
-                verdict: verdict as u8,
                 reason: 1,
-                flags: 0,
-                pad: 0,
-                rule_set: 0,
+                ..entry(verdict, 0)
             };
             (POLICY_PREFIX_FULL, key, entry)
         };
@@ -762,14 +743,7 @@ fn replies_and_icmp_pass_only_with_their_flow() {
     isolated(|| {
         let echo_request = |direction| {
             let key = PolicyKey::new(1, IDENTITY_ANY, direction, 1, 8);
-            let entry = PolicyEntry {
-                verdict: PolicyVerdict::Allow as u8,
-                reason: 0,
-                flags: 0,
-                pad: 0,
-                rule_set: 0,
-            };
-            (POLICY_PREFIX_FULL, key, entry)
+            (POLICY_PREFIX_FULL, key, entry(PolicyVerdict::Allow, 0))
         };
         let lab = Lab::new(
             AttachMode::Auto,

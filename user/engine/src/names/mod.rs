@@ -21,7 +21,7 @@ pub(crate) use lesson::{Answers, LESSON_NAMES_MAX, Lesson};
 
 pub use class::NameClass;
 pub use rules::NameRules;
-pub use table::{LearnedName, Learning, NameLimits};
+pub use table::{LearnedName, Learning, NameLimits, TTL_MAX_NS as NAME_TTL_MAX_NS};
 
 use crate::shared::EndpointView;
 use ahash::AHashMap as HashMap;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 const SECOND_NS: u64 = 1_000_000_000;
 /// Longest time for which one answer opens an address, as resolvers cap it (RFC 8767 §4): whoever could forge one answer is
 /// not served for 68 years.
-const TTL_MAX_NS: u64 = 86_400 * SECOND_NS;
+pub const TTL_MAX_NS: u64 = 86_400 * SECOND_NS;
 /// Addresses that stay for flows under names whose time is over, at most. Beyond, an address goes at once; its flows
 /// then last as long as the policy does not change.
 const LINGERING_MAX: usize = 10_000;
