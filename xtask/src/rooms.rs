@@ -90,6 +90,7 @@ pub(crate) const ROOMS: &[Room] = &[
         name: "seventh-datapath",
         folder: "user/datapath",
         may_use: &["seventh-abi", "seventh-kern-build"],
+        tests_may_use: &["seventh-policy"],
         may_be_unsafe: true,
         ..PLAIN
     },

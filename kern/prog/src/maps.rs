@@ -107,8 +107,8 @@ pub struct Scratch {
 #[repr(C, align(8))]
 pub struct Request {
     pub walk: RequestWalk,
-    /// How many bytes had been read when the walk was over.
-    pub ends_at: u32,
+    /// How many bytes have been read. Kept here because the verifier follows a number on the stack through every turn.
+    pub at: u32,
     pub pad: u32,
     /// Its bytes, and nought up to the next eight.
     pub bytes: [u8; REQUEST_LEN_MAX + 8],

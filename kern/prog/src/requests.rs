@@ -6,6 +6,8 @@
 //! have bytes for the same place only one does, and none while the engine has any. A hash of the request is kept: if it
 //! comes again it must be equal.
 
+use core::ptr;
+
 use aya_ebpf::{
     helpers::{
         bpf_ktime_get_ns,
@@ -14,8 +16,8 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use seventh_abi::{
-    Counter, DropReason, FlowFlags, FlowState, Hook, InjectAction, PassedRequest, REQUEST_BYTES, REQUEST_LEN_MAX, REQUEST_ROOMS,
-    RequestRules, RequestStep, RequestWalk,
+    Counter, DropReason, FlowFlags, FlowKey, FlowState, Hook, InjectAction, PassedRequest, REQUEST_BYTES,
+    REQUEST_LEN_MAX, REQUEST_ROOMS, RequestRules, RequestStep, RequestWalk,
 };
 
 use crate::{
@@ -31,6 +33,8 @@ use crate::{
 
 /// No request is shorter: `GET / HTTP/1.1`, two line ends.
 const REQUEST_LEN_MIN: u32 = 18;
+/// Bytes of one turn of the walk.
+const STEPS_PER_TURN: u32 = 8;
 /// How often the word is tried to be exchanged that others may be changing.
 const EXCHANGES_MAX: usize = 8;
 
@@ -156,45 +160,47 @@ struct Steps<'a> {
 #[inline(always)]
 fn walk(request: &mut Request, rules: &RequestRules, len: u32) {
     request.walk = RequestWalk::begin(rules);
-    request.ends_at = 0;
+    request.at = 0;
     let mut steps = Steps { request, rules, len };
     let callback = take as unsafe extern "C" fn(u64, *mut Steps<'_>) -> i64;
-    // SAFETY: the helper calls `take` with numbers below `len` and the pointer that it is given, before it comes back. The
+    // SAFETY: the helper calls `take` at most `len` times with the pointer that it is given, before it comes back. The
     // verifier walks through one turn instead of all, which a loop of our own would be too much for.
     unsafe { bpf_loop(len, callback as *mut _, (&raw mut steps).cast(), 0) };
-    if steps.request.ends_at != len {
+    if steps.request.at != len {
         steps.request.walk.state = RequestStep::REFUSE;
     }
 }
 
-/// Takes the byte at this place; 1 ends the walk.
-unsafe extern "C" fn take(at: u64, steps: *mut Steps<'_>) -> i64 {
+/// Takes the next bytes, up to one at which the automata say more than where to go on; 1 ends the walk.
+unsafe extern "C" fn take(_: u64, steps: *mut Steps<'_>) -> i64 {
     // SAFETY: `walk` hands on its own, which nobody else uses meanwhile.
-    let Steps { request, rules, len } = unsafe { &mut *steps };
-    if at >= *len as u64 || at >= REQUEST_LEN_MAX as u64 {
-        return 1;
+    let steps = unsafe { &mut *steps };
+    let mut at = steps.request.at;
+    for _ in 0..STEPS_PER_TURN {
+        if at >= steps.len || at >= REQUEST_LEN_MAX as u32 {
+            return 1;
+        }
+        // SAFETY: the place was just compared with the buffer's length.
+        let byte = unsafe { *steps.request.bytes.as_ptr().add(at as usize) };
+        let Some(state) = REQUEST_STATES.get(steps.request.walk.state as u32) else {
+            return 1;
+        };
+        // The compiler must not know that this is the same number, or it leaves the mask out, which the verifier needs.
+        let index = core::hint::black_box(byte as u64) & (REQUEST_BYTES as u64 - 1);
+        let next = if byte < REQUEST_BYTES as u8 {
+            state.next[index as usize]
+        } else {
+            RequestStep::REFUSE
+        };
+        at += 1;
+        steps.request.at = at;
+        if next >= RequestStep::FIRST {
+            let goes_on = steps.request.walk.turn(steps.rules, state.rules, next, at as u16 - 1);
+            return !goes_on as i64;
+        }
+        steps.request.walk.state = next;
     }
-    // SAFETY: the place was just compared with the buffer's length.
-    let byte = unsafe { *request.bytes.as_ptr().add(at as usize) };
-    let Some(state) = REQUEST_STATES.get(request.walk.state as u32) else {
-        return 1;
-    };
-    // The compiler must not know that this is the same number, or it leaves the mask out, which the verifier needs.
-    let index = core::hint::black_box(byte as u64) & (REQUEST_BYTES as u64 - 1);
-    let next = if byte < REQUEST_BYTES as u8 {
-        state.next[index as usize]
-    } else {
-        RequestStep::REFUSE
-    };
-    if next < RequestStep::FIRST {
-        request.walk.state = next;
-        return 0;
-    }
-    if request.walk.turn(rules, state.rules, next, at as u16) {
-        return 0;
-    }
-    request.ends_at = at as u32 + 1;
-    1
+    0
 }
 
 /// Moves the boundary behind the request, unless another CPU has moved it, or gave bytes to the engine. Then keeps what a
@@ -344,7 +350,7 @@ fn put<const ROOM: usize>(scene: &Scene<'_>, flow: &FlowState, rule: u32) {
     let loaded = unsafe {
         let header = &raw mut (*record).header;
         (*header).time_ns = scene.now_ns;
-        (*header).key = scene.scratch.key;
+        copy_key(&scene.scratch.key, &raw mut (*header).key);
         (*header).peer_identity = flow.peer_identity;
         (*header).rule_set = flow.rule_set;
         (*header).base_seq = flow.base_seq;
@@ -362,4 +368,17 @@ fn put<const ROOM: usize>(scene: &Scene<'_>, flow: &FlowState, rule: u32) {
         return count(Counter::RequestLost as u32);
     }
     slot.submit(QUIETLY);
+}
+
+/// Word by word, which costs less than a call.
+///
+/// # Safety
+/// `to` may be written.
+#[inline(always)]
+unsafe fn copy_key(from: &FlowKey, to: *mut FlowKey) {
+    let (from, to): (*const u32, *mut u32) = (ptr::from_ref(from).cast(), to.cast());
+    for word in 0..size_of::<FlowKey>() / size_of::<u32>() {
+        // SAFETY: words of the two keys, which are aligned for that. Volatile, so that no call is made of it.
+        unsafe { to.add(word).write_volatile(from.add(word).read_volatile()) };
+    }
 }

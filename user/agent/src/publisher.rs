@@ -13,6 +13,7 @@
 //! after another, and if that brings no room, those that wait are shut until their rows are there. A policy that does not
 //! fit at all shuts the endpoints under it: a part of a policy is none.
 
+mod devices;
 mod requests;
 mod rows;
 mod views;
@@ -29,7 +30,7 @@ use seventh_abi::{Direction, Endpoint, EndpointFlags, IpcacheEntry, POLICY_SHUT}
 use seventh_datapath::{Datapath, IpcachePrefix};
 use seventh_engine::{EngineShared, SCOPE_NODE};
 use seventh_policy::{CompiledPolicy, IdentityId, Ipcache, PolicyPatch, RequestLimits, RequestTable};
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 pub(crate) use self::views::{ipcache, view};
 use self::{
@@ -40,7 +41,7 @@ use self::{
 use crate::{
     config::{Config, EndpointConfig},
     fqdn::KernelNames,
-    node::{addresses, interface_index, interface_name},
+    node::addresses,
     observer::ip,
     policy_store::{EndpointPolicy, Loaded, LoadedNames, PolicyStore},
 };
@@ -169,8 +170,8 @@ pub(crate) struct Publisher {
     request_limits: Option<RequestLimits>,
     /// By rule set; none for those that the kernel cannot judge by.
     request_tables: HashMap<u32, Option<RequestTable>>,
-    /// No flow goes by rule sets of an earlier agent any more, whose numbers are the same.
-    is_alone: bool,
+    /// Devices at which an earlier agent's policy is in force: its rule sets have the same numbers.
+    earlier: HashSet<u32>,
     /// What an earlier agent enforced on devices that are nobody's now stays.
     keeps_unknown: bool,
 }
@@ -199,7 +200,7 @@ impl Publisher {
             took_over: datapath.takes_over(),
             request_limits: request_limits(&config.inspection),
             request_tables: HashMap::new(),
-            is_alone: false,
+            earlier: earlier.keys().copied().collect(),
             datapath,
             engine,
             onlooker,
@@ -238,15 +239,6 @@ impl Publisher {
     /// Whether an earlier agent's enforcement was found and continued.
     pub(crate) fn took_over(&self) -> bool {
         self.took_over
-    }
-
-    /// Whether devices or addresses are others than those in force, so that [`Self::publish`] has something to do.
-    pub(crate) fn surroundings_changed(&self) -> bool {
-        let moved = |endpoint: &Enforced| interface_index(&endpoint.config.interface) != endpoint.ifindex;
-        let left = |(ifindex, interface): (&u32, &String)| interface_index(interface) != Some(*ifindex);
-        self.endpoints.iter().any(moved)
-            || self.leaving.iter().any(left)
-            || addresses().is_ok_and(|now| now != self.node_addresses)
     }
 
     /// Puts it in force; says whether that changed anything. Endpoints whose policy stays the same are not touched.
@@ -434,6 +426,7 @@ impl Publisher {
         if let Err(e) = &set {
             failures.push(format!("endpoint {}: {e}", endpoint.config.name));
         } else {
+            self.earlier.remove(&ifindex);
             endpoint.goes_by = [None; 2];
             endpoint.shut = Some(reason.to_owned());
             endpoint.in_kernel = true;
@@ -463,28 +456,10 @@ impl Publisher {
         self.names.forget_stale()?;
         self.datapath.forget_stale()?;
         self.rows.settle();
-        // Flows on devices that keep an earlier agent's policy go by its numbers.
-        self.is_alone = self.leaving.is_empty();
+        let stays = self.datapath.endpoints();
+        self.earlier.retain(|ifindex| stays.contains_key(ifindex));
         self.set_requests();
         Ok(())
-    }
-
-    /// Whose device it is may only be hard to find, so what an earlier agent enforced there goes on until the device is
-    /// gone, or is found to be a pod's. Where the earlier agent's policy is not readable any more, nothing passes.
-    fn keep_unknown(&mut self) {
-        for ifindex in self.datapath.left_devices() {
-            let Some(interface) = interface_name(ifindex) else {
-                continue;
-            };
-            warn!(
-                interface,
-                "no pod is known for this device; what was enforced there stays"
-            );
-            if let Err(e) = self.datapath.attach_endpoint(&interface) {
-                error!(interface, error = %e, "it cannot be taken over");
-            }
-            self.leaving.insert(ifindex, interface);
-        }
     }
 
     /// Ends enforcement, or leaves it pinned.
@@ -493,73 +468,6 @@ impl Publisher {
     /// Something could not be removed.
     pub(crate) async fn stop(self, keep: bool) -> Result<()> {
         Ok(self.datapath.stop(keep).await?)
-    }
-
-    /// Takes up endpoints that came and lets go those that went; says whether any did.
-    fn follow_endpoints(&mut self, loaded: &Loaded, failures: &mut Vec<String>) -> bool {
-        let before = std::mem::take(&mut self.endpoints).into_iter();
-        let mut before: HashMap<String, Enforced> = before.map(|endpoint| (endpoint.config.key(), endpoint)).collect();
-        let mut changed = false;
-        for (config, identity) in loaded.endpoints.iter().zip(&loaded.held.endpoints) {
-            let known = before.remove(&config.key());
-            changed |= known.is_none();
-            let mut endpoint = known.unwrap_or_else(|| {
-                self.last_id += 1;
-                Enforced::new(config, self.last_id, *identity, self.first_epoch)
-            });
-            if endpoint.config != *config || endpoint.identity != *identity {
-                changed = true;
-                endpoint.in_kernel = false;
-                if endpoint.config.interface != config.interface
-                    && let Some(old) = endpoint.ifindex.take()
-                {
-                    endpoint.lose_device();
-                    self.leaving.insert(old, endpoint.config.interface.clone());
-                }
-                endpoint.config.clone_from(config);
-                endpoint.identity = *identity;
-            }
-            self.endpoints.push(endpoint);
-        }
-        for gone in before.into_values() {
-            changed = true;
-            info!(endpoint = gone.config.name, "endpoint is gone");
-            self.leaving
-                .extend(gone.ifindex.map(|ifindex| (ifindex, gone.config.interface.clone())));
-            for engine in [&self.engine, &self.onlooker] {
-                engine.names().forget(|scope, _| scope == gone.id);
-            }
-        }
-        if changed {
-            let ids = self
-                .endpoints
-                .iter()
-                .map(|endpoint| (endpoint.id, endpoint.config.key()));
-            self.names.set_endpoints(ids.collect());
-        }
-        self.let_go(failures);
-        changed
-    }
-
-    /// Detaches from devices whose endpoints are gone when they are, too: whoever still sends there has no address of its
-    /// own any more, and no way past the policy that was in force.
-    fn let_go(&mut self, failures: &mut Vec<String>) {
-        let gone = |(ifindex, interface): (&u32, &String)| interface_index(interface) != Some(*ifindex);
-        let gone: Vec<u32> = self
-            .leaving
-            .iter()
-            .filter(|left| gone(*left))
-            .map(|(ifindex, _)| *ifindex)
-            .collect();
-        for ifindex in gone {
-            match self.datapath.detach_endpoint(ifindex) {
-                Ok(()) => {
-                    self.leaving.remove(&ifindex);
-                    self.rows.look_again();
-                }
-                Err(e) => failures.push(e.to_string()),
-            }
-        }
     }
 
     /// Has endpoints decide their flows again whose policy tells apart what an address was and what it is now: flows that
@@ -606,35 +514,6 @@ impl Publisher {
             self.ipcache.insert(prefix, entry);
         }
         Ok(())
-    }
-
-    /// Notices devices that came, went or were made anew; says whether any did.
-    fn follow_devices(&mut self, failures: &mut Vec<String>) -> bool {
-        let mut moved = false;
-        for endpoint in &mut self.endpoints {
-            let now = interface_index(&endpoint.config.interface);
-            if now == endpoint.ifindex {
-                continue;
-            }
-            moved = true;
-            if let Some(old) = endpoint.ifindex.take() {
-                warn!(
-                    endpoint = endpoint.config.name,
-                    interface = endpoint.config.interface,
-                    "interface is gone"
-                );
-                if let Err(e) = self.datapath.detach_endpoint(old) {
-                    failures.push(e.to_string());
-                    self.leaving.insert(old, endpoint.config.interface.clone());
-                }
-            }
-            endpoint.ifindex = now;
-            endpoint.lose_device();
-            if let Some(now) = now {
-                self.leaving.remove(&now);
-            }
-        }
-        moved
     }
 
     /// Gives every endpoint its policy; those that the kernel has to be told of get the next epoch.
@@ -756,6 +635,7 @@ impl Publisher {
             endpoint.attached = attached.is_ok();
         }
         set.with_context(|| format!("endpoint {}", endpoint.config.name))?;
+        self.earlier.remove(&ifindex);
         endpoint.goes_by = goes_by;
         endpoint.shut = None;
         endpoint.in_kernel = true;

@@ -9,9 +9,8 @@ use std::{
 use aya::{Ebpf, programs::links::PinnedLink};
 use seventh_abi::{
     ABI_VERSION, ConfigFlags, DatapathConfig, Endpoint, FLOW_LAYOUT, FlowKey, FlowState, IdleLimits, IpcacheEntry,
-    POLICY_SHUT, PolicyKey, WORKERS_MAX, names,
+    POLICY_SHUT, PolicyKey, RequestState, WORKERS_MAX, names,
 };
-use seventh_policy::RequestTable;
 use tracing::info;
 
 use crate::{
@@ -22,7 +21,7 @@ use crate::{
     maps::{self, Maps},
     object,
     punt_pair::{PuntPair, ifindex, largest_mtu},
-    requests::{RequestTables, hash_key},
+    requests::{RequestAutomata, RequestTables, hash_key},
     xsk::Xsk,
 };
 
@@ -461,15 +460,17 @@ impl Datapath {
     }
 
     /// Has the kernel judge requests by itself under these rule sets, by number, as far as there is room, and under no others.
+    /// Their automata go on in those of `grammar`, which is the same in every call.
     /// Call when no endpoint goes by the numbers of an earlier agent any more.
     ///
     /// # Errors
     /// The kernel refuses; the engine judges then.
     pub fn set_requests<'a>(
         &mut self,
-        tables: impl Iterator<Item = (u32, &'a RequestTable)>,
+        grammar: &[RequestState],
+        tables: impl Iterator<Item = (u32, RequestAutomata<'a>)>,
     ) -> Result<(), DatapathError> {
-        self.request_tables.set(tables)
+        self.request_tables.set(grammar, tables)
     }
 
     /// The reader of requests that the kernel let pass; the first caller gets it.

@@ -38,5 +38,5 @@ pub use fill::{FillReader, MapFill};
 pub use maps::{IpcachePrefix, PolicyRow};
 pub use names::{FlowTable, NameTable};
 pub use probe::Prober;
-pub use requests::RequestReader;
+pub use requests::{RequestAutomata, RequestReader};
 pub use schedule::{give_way, prefer_batches};

@@ -10,9 +10,9 @@ use aya::{
     maps::{Array, HashMap, MapData, MapError, RingBuf},
 };
 use seventh_abi::{
-    ABI_VERSION, DatapathConfig, PassedRequest, REQUEST_RULE_SETS_MAX, RequestRules, RequestState, names,
+    ABI_VERSION, DatapathConfig, PassedRequest, REQUEST_RULE_SETS_MAX, REQUEST_STATES_MAX, RequestRules, RequestState,
+    RequestStep, names,
 };
-use seventh_policy::{RequestTable, request_grammar};
 use tracing::debug;
 
 use crate::{DatapathError, maps};
@@ -28,6 +28,23 @@ struct Block {
     len: u32,
 }
 
+impl Block {
+    /// How much later than at the beginning of the table it begins: every number of a state is below [`RequestStep::FIRST`].
+    fn by(self) -> u16 {
+        const _: () = assert!(REQUEST_STATES_MAX <= RequestStep::FIRST as u32);
+        u16::try_from(self.first).unwrap_or(RequestStep::FIRST)
+    }
+}
+
+/// Automata of a rule set, as if they stood at the beginning of the kernel's table.
+#[derive(Clone, Copy, Debug)]
+pub struct RequestAutomata<'a> {
+    /// All states.
+    pub states: &'a [RequestState],
+    /// Where they begin, and what a head may hold.
+    pub rules: RequestRules,
+}
+
 /// The kernel's automata.
 pub(crate) struct RequestTables {
     rules: HashMap<MapData, u32, RequestRules>,
@@ -35,35 +52,32 @@ pub(crate) struct RequestTables {
     placed: StdHashMap<u32, Block>,
     /// Rule sets that find no room.
     without: HashSet<u32>,
-    room: Room,
+    /// Behind the grammar, when that is there.
+    room: Option<Room>,
 }
 
 impl RequestTables {
     pub(crate) fn take(object: &mut Ebpf) -> Result<Self, DatapathError> {
-        let mut states: Array<MapData, RequestState> = maps::take(object, names::REQUEST_STATES)?;
-        let mut grammar_len = 0;
-        for (number, state) in (0..).zip(request_grammar()) {
-            states
-                .set(number, state, 0)
-                .map_err(DatapathError::map(names::REQUEST_STATES))?;
-            grammar_len = number + 1;
-        }
-        let room = Room::new(grammar_len, states.len());
         Ok(Self {
             rules: maps::take(object, names::REQUEST_RULES)?,
-            states,
+            states: maps::take(object, names::REQUEST_STATES)?,
             placed: StdHashMap::new(),
             without: HashSet::new(),
-            room,
+            room: None,
         })
     }
 
     /// See [`crate::Datapath::set_requests`].
     pub(crate) fn set<'a>(
         &mut self,
-        tables: impl Iterator<Item = (u32, &'a RequestTable)>,
+        grammar: &[RequestState],
+        tables: impl Iterator<Item = (u32, RequestAutomata<'a>)>,
     ) -> Result<(), DatapathError> {
-        let wanted: StdHashMap<u32, &RequestTable> = tables.collect();
+        if self.room.is_none() {
+            let end = self.write(0, grammar.iter().copied())?;
+            self.room = Some(Room::new(end, self.states.len().min(REQUEST_STATES_MAX)));
+        }
+        let wanted: StdHashMap<u32, RequestAutomata<'a>> = tables.collect();
         let gone: Vec<u32> = self
             .placed
             .keys()
@@ -77,7 +91,7 @@ impl RequestTables {
                 Err(error) => return Err(DatapathError::map(names::REQUEST_RULES)(error)),
             }
             if let Some(block) = self.placed.remove(&id) {
-                self.room.give_back(block, now);
+                self.room.iter_mut().for_each(|room| room.give_back(block, now));
             }
         }
         self.without.retain(|id| wanted.contains_key(id));
@@ -91,32 +105,40 @@ impl RequestTables {
         Ok(())
     }
 
-    fn place(&mut self, id: u32, table: &RequestTable, now: Instant) -> Result<(), DatapathError> {
+    fn place(&mut self, id: u32, automata: &RequestAutomata<'_>, now: Instant) -> Result<(), DatapathError> {
         let is_full = self.placed.len() >= REQUEST_RULE_SETS_MAX as usize;
-        let len = u32::try_from(table.len()).ok().filter(|_| !is_full);
-        let block = len.and_then(|len| self.room.find(len, now));
-        let placed = block.and_then(|block| Some((block, table.placed(u16::try_from(block.first).ok()?)?)));
-        let Some((block, (states, rules))) = placed else {
+        let len = u32::try_from(automata.states.len()).ok().filter(|_| !is_full);
+        let block = len.and_then(|len| self.room.as_mut()?.find(len, now));
+        let Some(block) = block else {
             if self.without.insert(id) {
                 debug!(
                     rule_set = id,
-                    states = table.len(),
+                    states = automata.states.len(),
                     "no room for automata in the kernel: the engine judges"
                 );
             }
             return Ok(());
         };
-        for (number, state) in (block.first..).zip(states) {
-            self.states
-                .set(number, state, 0)
-                .map_err(DatapathError::map(names::REQUEST_STATES))?;
-        }
+        self.write(block.first, automata.states.iter().map(|state| state.moved(block.by())))?;
+        let rules = automata.rules.moved(block.by());
         self.rules
             .insert(id, rules, 0)
             .map_err(DatapathError::map(names::REQUEST_RULES))?;
         self.placed.insert(id, block);
         self.without.remove(&id);
         Ok(())
+    }
+
+    /// Says which place is the first behind them.
+    fn write(&mut self, first: u32, states: impl Iterator<Item = RequestState>) -> Result<u32, DatapathError> {
+        let mut number = first;
+        for state in states {
+            self.states
+                .set(number, state, 0)
+                .map_err(DatapathError::map(names::REQUEST_STATES))?;
+            number += 1;
+        }
+        Ok(number)
     }
 }
 

@@ -8,7 +8,7 @@ crate::metrics! {
     DROPS: Counter "seventh_drops_total" ["reason"] "" "Packets dropped and requests refused, by the reasons of docs/drop-reasons.md";
     KERNEL_FLOWS: Counter "seventh_kernel_flows_total" ["event"] "" "Flows that entered the kernel's table, and those decided again under another policy";
     ENGINE_FRAMES: Counter "seventh_engine_frames_total" ["outcome"] "" "Frames that the engine decided, by what became of them; drops are told elsewhere";
-    REQUESTS: Counter "seventh_requests_total" ["verdict"] "" "Requests that were judged";
+    REQUESTS: Counter "seventh_requests_total" ["judge", "verdict"] "" "Requests that were judged, by the engine or by the kernel itself";
     CACHE: Counter "seventh_verdict_cache_lookups_total" ["result"] "" "Verdicts taken from the cache, and those asked of the rules";
     VERDICT_SECONDS: Histogram "seventh_verdict_seconds" [] "" "How long the engine took to decide a frame; a sample, at least one frame per turn of a worker";
     CONNECTIONS_EVENTS: Counter "seventh_connections_total" ["event"] "" "Connections that the engine took up, forgot in time, or forgot for lack of room";

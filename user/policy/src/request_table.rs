@@ -71,52 +71,26 @@ impl RequestTable {
         })
     }
 
-    /// How many states it has.
+    /// Its states. They count from its beginning, except for those behind which [`request_grammar`] goes on.
     #[must_use]
-    pub fn len(&self) -> usize {
-        self.states.len()
+    pub fn states(&self) -> &[RequestState] {
+        &self.states
     }
 
-    /// Whether it has none; it always has some.
+    /// Where it begins, and what a head may hold.
     #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.states.is_empty()
-    }
-
-    /// The table as it is with its first state at this place; `None` if its numbers do not reach so far.
-    #[must_use]
-    pub fn placed(&self, first: u16) -> Option<(Vec<RequestState>, RequestRules)> {
-        let last = usize::from(first) + self.states.len();
-        if last >= usize::from(RequestStep::FIRST) {
-            return None;
-        }
-        let moved = |state: u16| {
-            if state < RequestStep::FIRST {
-                state + first
-            } else {
-                state
-            }
-        };
-        let states = self.states.iter().map(|state| RequestState {
-            next: state.next.map(moved),
-            rules: state.rules,
-        });
-        let rules = RequestRules {
-            method: moved(self.rules.method),
-            path: moved(self.rules.path),
-            host: moved(self.rules.host),
-            ..self.rules
-        };
-        Some((states.collect(), rules))
+    pub fn rules(&self) -> &RequestRules {
+        &self.rules
     }
 
     /// The whole of what the kernel walks through.
     #[must_use]
     pub fn walker(&self) -> Option<RequestWalker> {
         let mut states = request_grammar();
-        let (own, rules) = self.placed(u16::try_from(states.len()).ok()?)?;
-        states.extend(own);
-        Some(RequestWalker { states, rules })
+        let first = u16::try_from(states.len()).ok()?;
+        states.extend(self.states.iter().map(|state| state.moved(first)));
+        let rules = self.rules.moved(first);
+        (states.len() < usize::from(RequestStep::FIRST)).then_some(RequestWalker { states, rules })
     }
 }
 

@@ -297,9 +297,12 @@ fn of_kernel(snapshot: &mut Snapshot, kernel: &[u64], engine: &EngineCounters, r
             Counter::EventLost => snapshot.count(&table::LOST, one("source", "kernel_events"), count),
             Counter::AnswerLost => snapshot.count(&table::LOST, one("source", "kernel_answers"), count),
             Counter::CopyLost => snapshot.count(&table::LOST, one("source", "kernel_copies"), count),
+            Counter::RequestLost => snapshot.count(&table::LOST, one("source", "kernel_requests"), count),
             _ => snapshot.count(&table::PACKETS, one("path", name), count),
         }
     }
+    let allowed = at(Counter::RequestAllowed as u32);
+    snapshot.count(&table::REQUESTS, judged("kernel", "allowed"), allowed);
     snapshot.count(&table::LOST, one("source", "engine_records"), records_lost);
     let lost = engine.path(EngineCounter::OutboxFull);
     snapshot.count(&table::LOST, one("source", "outbox"), lost);
@@ -313,13 +316,17 @@ fn one(label: &'static str, value: &str) -> Labels {
     vec![(label, value.to_owned())]
 }
 
+fn judged(judge: &str, verdict: &str) -> Labels {
+    vec![("judge", judge.to_owned()), ("verdict", verdict.to_owned())]
+}
+
 fn of_engine(snapshot: &mut Snapshot, engine: &EngineCounters) {
     for (counter, name) in EngineCounter::ALL {
         let count = engine.path(*counter);
         let present = level(usize::try_from(count).unwrap_or(usize::MAX));
         match counter {
-            EngineCounter::RequestAllowed => snapshot.count(&table::REQUESTS, one("verdict", "allowed"), count),
-            EngineCounter::RequestDenied => snapshot.count(&table::REQUESTS, one("verdict", "denied"), count),
+            EngineCounter::RequestAllowed => snapshot.count(&table::REQUESTS, judged("engine", "allowed"), count),
+            EngineCounter::RequestDenied => snapshot.count(&table::REQUESTS, judged("engine", "denied"), count),
             EngineCounter::CacheHit => snapshot.count(&table::CACHE, one("result", "hit"), count),
             EngineCounter::CacheMiss => snapshot.count(&table::CACHE, one("result", "miss"), count),
             EngineCounter::BypassGranted => snapshot.count(&table::BYPASSES, vec![], count),

@@ -2,17 +2,18 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use seventh_datapath::RequestAutomata;
 use seventh_engine::EngineLimits;
-use seventh_policy::{RequestLimits, RequestTable, RuleSet};
+use seventh_policy::{RequestLimits, RequestTable, RuleSet, request_grammar};
 use tracing::warn;
 
 use super::Publisher;
 
 impl Publisher {
     /// Has the kernel judge requests by the rule sets that are in force. A rule set's number means the same as long as this
-    /// agent runs, so it matters little when it does.
+    /// agent runs, so it matters little when it does; while a device goes by an earlier agent's, it does not.
     pub(super) fn set_requests(&mut self) {
-        let Some(limits) = self.request_limits.filter(|_| self.is_alone) else {
+        let Some(limits) = self.request_limits.filter(|_| self.earlier.is_empty()) else {
             return;
         };
         let policies = self.endpoints.iter().filter_map(|endpoint| endpoint.policy.as_ref());
@@ -28,8 +29,12 @@ impl Publisher {
                 .or_insert_with(|| RequestTable::new(rules.http()?, limits));
         }
         let tables = self.request_tables.iter();
-        let tables = tables.filter_map(|(id, table)| Some((*id, table.as_ref()?)));
-        if let Err(error) = self.datapath.set_requests(tables) {
+        let automata = tables.filter_map(|(id, table)| {
+            let table = table.as_ref()?;
+            let (states, rules) = (table.states(), *table.rules());
+            Some((*id, RequestAutomata { states, rules }))
+        });
+        if let Err(error) = self.datapath.set_requests(&request_grammar(), automata) {
             warn!(error = %error, "the kernel does not judge requests by itself");
         }
     }

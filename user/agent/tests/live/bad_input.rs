@@ -129,7 +129,7 @@ fn an_agent_that_cannot_start_leaves_the_gate_of_the_one_before_it_closed() {
     let from = |name: &str| {
         lab.endpoint(name)
             .unwrap()
-            .run(move || fetch(server, "/public", IMPATIENCE))
+            .run(move || fetch(server, "/denied", IMPATIENCE))
             .unwrap()
     };
     assert!(is_silence(&from("intruder")) && is_silence(&from("client")));

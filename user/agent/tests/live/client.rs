@@ -104,6 +104,11 @@ pub(crate) fn get(path: &str) -> String {
     format!("GET {path} HTTP/1.1\r\nHost: server\r\n\r\n")
 }
 
+/// A request with a body, if an empty one: the kernel leaves it to the engine.
+pub(crate) fn put(path: &str) -> String {
+    format!("PUT {path} HTTP/1.1\r\nHost: server\r\nContent-Length: 0\r\n\r\n")
+}
+
 /// One request on a connection of its own: the status, or what went wrong.
 pub(crate) fn fetch(server: impl Into<IpAddr>, path: &str, patience: Duration) -> Result<u16, io::ErrorKind> {
     let address = SocketAddr::new(server.into(), 8080);

@@ -15,7 +15,7 @@ use nix::sys::signal::Signal;
 use seventh::lab::Lab;
 
 use crate::{
-    client::{Connection, IMPATIENCE, PATIENCE, fetch, get, is_silence},
+    client::{Connection, IMPATIENCE, PATIENCE, fetch, get, is_silence, put},
     requests::{ask, assert_refused, in_client},
     stage::{PUBLIC, binary, drops, stage, status, until},
 };
@@ -25,17 +25,23 @@ fn devices(lab: &Lab) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// L4 verdicts as the policy has them, and nothing that needs an L7 verdict.
+/// L4 verdicts as the policy has them, and of L7 verdicts none but those that the kernel gives by itself.
 fn assert_closed(lab: &Lab) {
     assert!(is_silence(&ask(lab, "intruder", "/public", IMPATIENCE)), "L4 denial");
     assert_eq!(ask(lab, "friend", "/anything", PATIENCE), Ok(200), "L4 allowance");
+    assert_eq!(ask(lab, "client", "/public", PATIENCE), Ok(200), "the kernel judges");
+    let put = in_client(lab, |address| {
+        let mut connection = Connection::open(address, IMPATIENCE).unwrap();
+        connection.send(put("/public").as_bytes()).unwrap();
+        connection.answer().map(|answer| answer.status)
+    });
     assert!(
-        is_silence(&ask(lab, "client", "/public", IMPATIENCE)),
-        "no L7 verdict without an agent"
+        is_silence(&put.map_err(|e| e.kind())),
+        "no engine's verdict without an agent"
     );
     assert!(
         is_silence(&ask(lab, "client", "/denied", IMPATIENCE)),
-        "no L7 verdict without an agent"
+        "no engine's verdict without an agent"
     );
 }
 
@@ -171,7 +177,8 @@ fn live_connections_outlive_the_agent_and_what_is_denied_does_not_pass_meanwhile
     let [mut idle, mut waiting, mut refused] = [(); 3].map(|()| open("client", PATIENCE));
     lab.end("agent", Signal::SIGKILL).unwrap();
     assert_eq!(friend.get("/anything/meanwhile").unwrap().status, 200);
-    waiting.send(get("/public/meanwhile").as_bytes()).unwrap();
+    assert_eq!(idle.get("/public/judged-by-the-kernel").unwrap().status, 200);
+    waiting.send(put("/public/meanwhile").as_bytes()).unwrap();
     refused.send(get("/denied/meanwhile").as_bytes()).unwrap();
     thread::sleep(IMPATIENCE);
     assert!(!lab.nginx_log("server").contains("public/meanwhile"));
@@ -205,7 +212,7 @@ fn a_ring_that_overflows_drops_and_says_so() {
     let opened = in_client(&lab, |address| {
         let open = |_| {
             let mut connection = Connection::open(address, PATIENCE).ok()?;
-            connection.send(get("/public").as_bytes()).ok()?;
+            connection.send(put("/public").as_bytes()).ok()?;
             Some(connection)
         };
         let connections: Vec<_> = (0..1500).filter_map(open).collect();

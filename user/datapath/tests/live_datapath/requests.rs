@@ -2,10 +2,10 @@
 
 use super::*;
 use seventh_abi::{Frontier, PassedRequest};
-use seventh_datapath::RequestReader;
+use seventh_datapath::{RequestAutomata, RequestReader};
 use seventh_policy::{
     CompileOptions, Compiler, EndpointFacts, L4Decision, Labels, NamedPorts, RequestLimits, RequestTable, Surroundings,
-    identity, load_text, resolve,
+    identity, load_text, request_grammar, resolve,
 };
 
 /// That of the inspected row.
@@ -56,7 +56,12 @@ struct Talk {
 impl Talk {
     fn open() -> Self {
         let mut lab = open_inspected();
-        lab.datapath.set_requests([(RULE_SET, &table())].into_iter()).unwrap();
+        let table = table();
+        let (states, rules) = (table.states(), *table.rules());
+        let automata = RequestAutomata { states, rules };
+        lab.datapath
+            .set_requests(&request_grammar(), [(RULE_SET, automata)].into_iter())
+            .unwrap();
         let told = lab.datapath.take_requests().unwrap();
         Self { lab, told }
     }
@@ -233,7 +238,7 @@ fn while_a_request_is_under_way_the_next_one_is_the_engines() {
 fn rule_sets_that_are_gone_are_judged_by_the_engine() {
     isolated(|| {
         let mut talk = Talk::open();
-        talk.lab.datapath.set_requests(std::iter::empty()).unwrap();
+        talk.lab.datapath.set_requests(&[], std::iter::empty()).unwrap();
         assert_eq!(talk.send(BASE, &get("/a/1")), engine(BASE, false, true));
         talk.lab.end();
     });
