@@ -51,7 +51,12 @@ fn rates(report: &Report) -> Vec<Floor> {
     let close = &[Load::Close(1), Load::Close(8), Load::Close(64)];
     let tls = &[Load::Tls(1), Load::Tls(8)];
     let dns = &[Load::Dns(1), Load::Dns(100)];
-    let is_rate = |load: &&Load| !matches!(load, Load::Held(_));
+    let is_rate = |load: &&Load| !matches!(load, Load::Held(_) | Load::Paced(_));
+    let paced: Vec<Load> = Load::ALL
+        .iter()
+        .filter(|load| matches!(load, Load::Paced(_)))
+        .copied()
+        .collect();
     let audited: Vec<Load> = Load::ALL.iter().filter(is_rate).copied().collect();
     let none = |what, promised, loads: &[Load], way| {
         let ratios = loads
@@ -77,6 +82,12 @@ fn rates(report: &Report) -> Vec<Floor> {
             "audit that denies everything (worst load)",
             0.9,
             &audited,
+            Way::SeventhAudit,
+        ),
+        none(
+            "the same where the machine is not at its end",
+            0.9,
+            &paced,
             Way::SeventhAudit,
         ),
     ]

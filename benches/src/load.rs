@@ -13,6 +13,8 @@ pub(crate) enum Kind {
 pub(crate) enum Load {
     /// Small GETs on so many connections that stay.
     KeepAlive(u32),
+    /// So many small GETs a second, on eight connections that stay: what a machine carries that is not at its end.
+    Paced(u32),
     /// A new connection for each small GET, so many at a time.
     Close(u32),
     /// One large body to the client.
@@ -33,6 +35,7 @@ impl Load {
         Load::KeepAlive(1),
         Load::KeepAlive(8),
         Load::KeepAlive(64),
+        Load::Paced(5_000),
         Load::Close(1),
         Load::Close(8),
         Load::Close(64),
@@ -48,6 +51,7 @@ impl Load {
     /// One of each kind, for the quick form.
     pub(crate) const QUICK: &[Load] = &[
         Load::KeepAlive(8),
+        Load::Paced(2_000),
         Load::Close(8),
         Load::Download,
         Load::Upload,
@@ -58,7 +62,9 @@ impl Load {
 
     pub(crate) fn kind(self) -> Kind {
         match self {
-            Load::KeepAlive(_) | Load::Close(_) | Load::Download | Load::Upload | Load::Held(_) => Kind::Http,
+            Load::KeepAlive(_) | Load::Paced(_) | Load::Close(_) | Load::Download | Load::Upload | Load::Held(_) => {
+                Kind::Http
+            }
             Load::Tls(_) => Kind::Tls,
             Load::Dns(_) => Kind::Dns,
         }
@@ -69,6 +75,7 @@ impl Load {
         let plural = |n: u32| if n == 1 { "" } else { "s" };
         match self {
             Load::KeepAlive(n) => format!("keep-alive, {n} connection{}", plural(n)),
+            Load::Paced(rate) => format!("{rate} requests a second offered"),
             Load::Close(n) => format!("connection per request, {n} at a time"),
             Load::Download => "bulk download".to_owned(),
             Load::Upload => "bulk upload".to_owned(),
@@ -81,7 +88,7 @@ impl Load {
     /// What its rate counts.
     pub(crate) fn unit(self) -> &'static str {
         match self {
-            Load::KeepAlive(_) | Load::Close(_) | Load::Held(_) => "requests/s",
+            Load::KeepAlive(_) | Load::Paced(_) | Load::Close(_) | Load::Held(_) => "requests/s",
             Load::Download | Load::Upload => "MB/s",
             Load::Tls(_) => "handshakes/s",
             Load::Dns(_) => "queries/s",
@@ -92,7 +99,7 @@ impl Load {
     pub(crate) fn cpu_per(self) -> (f64, &'static str) {
         match self {
             Load::Download | Load::Upload => (1000.0, "GB"),
-            Load::KeepAlive(_) | Load::Close(_) | Load::Held(_) => (1e5, "100 000 requests"),
+            Load::KeepAlive(_) | Load::Paced(_) | Load::Close(_) | Load::Held(_) => (1e5, "100 000 requests"),
             Load::Tls(_) => (1e5, "100 000 handshakes"),
             Load::Dns(_) => (1e5, "100 000 queries"),
         }

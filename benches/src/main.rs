@@ -12,6 +12,7 @@ mod chart;
 mod cost;
 mod dnsperf;
 mod floors;
+mod h2load;
 mod load;
 mod network;
 mod page;

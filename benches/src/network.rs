@@ -14,7 +14,7 @@ use seventh::lab::Lab;
 use crate::{
     bulk,
     cost::{self, Meter},
-    dnsperf,
+    dnsperf, h2load,
     load::{Kind, Load, Sample},
     proxies::{self, Programs},
     rules,
@@ -225,6 +225,7 @@ impl Network {
         let mut held = Vec::new();
         let mut sample = match load {
             Load::KeepAlive(connections) => self.wrk(connections, true, scale.seconds),
+            Load::Paced(rate) => self.h2load(rate, scale.seconds),
             Load::Close(connections) => self.wrk(connections, false, scale.seconds),
             Load::Tls(connections) => self.wrk_tls(connections, scale.seconds),
             Load::Dns(outstanding) => self.dnsperf(outstanding, scale.seconds),
@@ -255,6 +256,18 @@ impl Network {
         command.args(wrk::arguments(connections, keep_alive, seconds));
         command.arg(format!("http://{}:{HTTP_PORT}{}", self.server, rules::ALLOWED_PATH));
         wrk::parse(&said(command)?)
+    }
+
+    fn h2load(&self, rate: u32, seconds: u64) -> Result<Sample> {
+        let log = self.lab.dir().join("h2load.log");
+        let mut command = self.lab.endpoint("client")?.command("h2load");
+        command.args(h2load::arguments(rate, seconds));
+        command.arg(format!("--log-file={}", log.display()));
+        command.arg(format!("http://{}:{HTTP_PORT}{}", self.server, rules::ALLOWED_PATH));
+        let report = said(command)?;
+        let requests = fs::read_to_string(&log).with_context(|| log.display().to_string())?;
+        fs::remove_file(&log)?;
+        h2load::parse(&report, &requests)
     }
 
     fn wrk_tls(&self, connections: u32, seconds: u64) -> Result<Sample> {

@@ -38,7 +38,7 @@ fn pictures(report: &Report) -> Vec<(&'static str, String)> {
         };
         loads.map(group).collect()
     };
-    let requests = |load| matches!(load, Load::KeepAlive(_) | Load::Close(_));
+    let requests = |load| matches!(load, Load::KeepAlive(_) | Load::Paced(_) | Load::Close(_));
     vec![
         (
             "http-rate.svg",

@@ -65,6 +65,9 @@ impl ConfigFlags {
     /// While no agent runs, what would have to be inspected passes. An agent runs as long as its sockets are there, whether
     /// it reads them or not.
     pub const OPEN_WITHOUT_AGENT: u32 = 1;
+    /// The kernel judges no request by itself, whatever automata there are: flows are being copied for other programs, and
+    /// what it let through now the copy would not know of. Means the same in every version of one [`crate::FLOW_LAYOUT`].
+    pub const HANDS_OVER: u32 = 2;
 }
 
 /// Bits of [`Endpoint::flags`].

@@ -16,7 +16,7 @@ use aya_ebpf::{
     programs::TcContext,
 };
 use seventh_abi::{
-    Counter, DropReason, FlowFlags, FlowKey, FlowState, Hook, InjectAction, PassedRequest, REQUEST_BYTES,
+    ConfigFlags, Counter, DropReason, FlowFlags, FlowKey, FlowState, Hook, InjectAction, PassedRequest, REQUEST_BYTES,
     REQUEST_LEN_MAX, REQUEST_ROOMS, RequestRules, RequestStep, RequestWalk,
 };
 
@@ -126,7 +126,8 @@ fn stands_alone(scene: &Scene<'_>, flow: &FlowState, request: u64) -> bool {
     let (punted_next, boundary) = FlowState::unpack_request(request);
     // SAFETY: reads a field of the context that the kernel passed in.
     let gso_size = unsafe { (*scene.ctx.skb.skb).gso_size };
-    flow.flags & (NEEDED | FlowFlags::PUNT_REPLIES) == NEEDED
+    scene.config.flags & ConfigFlags::HANDS_OVER == 0
+        && flow.flags & (NEEDED | FlowFlags::PUNT_REPLIES) == NEEDED
         && packet.tcp_flags & MEANING & !TCP_PSH == TCP_ACK
         && gso_size == 0
         && packet.sequence == boundary

@@ -217,7 +217,7 @@ impl Datapath {
             flow_layout: FLOW_LAYOUT,
             punt_ifindex,
             idle: self.idle_limits(),
-            hash_key: hash_key(self.maps.config.get(&0, 0).ok())?,
+            hash_key: hash_key(self.maps.config.get(&0, 0).ok(), self.carry_over.config())?,
         };
         self.maps
             .config

@@ -234,9 +234,14 @@ impl RequestReader {
     }
 }
 
-/// The key of hashes: an earlier agent's is kept, so that what it let pass is still known when it comes again.
-pub(crate) fn hash_key(earlier: Option<DatapathConfig>) -> Result<[u64; 2], DatapathError> {
-    if let Some(config) = earlier.filter(|config| config.abi_version == ABI_VERSION) {
+/// The key of hashes: that of an earlier agent whose flows are kept, in our tables or in those of another version, so that
+/// what it let pass is still known when it comes again.
+pub(crate) fn hash_key(
+    ours: Option<DatapathConfig>,
+    of_others: Option<DatapathConfig>,
+) -> Result<[u64; 2], DatapathError> {
+    let ours = ours.filter(|config| config.abi_version == ABI_VERSION);
+    if let Some(config) = ours.or(of_others) {
         return Ok(config.hash_key);
     }
     let word = || getrandom::u64().map_err(|e| DatapathError::Random(e.to_string()));

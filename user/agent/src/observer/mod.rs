@@ -20,6 +20,7 @@ mod record;
 mod selection;
 mod service;
 mod streams;
+mod trace;
 
 use std::{
     net::{IpAddr, Ipv6Addr},

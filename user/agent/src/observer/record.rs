@@ -20,8 +20,8 @@ use seventh_flows::{
     event_type, hubble_reason,
     pb::flow::{
         CiliumEventType, Decision, Dns, Emitter, Ethernet, Flow, FlowType, Http, HttpHeader, IcmPv4, IcmPv6, Ip,
-        IpVersion, L7FlowType, Layer4, Layer7, Policy, Sctp, Tcp, TcpFlags, Tls, TraceContext, TraceParent,
-        TrafficDirection, Udp, Verdict, layer4, layer7,
+        IpVersion, L7FlowType, Layer4, Layer7, Policy, Sctp, Tcp, TcpFlags, Tls, TrafficDirection, Udp, Verdict,
+        layer4, layer7,
     },
 };
 use seventh_policy::{Deciders, Matched, RowWidth, RuleOrigin, RuleSet};
@@ -30,6 +30,7 @@ use super::{
     directory::{Directory, Node},
     ip,
     names::EndNames,
+    trace::trace_context,
 };
 
 /// `policy_match_type` where no row matched.
@@ -573,25 +574,6 @@ fn http(request: &HttpRecord) -> Http {
         headers: headers.collect(),
         ..Http::default()
     }
-}
-
-/// The trace of W3C's `traceparent: 00-TRACE-PARENT-FLAGS` (Trace Context section 3.2).
-fn trace_context(request: &HttpRecord) -> Option<TraceContext> {
-    let is_hex = |text: &str| text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-    let (_, value) = request
-        .headers()
-        .find(|(name, _)| name.eq_ignore_ascii_case("traceparent"))?;
-    let mut parts = value.split('-');
-    let (version, trace_id, parent) = (parts.next()?, parts.next()?, parts.next()?);
-    let is_sound = [(version, 2), (trace_id, 32), (parent, 16)]
-        .iter()
-        .all(|(text, len)| text.len() == *len && is_hex(text));
-    let is_one = is_sound && version != "ff" && trace_id.bytes().any(|digit| digit != b'0');
-    is_one.then(|| TraceContext {
-        parent: Some(TraceParent {
-            trace_id: trace_id.to_owned(),
-        }),
-    })
 }
 
 /// The frame's addresses, if the kernel could read them.
