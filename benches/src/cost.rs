@@ -124,14 +124,15 @@ pub(crate) fn process_cpu(pid: u32) -> Result<f64> {
     Ok(nanoseconds / 1e9)
 }
 
-/// Resident memory of a process.
+/// Memory of a process, in MiB: its proportional set, in which a page counts once however often it is mapped (a ring of the
+/// kernel is mapped twice in a row).
 pub(crate) fn process_mib(pid: u32) -> Result<f64> {
-    let status = fs::read_to_string(format!("/proc/{pid}/status")).context("the enforcer has died")?;
-    let kib: f64 = status
+    let maps = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).context("the enforcer has died")?;
+    let kib: f64 = maps
         .lines()
-        .find_map(|line| line.strip_prefix("VmRSS:"))
+        .find_map(|line| line.strip_prefix("Pss:"))
         .and_then(|line| line.trim().strip_suffix(" kB"))
-        .context("/proc/PID/status without VmRSS")?
+        .context("/proc/PID/smaps_rollup without Pss")?
         .trim()
         .parse()?;
     Ok(kib / 1024.0)

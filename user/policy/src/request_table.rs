@@ -55,12 +55,12 @@ impl RequestTable {
             rules: RequestRules {
                 method: product(
                     &mut states,
-                    &Field::new(methods),
+                    &Field::new(&methods),
                     &Methods::new(),
                     RequestStep::METHOD_END,
                 )?,
-                path: product(&mut states, &Field::new(paths), &Path, RequestStep::PATH_END)?,
-                host: product(&mut states, &Field::new(hosts), &Host, RequestStep::HOST_END)?,
+                path: product(&mut states, &Field::new(&paths), &Path, RequestStep::PATH_END)?,
+                host: product(&mut states, &Field::new(&hosts), &Host, RequestStep::HOST_END)?,
                 len_max: u16::try_from(limits.len_max.min(REQUEST_LEN_MAX)).ok()?,
                 lines_max: u16::try_from(limits.lines_max)
                     .unwrap_or(u16::MAX)
@@ -150,7 +150,7 @@ struct Field<'a> {
 }
 
 impl<'a> Field<'a> {
-    fn new(field: FieldRules<'a>) -> Self {
+    fn new(field: &FieldRules<'a>) -> Self {
         let (mut always, mut by_pattern) = (0, HashMap::<usize, u64>::new());
         for (rule, wanted) in field.wanted.iter().enumerate() {
             match wanted {
@@ -276,7 +276,7 @@ impl Texts for Path {
     fn next(&self, state: u8, byte: u8) -> Option<u8> {
         let is_unreserved = byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
         match (state, byte) {
-            (Self::START, b'/') | (Self::SEGMENT, b'/') => Some(Self::SEGMENT_START),
+            (Self::START | Self::SEGMENT, b'/') => Some(Self::SEGMENT_START),
             (Self::SEGMENT_START, b'.') => None,
             (Self::SEGMENT_START | Self::SEGMENT, b'?') => Some(Self::QUERY),
             (Self::SEGMENT_START | Self::SEGMENT, _) if is_unreserved || b"!$&'()*+,;=:@".contains(&byte) => {
@@ -353,7 +353,7 @@ impl Grammar {
         };
         let value = grammar.value();
         let name = grammar.add();
-        grammar.lead(name, |byte| is_name(byte), name);
+        grammar.lead(name, is_name, name);
         grammar.lead(name, |byte| byte == b':', value);
         grammar.rules.line = grammar.line(name, value, RequestStep::HOST_BEGIN, RequestStep::REFUSE);
         let end = grammar.word(b"\n", RequestStep::HEAD_END);
