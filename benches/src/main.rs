@@ -18,6 +18,7 @@ mod network;
 mod page;
 mod proxies;
 mod report;
+mod resolve;
 mod rules;
 mod way;
 mod wrk;

@@ -17,13 +17,14 @@ use crate::{
     dnsperf, h2load,
     load::{Kind, Load, Sample},
     proxies::{self, Programs},
-    rules,
+    resolve, rules,
     way::Way,
     wrk,
 };
 
 const MTU: u32 = 1500;
 const HTTP_PORT: u16 = 8080;
+const DNS_PORT: u16 = 53;
 const SINK_PORT: u16 = 8081;
 const TLS_PORT: u16 = 8443;
 /// Runs a command with a hosts file of our own: `ip netns exec` has given it a mount namespace.
@@ -228,6 +229,7 @@ impl Network {
             Load::Paced(rate) => self.h2load(rate, scale.seconds),
             Load::Close(connections) => self.wrk(connections, false, scale.seconds),
             Load::Tls(connections) => self.wrk_tls(connections, scale.seconds),
+            Load::Dns(1) => self.resolve(scale.seconds),
             Load::Dns(outstanding) => self.dnsperf(outstanding, scale.seconds),
             Load::Download => self.transfer(HTTP_PORT, rules::DOWNLOAD_PATH, bulk::download),
             Load::Upload => self.transfer(SINK_PORT, rules::UPLOAD_PATH, bulk::upload),
@@ -281,6 +283,16 @@ impl Network {
         wrk::parse(&said(command)?)
     }
 
+    fn resolve(&self, seconds: u64) -> Result<Sample> {
+        let server = SocketAddr::from((self.server, DNS_PORT));
+        let questions = rules::questions();
+        let names = questions.lines().filter_map(|line| line.split(' ').next());
+        let names: Vec<String> = names.map(str::to_owned).collect();
+        self.lab
+            .endpoint("client")?
+            .run(move || resolve::ask(server, &names, seconds))?
+    }
+
     fn dnsperf(&self, outstanding: u32, seconds: u64) -> Result<Sample> {
         let mut command = self.lab.endpoint("client")?.command("dnsperf");
         command.args(["-s", &self.server.to_string(), "-a", &self.client.to_string()]);
@@ -294,10 +306,6 @@ impl Network {
             "-T",
             "1",
         ]);
-        if outstanding == 1 {
-            // A line for each query, for percentiles; with many outstanding, writing them would be what is measured.
-            command.arg("-v");
-        }
         command.arg("-d").arg(self.lab.dir().join("questions"));
         dnsperf::parse(&said(command)?)
     }
