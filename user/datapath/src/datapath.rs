@@ -177,12 +177,7 @@ impl Datapath {
         pair.up().await?;
         let socket = Xsk::open(&pair.far, pair.far_ifindex, self.punt_mtu)?;
         let index = u32::try_from(worker).map_err(|_| setting("workers", "too many"))?;
-        maps::set(
-            &mut self.maps.punt_workers,
-            names::PUNT_WORKERS,
-            pair.far_ifindex,
-            index,
-        )?;
+        self.maps.set_punt_worker(pair.far_ifindex, index)?;
         self.maps
             .xsks
             .set(index, socket.fd().as_raw_fd(), 0)

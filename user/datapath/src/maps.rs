@@ -35,7 +35,7 @@ pub(crate) struct Maps {
     policy: LpmTrie<MapData, PolicyKey, PolicyEntry>,
     pub(crate) flows: HashMap<MapData, FlowKey, FlowState>,
     pub(crate) counters: CounterReader,
-    pub(crate) punt_workers: HashMap<MapData, u32, u32>,
+    punt_workers: HashMap<MapData, u32, u32>,
     pub(crate) xsks: XskMap<MapData>,
 }
 
@@ -51,6 +51,19 @@ impl Maps {
             punt_workers: take(object, names::PUNT_WORKERS)?,
             xsks: take(object, names::XSKS)?,
         })
+    }
+
+    /// Says whose worker's frames come out of this device. There is room for one device of each worker, and agents that ended
+    /// without taking theirs along have left their rows.
+    pub(crate) fn set_punt_worker(&mut self, ifindex: u32, worker: u32) -> Result<(), DatapathError> {
+        let rows: Vec<(u32, u32)> = self.punt_workers.iter().filter_map(Result::ok).collect();
+        for (earlier, _) in rows.into_iter().filter(|(_, of)| *of == worker) {
+            match self.punt_workers.remove(&earlier) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(DatapathError::map(names::PUNT_WORKERS)(error)),
+            }
+        }
+        set(&mut self.punt_workers, names::PUNT_WORKERS, ifindex, worker)
     }
 
     pub(crate) fn write_policy(&mut self, rows: impl Iterator<Item = PolicyRow>) -> Result<(), DatapathError> {

@@ -8,8 +8,8 @@ use std::{
     time::Duration,
 };
 
-use seventh_abi::{Counter, Direction, DropReason, PolicyKey, PolicyVerdict};
-use seventh_datapath::{AttachMode, Settings};
+use seventh_abi::{Counter, Direction, DropReason, PolicyKey, PolicyVerdict, WORKERS_MAX};
+use seventh_datapath::{AttachMode, Datapath, Settings};
 
 use super::{CLIENT, Lab, any, echo_once, frames::UDP, isolated, row};
 
@@ -87,5 +87,30 @@ fn a_gate_that_opens_without_an_agent_stays_closed_while_the_agent_lives() {
         assert!(!bytes_pass_unread(&lab), "a full ring opens nothing");
         assert_eq!(lab.counter(Counter::PassedUnread), 0);
         lab.end();
+    });
+}
+
+#[test]
+fn however_many_devices_earlier_agents_had_the_next_one_starts() {
+    isolated(|| {
+        let settings = Settings {
+            workers: WORKERS_MAX,
+            ..Settings::default()
+        };
+        let mut lab = Lab::with(settings.clone(), 1500, &[]);
+        lab.end_worker();
+        let Lab {
+            datapath,
+            runtime,
+            _dir,
+            ..
+        } = lab;
+        runtime.block_on(datapath.stop(true)).unwrap();
+        let settings = Settings {
+            bpffs: _dir.path().join("seventh"),
+            ..settings
+        };
+        let (next, _channels) = runtime.block_on(Datapath::start(settings)).unwrap();
+        runtime.block_on(next.stop(false)).unwrap();
     });
 }
