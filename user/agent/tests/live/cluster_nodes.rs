@@ -80,6 +80,13 @@ fn bridge_pod(lab: &Lab, name: &str, (uid, last): (&str, u8)) -> Value {
     pod
 }
 
+/// The same of a pod that the kubelet has from a file: what the API server has mirrors it under another UID.
+fn static_pod(lab: &Lab, name: &str, (uid, last): (&str, u8)) -> Value {
+    let mut pod = bridge_pod(lab, name, ("33333333-3333-4333-8333-333333333333", last));
+    pod["metadata"]["annotations"] = json!({"kubernetes.io/config.mirror": uid, "kubernetes.io/config.source": "file"});
+    pod
+}
+
 fn get(lab: &Lab, path: &'static str) -> Result<u16, std::io::ErrorKind> {
     in_client(lab, move |_| fetch(bridged(3), path, IMPATIENCE))
 }
@@ -92,7 +99,8 @@ fn state(lab: &Lab, name: &str) -> String {
         .map_or(String::new(), |endpoint| endpoint["state"].as_str().unwrap().to_owned())
 }
 
-const CLIENT: &str = "11111111-1111-4111-8111-111111111111";
+/// As the kubelet makes it of a file.
+const CLIENT: &str = "11111111111141118111111111111111";
 const SERVER: &str = "22222222-2222-4222-8222-222222222222";
 
 #[test]
@@ -114,7 +122,7 @@ fn pods_on_a_bridge_are_enforced_whatever_they_do_to_their_addresses() {
             "ip",
             &format!("link set net1 netns {}", netns.file_name().unwrap().to_str().unwrap()),
         );
-        server.put("pods", bridge_pod(lab, "client", (CLIENT, 2)));
+        server.put("pods", static_pod(lab, "client", (CLIENT, 2)));
         server.put("pods", bridge_pod(lab, "server", (SERVER, 3)));
         server.put("ciliumnetworkpolicies", object(&policy(PUBLIC)));
     }) else {
@@ -127,7 +135,9 @@ fn pods_on_a_bridge_are_enforced_whatever_they_do_to_their_addresses() {
         "{:?}",
         list(&lab, &["endpoint", "list"])
     );
-    assert_eq!(endpoint(&lab, "default/server")["interface"], "v-server");
+    for (pod, interface) in [("default/client", "v-client"), ("default/server", "v-server")] {
+        assert_eq!(endpoint(&lab, pod)["interface"], interface);
+    }
     let unmanaged = list(&lab, &["endpoint", "list"]);
     let second = |endpoint: &&Value| endpoint["state"].as_str().unwrap_or_default().contains("second");
     assert_eq!(unmanaged.iter().filter(second).count(), 1, "{unmanaged:?}");

@@ -31,7 +31,7 @@ fn bare_stage() -> Option<Lab> {
     Some(lab)
 }
 
-fn socket(lab: &Lab, endpoint: &str, address: impl Into<IpAddr>, port: u16) -> UdpSocket {
+pub(crate) fn socket(lab: &Lab, endpoint: &str, address: impl Into<IpAddr>, port: u16) -> UdpSocket {
     let address = SocketAddr::new(address.into(), port);
     let socket = lab.endpoint(endpoint).unwrap().run(move || UdpSocket::bind(address));
     let socket = socket.unwrap().unwrap();
@@ -52,7 +52,7 @@ fn pair(lab: &Lab, server: IpAddr, port: u16) -> (UdpSocket, UdpSocket) {
     (client, socket(lab, "server", server, port))
 }
 
-fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
+pub(crate) fn receive(socket: &UdpSocket) -> (Vec<u8>, SocketAddr) {
     let mut buffer = vec![0; 65_535];
     let (len, from) = socket.recv_from(&mut buffer).unwrap();
     buffer.truncate(len);
@@ -82,6 +82,26 @@ fn answer(asked: &[u8], addresses: impl IntoIterator<Item = Ipv4Addr>) -> Vec<u8
         count += 1;
     }
     bytes[6..8].copy_from_slice(&count.to_be_bytes());
+    bytes
+}
+
+/// The answer to a query that leads to another name, with the address of that one.
+pub(crate) fn answer_by_alias(asked: &[u8], target: &str, address: Ipv4Addr) -> Vec<u8> {
+    let mut bytes = asked.to_vec();
+    bytes[2..4].copy_from_slice(&[0x81, 0x80]);
+    bytes[6..8].copy_from_slice(&[0, 2]);
+    // Behind the header and before type and class.
+    let query = query(0, target);
+    let name = &query[12..query.len() - 4];
+    // The question's name, CNAME, IN, 300 seconds.
+    bytes.extend([0xc0, 12, 0, 5, 0, 1, 0, 0, 1, 44, 0]);
+    bytes.push(u8::try_from(name.len()).unwrap());
+    let place = 0xc000 | u16::try_from(bytes.len()).unwrap();
+    bytes.extend(name);
+    bytes.extend(place.to_be_bytes());
+    // A, IN, 300 seconds.
+    bytes.extend([0, 1, 0, 1, 0, 0, 1, 44, 0, 4]);
+    bytes.extend(address.octets());
     bytes
 }
 

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 use seventh::{
     api::{connect, v1::AwaitEndpointRequest},
@@ -16,7 +17,8 @@ use seventh::{
 use crate::{
     api_server::ApiServer,
     client::{Connection, IMPATIENCE, PATIENCE, fetch, is_silence},
-    dns::dig_at,
+    dns::{dig_at, query},
+    dns_answers::{answer_by_alias, receive, socket},
     listings::{endpoint, list},
     requests::{ask, in_client},
     stage::{PUBLIC, binary, drops, lab, policy, status, until},
@@ -315,8 +317,8 @@ spec:
   endpointSelector: {matchLabels: {app: client}}
   egress:
   - toEndpoints: [{matchLabels: {'k8s:io.kubernetes.pod.namespace': kube-system, k8s-app: kube-dns}}]
-    toPorts: [{ports: [{port: '53', protocol: ANY}], rules: {dns: [{matchPattern: '*.shop.test'}]}}]
-  - toFQDNs: [{matchName: www.shop.test}]
+    toPorts: [{ports: [{port: '53', protocol: ANY}], rules: {dns: [{matchPattern: '*.shop.test'}, {matchName: named.default.svc.cluster.local}]}}]
+  - toFQDNs: [{matchName: www.shop.test}, {matchName: named.default.svc.cluster.local}]
     toPorts: [{ports: [{port: '8080', protocol: TCP}]}]
   - toServices: [{k8sService: {serviceName: web, namespace: default}}]
     toPorts: [{ports: [{port: '8080', protocol: TCP}], rules: {http: [{path: /public}]}}]
@@ -346,6 +348,9 @@ fn services_mean_those_who_answer_behind_them() {
         server.put("endpointslices", slice(web, "TCP", 8080, &[ip("server")]));
         server.put("endpointslices", slice(kube_dns, "UDP", 53, &[ip("friend")]));
         server.put("endpointslices", slice(kube_dns, "TCP", 53, &[ip("friend")]));
+        let named = json!({"metadata": {"namespace": "default", "name": "named"},
+            "spec": {"type": "ExternalName", "externalName": "far.else.test", "clusterIP": ""}});
+        server.put("services", named);
         server.put("ciliumnetworkpolicies", object(OUT));
     }) else {
         return;
@@ -358,14 +363,17 @@ fn services_mean_those_who_answer_behind_them() {
     lab.play_outside("intruder", "198.18.0.0/16").unwrap();
 
     // Names are judged, and learned from answers that come from the service's address.
-    let outside = |last: u8| in_client(&lab, move |_| fetch(Ipv4Addr::new(198, 18, 1, last), "/", IMPATIENCE));
-    assert!(is_silence(&outside(1)));
+    let outside =
+        |lab: &Lab, last: u8| in_client(lab, move |_| fetch(Ipv4Addr::new(198, 18, 1, last), "/", IMPATIENCE));
+    assert!(is_silence(&outside(&lab, 1)));
     let vip = format!("@{DNS_VIP}");
     assert_eq!(dig_at(&lab, &vip, &["www.shop.test"]).0, "NOERROR");
     assert_eq!(dig_at(&lab, &vip, &["+tcp", "www.shop.test"]).0, "NOERROR");
     assert_eq!(dig_at(&lab, &vip, &["other.test"]).0, "REFUSED");
-    assert_eq!(outside(1), Ok(200));
-    assert!(is_silence(&outside(2)));
+    assert_eq!(outside(&lab, 1), Ok(200));
+    assert!(is_silence(&outside(&lab, 2)));
+    a_service_that_is_another_name(&mut lab);
+    assert_eq!(outside(&lab, 3), Ok(200));
 
     // Requests are judged by the rules of the port behind, and what is no port of the service is nobody's.
     assert_eq!(through_the_service(&lab, "/public"), Ok(200));
@@ -395,6 +403,23 @@ fn services_mean_those_who_answer_behind_them() {
     until("nobody is left", || {
         is_silence(&through_the_service(&lab, "/public")) && drops(&lab, "service_without_backends") > 0
     });
+}
+
+/// The cluster's DNS answers for an `ExternalName` service by the other name and where that leads: the service's name opens
+/// it, since it is the one that was asked for.
+fn a_service_that_is_another_name(lab: &mut Lab) {
+    lab.end("unbound-friend", Signal::SIGTERM).unwrap();
+    let dns = lab.endpoint("friend").unwrap().ipv4;
+    let (client, dns) = (
+        socket(lab, "client", Ipv4Addr::UNSPECIFIED, 0),
+        socket(lab, "friend", dns, 53),
+    );
+    client.connect((DNS_VIP, 53)).unwrap();
+    client.send(&query(1, "named.default.svc.cluster.local")).unwrap();
+    let (asked, from) = receive(&dns);
+    let answer = answer_by_alias(&asked, "far.else.test", Ipv4Addr::new(198, 18, 1, 3));
+    dns.send_to(&answer, from).unwrap();
+    assert_eq!(receive(&client).0, answer);
 }
 
 /// A DNS cache of the node takes the service's address, or kube-proxy all of them: it is the service's all the same.
