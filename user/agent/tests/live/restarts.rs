@@ -19,7 +19,7 @@ use seventh::lab::Lab;
 use seventh_abi::ABI_VERSION;
 
 use crate::{
-    client::{Connection, fetch},
+    client::{Connection, get, put},
     lifecycle::Prowler,
     requests::ask,
     server::{self, Pattern, Tally},
@@ -30,8 +30,14 @@ use crate::{
 const RESTARTS: u32 = 4;
 /// What the kernel carries alone must not notice an agent's end. A lost segment is sent again after 200 ms.
 const STALL_MAX: Duration = Duration::from_millis(1000);
-/// Connections of one client whose requests are read.
-const INSPECTED: usize = 3;
+/// How a path is asked for.
+type Ask = fn(&str) -> String;
+/// What connections of one client ask for in turns: what the kernel judges by itself, what the engine judges, and both.
+const INSPECTED: [&[Ask]; 3] = [&[get], &[put], &[get, put]];
+/// Who judges the only request of a new connection, and how it asks.
+const NEWCOMERS: [(&str, Ask); 2] = [("kernel", get), ("engine", put)];
+/// What a new connection waits for an answer; then it is another one's turn.
+const NEWCOMER_PATIENCE: Duration = Duration::from_millis(50);
 /// A segment that nobody let through is sent again when it has waited once more for as long as it has so far.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -44,14 +50,14 @@ fn policies() -> [String; 2] {
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
     /// How many requests each inspected connection has had answered.
-    answered: Arc<[AtomicU32; INSPECTED]>,
+    answered: Arc<[AtomicU32; INSPECTED.len()]>,
     /// Requests, and the longest time that one took.
     inspected: Vec<JoinHandle<nix::Result<(u32, Duration)>>>,
     friend: JoinHandle<nix::Result<(u32, Duration)>>,
     /// Bytes, and the longest time without one.
     download: JoinHandle<nix::Result<(u64, Duration)>>,
-    /// When connections got an answer to their first request.
-    newcomer: JoinHandle<nix::Result<Vec<Instant>>>,
+    /// When new connections got an answer, as [`NEWCOMERS`].
+    newcomers: [JoinHandle<nix::Result<Vec<Instant>>>; NEWCOMERS.len()],
     prowlers: Vec<Prowler>,
 }
 
@@ -63,38 +69,31 @@ impl Load {
             let told = Arc::clone(&stop);
             move || !told.load(Ordering::SeqCst)
         };
-        let answered = Arc::<[AtomicU32; INSPECTED]>::default();
+        let answered = Arc::<[AtomicU32; INSPECTED.len()]>::default();
         let client = lab.endpoint("client").unwrap();
         let inspected = |number: usize| {
             let (goes_on, answered) = (go(), Arc::clone(&answered));
             let note = move |requests| answered[number].store(requests, Ordering::SeqCst);
             client
-                .start(move || ask_on_one_connection(server, "/public/steady", &goes_on, &note))
+                .start(move || ask_on_one_connection(server, "/public/steady", INSPECTED[number], &goes_on, &note))
+                .unwrap()
+        };
+        let newcomer = |(_, ask): (&str, Ask)| {
+            let goes_on = go();
+            client
+                .start(move || arrive_again_and_again(server, ask, &goes_on))
                 .unwrap()
         };
         let friend = lab.endpoint("friend").unwrap();
         let friends = go();
-        let (goes_on, newcomers) = (go(), go());
+        let goes_on = go();
         Self {
-            inspected: (0..INSPECTED).map(inspected).collect(),
+            inspected: (0..INSPECTED.len()).map(inspected).collect(),
             friend: friend
-                .start(move || ask_on_one_connection(server, "/friend", &friends, &|_| ()))
+                .start(move || ask_on_one_connection(server, "/friend", &[get], &friends, &|_| ()))
                 .unwrap(),
             download: client.start(move || read_on_one_connection(server, &goes_on)).unwrap(),
-            newcomer: client
-                .start(move || {
-                    let mut answered = Vec::new();
-                    while newcomers() {
-                        if fetch(server.ip(), "/public/new", Duration::from_millis(50))
-                            .is_ok_and(|status| status == 200)
-                        {
-                            answered.push(Instant::now());
-                        }
-                        thread::sleep(Duration::from_millis(5));
-                    }
-                    answered
-                })
-                .unwrap(),
+            newcomers: NEWCOMERS.map(newcomer),
             prowlers: [("intruder", "/public/prowler"), ("client", "/denied")]
                 .map(|(from, path)| Prowler::set_out(lab, from, path))
                 .into(),
@@ -112,8 +111,9 @@ impl Load {
         });
     }
 
-    /// Ends it and looks at what it saw. Returns when new connections were answered, and what was seen in words.
-    pub(crate) fn end(self, tally: &Tally) -> (Vec<Instant>, String) {
+    /// Ends it and looks at what it saw. Returns when new connections were answered, as [`NEWCOMERS`], and what was seen in
+    /// words.
+    pub(crate) fn end(self, tally: &Tally) -> ([Vec<Instant>; NEWCOMERS.len()], String) {
         let mut seen = String::new();
         self.stop.store(true, Ordering::SeqCst);
         for inspected in self.inspected {
@@ -147,22 +147,27 @@ impl Load {
             wrong.len()
         );
         assert!(wrong.is_empty(), "{wrong:?}");
-        (self.newcomer.join().unwrap().unwrap(), seen)
+        (self.newcomers.map(|newcomer| newcomer.join().unwrap().unwrap()), seen)
     }
 }
 
 fn ask_on_one_connection(
     server: SocketAddr,
     path: &str,
+    turns: &[Ask],
     goes_on: &dyn Fn() -> bool,
     note: &dyn Fn(u32),
 ) -> (u32, Duration) {
     let mut connection = Connection::open(server, PATIENCE).unwrap();
     let (mut requests, mut longest) = (0, Duration::ZERO);
-    while goes_on() {
+    for ask in turns.iter().cycle() {
+        if !goes_on() {
+            break;
+        }
         let asked = Instant::now();
         let answer = connection
-            .get(path)
+            .send(ask(path).as_bytes())
+            .and_then(|()| connection.answer())
             .unwrap_or_else(|e| panic!("{path}, request {requests}: {e}"));
         assert_eq!(answer.status, 200, "{path}, request {requests}");
         longest = longest.max(asked.elapsed());
@@ -171,6 +176,32 @@ fn ask_on_one_connection(
         thread::sleep(Duration::from_millis(5));
     }
     (requests, longest)
+}
+
+/// One connection after the other, each with one request: when they were answered.
+fn arrive_again_and_again(server: SocketAddr, ask: Ask, goes_on: &dyn Fn() -> bool) -> Vec<Instant> {
+    let mut answered = Vec::new();
+    while goes_on() {
+        let answer = Connection::open(server, NEWCOMER_PATIENCE).and_then(|mut connection| {
+            connection.send(ask("/public/new").as_bytes())?;
+            connection.answer()
+        });
+        if answer.is_ok_and(|answer| answer.status == 200) {
+            answered.push(Instant::now());
+        }
+        thread::sleep(Duration::from_millis(5));
+    }
+    answered
+}
+
+/// The longest time without an answer during each outage, in milliseconds.
+fn gaps_ms(answered: &[Instant], outages: &[(Instant, Instant)]) -> Vec<u128> {
+    let gap = |(killed, ready): &(Instant, Instant)| {
+        let pairs = answered.windows(2).filter(|pair| pair[1] > *killed && pair[0] < *ready);
+        let gaps = pairs.map(|pair| (pair[1] - pair[0]).as_millis());
+        gaps.max().expect("new connections are answered again")
+    };
+    outages.iter().map(gap).collect()
 }
 
 /// A download without an end, at the pace of a slow line; each byte is compared.
@@ -235,18 +266,13 @@ fn restarts_under_load(more_config: &str, restarts: u32) -> String {
         load.goes_on();
     }
     let (answered, mut summary) = load.end(&tally);
-    let gap = |(killed, ready): &(Instant, Instant)| {
-        let pairs = answered.windows(2).filter(|pair| pair[1] > *killed && pair[0] < *ready);
-        pairs.map(|pair| (pair[1] - pair[0]).as_millis()).max()
-    };
-    let gaps: Vec<_> = outages
-        .iter()
-        .map(|outage| gap(outage).expect("new connections are answered again"))
-        .collect();
     let _ = writeln!(
         summary,
-        "{restarts} restarts; ms without an answer on new inspected connections: {gaps:?}"
+        "{restarts} restarts; ms without an answer on new connections around each:"
     );
+    for ((judge, _), answered) in NEWCOMERS.iter().zip(&answered) {
+        let _ = writeln!(summary, "judged by the {judge}: {:?}", gaps_ms(answered, &outages));
+    }
     let log = lab.agent_log();
     let carried = log.lines().filter(|line| line.contains("flows taken over")).count();
     assert!(carried > 0, "flows were taken over from another ABI");
