@@ -38,7 +38,9 @@ fn frames(connection: &mut Connection, segments: &[Part]) -> Vec<Vec<u8>> {
         connection.answered(offset, 100);
         for &(start, end) in segments {
             let bytes = &request[start..end.min(request.len())];
-            frames.push(connection.frame(offset + start, bytes));
+            let mut frame = connection.frame(offset + start, bytes);
+            wire::number(&mut frame, 0);
+            frames.push(frame);
         }
     }
     frames

@@ -149,8 +149,10 @@ pub struct FlowState {
     pub told_seq: u32,
     /// First byte of the last request that the kernel let pass by itself.
     pub kept_seq: u32,
-    /// Bytes of that request; 0 if there is none.
-    pub kept_len: u32,
+    /// Bytes of that request, [`crate::REQUEST_LEN_MAX`] at most; 0 if there is none.
+    pub kept_len: u16,
+    /// Which of the connections that had this key one after the other it is, see [`crate::ConnectionNumber`].
+    pub connection: u16,
     /// What the opener had acknowledged with it.
     pub kept_ack: u32,
     /// Hash of its bytes: what comes again in their place must be equal.

@@ -7,6 +7,7 @@
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
+mod connection;
 mod counter;
 mod event;
 mod flow;
@@ -18,6 +19,7 @@ mod request;
 
 use core::net::IpAddr;
 
+pub use connection::{ConnectionNumber, PuntedType};
 pub use counter::{COUNTERS_MAX, Counter, drop_counter};
 pub use event::{Event, EventKind};
 pub use flow::{
@@ -38,11 +40,15 @@ pub use request::{
 };
 
 /// Version of every layout and number in this crate; stored in the configuration map.
-pub const ABI_VERSION: u32 = 12;
+pub const ABI_VERSION: u32 = 13;
 
 /// Version of [`FlowKey`] and [`FlowState`]: raise it with any change of their layout or meaning. An agent of another ABI
-/// takes over the flows of an earlier one only if this is the same. Never 0, which says that nobody knows.
-pub const FLOW_LAYOUT: u32 = 2;
+/// takes over the flows of an earlier one only if this is in [`FLOW_LAYOUTS_READ`]. Never 0, which says that nobody knows.
+pub const FLOW_LAYOUT: u32 = 3;
+
+/// Layouts whose entries are entries of ours as they are. In those of layout 2 the upper half of a longer length is 0 where
+/// the number of the connection stands now; no frame of theirs is under way any more.
+pub const FLOW_LAYOUTS_READ: [u32; 2] = [2, FLOW_LAYOUT];
 
 /// An address as the maps hold it: 16 bytes in network order, IPv4 mapped into `::ffff:0:0/96`.
 pub type Addr = [u8; 16];

@@ -1,7 +1,10 @@
-//! The twelve bytes that ride in place of the MAC addresses between the kernel and the engine.
+//! The twelve bytes that ride in place of the MAC addresses between the kernel and the engine. On the way to the engine
+//! [`crate::PuntedType`] follows.
 //!
 //! Both ways: byte 0 is a locally administered unicast address byte (bit 1 set, bit 0 clear) whose other six bits are
 //! flags, bytes 1–3 are the interface index of the endpoint (and one more flag), the last eight depend on the way.
+
+use crate::ConnectionNumber;
 
 /// At which hook of an endpoint's device the frame was taken or is put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -210,6 +213,9 @@ pub struct InjectMeta {
     pub ifindex: u32,
     /// The frame goes back to the opener instead of on to the other side.
     pub reverse: bool,
+    /// The connection that this is about: [`crate::PuntedType::connection`] of the frame that was decided. The frame is dropped
+    /// if the flow is another's by now.
+    pub connection: u16,
     /// Change of the flow entry.
     pub action: InjectAction,
     /// Another change of the flow entry.
@@ -225,21 +231,34 @@ impl InjectMeta {
     /// Highest bit of the three bytes of the interface index: the third bit of `replies`.
     const REPLIES_HIGH: u32 = 0x0080_0000;
     const BOUNDARY: u32 = 1 << 31;
+    const NUMBER_BITS: u32 = ConnectionNumber::BITS;
+    /// Of the connection's number in a word.
+    const NUMBER: u32 = (1 << Self::NUMBER_BITS) - 1;
+    /// Beside that number: the second of two actions that share their bits.
+    const SECOND: u32 = 1 << Self::NUMBER_BITS;
+    /// How far before the end of the frame's payload a range that is told begins at most; longer ones begin later than they
+    /// could. No frame is so long.
+    pub const BYPASS_BEFORE_MAX: u32 = (1 << (u32::BITS - Self::NUMBER_BITS)) - 1;
 
-    /// The twelve bytes.
+    /// The twelve bytes of a frame whose payload ends before `payload_end`, a sequence number; 0 if it has none. Ranges are
+    /// told by their distance from there. One that does not begin there or before cannot be told: none is, and no boundary.
     #[inline(always)]
     #[must_use]
-    pub const fn encode(&self) -> [u8; 12] {
+    pub const fn encode(&self, payload_end: u32) -> [u8; 12] {
+        let number = self.connection as u32 & Self::NUMBER;
         let (action, first_word, second_word) = match self.action {
-            InjectAction::Keep => (0, 0, 0),
-            InjectAction::FollowFrames { start } => (0, start, 1),
-            InjectAction::Bypass { start, end, boundary } => {
-                let len = end.wrapping_sub(start) & !Self::BOUNDARY;
-                (1, start, if boundary { len | Self::BOUNDARY } else { len })
-            }
-            InjectAction::Forward { epoch } => (2, epoch, 0),
-            InjectAction::ForwardQuic { epoch } => (2, epoch, 1),
-            InjectAction::Close => (3, 0, 0),
+            InjectAction::Keep => (0, 0, number),
+            InjectAction::FollowFrames { start } => (0, start, number | Self::SECOND),
+            InjectAction::Bypass { start, end, boundary } => match Self::relative(start, end, payload_end) {
+                Some((before, len)) => {
+                    let boundary = if boundary { Self::BOUNDARY } else { 0 };
+                    (1, before << Self::NUMBER_BITS | number, len | boundary)
+                }
+                None => (1, number, 0),
+            },
+            InjectAction::Forward { epoch } => (2, epoch, number),
+            InjectAction::ForwardQuic { epoch } => (2, epoch, number | Self::SECOND),
+            InjectAction::Close => (3, 0, number),
         };
         let replies = self.replies as u8;
         let mut first = MAGIC | action << Self::ACTION_SHIFT | (replies & Self::REPLIES_MASK) << Self::REPLIES_SHIFT;
@@ -257,23 +276,42 @@ impl InjectMeta {
         pack(first, self.ifindex & IFINDEX_MAX | high, first_word, second_word)
     }
 
-    /// Reads the twelve bytes; `None` if they are not a punt header.
+    /// How far before the payload's end a range begins, and its length, of as much of it as can be told.
+    const fn relative(start: u32, end: u32, payload_end: u32) -> Option<(u32, u32)> {
+        let (before, len) = (payload_end.wrapping_sub(start), end.wrapping_sub(start));
+        if len >= Self::BOUNDARY || before >= Self::BOUNDARY {
+            return None;
+        }
+        let too_far = before.saturating_sub(Self::BYPASS_BEFORE_MAX);
+        if too_far > len {
+            return None;
+        }
+        Some((before - too_far, len - too_far))
+    }
+
+    /// Reads the twelve bytes; `None` if they are not a punt header. `payload_end` as in [`InjectMeta::encode`].
     #[inline(always)]
     #[must_use]
-    pub const fn decode(bytes: &[u8; 12]) -> Option<Self> {
+    pub const fn decode(bytes: &[u8; 12], payload_end: u32) -> Option<Self> {
         let Some((first, ifindex, first_word, second_word)) = unpack(bytes) else {
             return None;
         };
+        let is_second = second_word & Self::SECOND != 0;
+        let mut number = second_word;
         let action = match first >> Self::ACTION_SHIFT & 0b11 {
-            0 if second_word == 0 => InjectAction::Keep,
-            0 => InjectAction::FollowFrames { start: first_word },
-            1 => InjectAction::Bypass {
-                start: first_word,
-                end: first_word.wrapping_add(second_word & !Self::BOUNDARY),
-                boundary: second_word & Self::BOUNDARY != 0,
-            },
-            2 if second_word == 0 => InjectAction::Forward { epoch: first_word },
-            2 => InjectAction::ForwardQuic { epoch: first_word },
+            0 if is_second => InjectAction::FollowFrames { start: first_word },
+            0 => InjectAction::Keep,
+            1 => {
+                number = first_word;
+                let start = payload_end.wrapping_sub(first_word >> Self::NUMBER_BITS);
+                InjectAction::Bypass {
+                    start,
+                    end: start.wrapping_add(second_word & !Self::BOUNDARY),
+                    boundary: second_word & Self::BOUNDARY != 0,
+                }
+            }
+            2 if is_second => InjectAction::ForwardQuic { epoch: first_word },
+            2 => InjectAction::Forward { epoch: first_word },
             _ => InjectAction::Close,
         };
         let replies = match (ifindex & Self::REPLIES_HIGH, first >> Self::REPLIES_SHIFT) {
@@ -291,6 +329,7 @@ impl InjectMeta {
             },
             ifindex: ifindex & IFINDEX_MAX,
             reverse: first & Self::REVERSE != 0,
+            connection: (number & Self::NUMBER) as u16,
             action,
             replies,
         })
@@ -373,20 +412,33 @@ mod tests {
         }
     }
 
+    /// End of the payload of the frames below.
+    const END: u32 = 1000;
+
+    fn inject(action: InjectAction) -> InjectMeta {
+        InjectMeta {
+            hook: Hook::ToEndpoint,
+            ifindex: IFINDEX_MAX,
+            reverse: false,
+            connection: 0x1fff,
+            action,
+            replies: Replies::Keep,
+        }
+    }
+
     #[test]
     fn inject_meta_survives_the_wire() {
+        let bypass = |start: u32, len: u32, boundary| InjectAction::Bypass {
+            start,
+            end: start.wrapping_add(len),
+            boundary,
+        };
         let actions = [
             InjectAction::Keep,
-            InjectAction::Bypass {
-                start: u32::MAX - 5,
-                end: 1 << 30,
-                boundary: true,
-            },
-            InjectAction::Bypass {
-                start: 7,
-                end: 7,
-                boundary: false,
-            },
+            bypass(END, (1 << 31) - 1, true),
+            bypass(END, 0, false),
+            bypass(END - 1000, 3, true),
+            bypass(END.wrapping_sub(InjectMeta::BYPASS_BEFORE_MAX), 1 << 30, false),
             InjectAction::Forward { epoch: 9 },
             InjectAction::ForwardQuic { epoch: u32::MAX },
             InjectAction::Close,
@@ -400,18 +452,18 @@ mod tests {
             Replies::Copy,
             Replies::PuntAndCopy,
         ];
-        for hook in [Hook::FromEndpoint, Hook::ToEndpoint] {
-            for reverse in [false, true] {
-                for action in actions {
-                    for replies in replies {
+        for (number, action) in (0..).zip(actions) {
+            for replies in replies {
+                for reverse in [false, true] {
+                    for (hook, connection) in [(Hook::FromEndpoint, 0x1fff), (Hook::ToEndpoint, number)] {
                         let meta = InjectMeta {
                             hook,
-                            ifindex: IFINDEX_MAX,
                             reverse,
-                            action,
+                            connection,
                             replies,
+                            ..inject(action)
                         };
-                        assert_eq!(InjectMeta::decode(&meta.encode()), Some(meta));
+                        assert_eq!(InjectMeta::decode(&meta.encode(END), END), Some(meta));
                     }
                 }
             }
@@ -419,8 +471,37 @@ mod tests {
     }
 
     #[test]
+    fn of_a_free_range_that_cannot_be_told_nothing_is_told_that_does_not_lie_in_it() {
+        let told = |start: u32, len: u32| {
+            let end = start.wrapping_add(len);
+            let meta = inject(InjectAction::Bypass {
+                start,
+                end,
+                boundary: true,
+            });
+            let Some(InjectMeta {
+                action: InjectAction::Bypass { start, end, boundary },
+                connection: 0x1fff,
+                ..
+            }) = InjectMeta::decode(&meta.encode(END), END)
+            else {
+                panic!("{meta:?}")
+            };
+            (start, end.wrapping_sub(start), boundary)
+        };
+        let before = InjectMeta::BYPASS_BEFORE_MAX;
+        let far = END.wrapping_sub(before + 5);
+        assert_eq!(told(far, before + 100), (far + 5, before + 95, true), "its end stays");
+        assert_eq!(told(far, 5), (far + 5, 0, true));
+        let nothing = (END, 0, false);
+        assert_eq!(told(far, 4), nothing, "it ends long before the frame");
+        assert_eq!(told(END + 1, 100), nothing, "it begins behind the frame");
+        assert_eq!(told(END, 1 << 31), nothing, "nobody can say where it ends");
+    }
+
+    #[test]
     fn a_frame_with_ordinary_mac_addresses_is_refused() {
         assert_eq!(PuntMeta::decode(&[0xff; 12]), None);
-        assert_eq!(InjectMeta::decode(&[0x00; 12]), None);
+        assert_eq!(InjectMeta::decode(&[0x00; 12], 0), None);
     }
 }

@@ -99,6 +99,13 @@ reasons! {
     PolicyIncomplete = 25, "policy_incomplete", hubble 133;
     /// Several CPUs had bytes of one connection at once, which goes to the engine; they will come again.
     RequestContended = 26, "request_contended", hubble 0;
+    /// A connection that begins so soon behind the one before it on the same addresses and ports that frames of the two in the
+    /// engine could not be told apart; its SYN will come again.
+    ReusedTooSoon = 27, "reused_too_soon", hubble 0;
+    /// A frame that the engine gave back, of a connection that others have followed on the same addresses and ports.
+    InjectOtherConnection = 28, "inject_other_connection", hubble 190;
+    /// The other side accepts a SYN of an inspected flow that is not the opener's last.
+    AcceptsOtherSyn = 29, "accepts_other_syn", hubble 0;
     /// A packet of an inspected flow says that it has urgent data: readers take a byte of those out of the stream.
     UrgentFlag = 30, "urgent_flag", hubble 0;
 
@@ -189,6 +196,8 @@ reasons! {
     EngineFault = 105, "engine_fault", hubble 0;
     /// An inspected protocol that this version cannot inspect yet.
     InspectorMissing = 106, "inspector_missing", hubble 180;
+    /// The frame waited in the engine until another connection had begun on the same addresses and ports.
+    EngineOtherConnection = 107, "engine_other_connection", hubble 0;
 
     /// No DNS rule allows a question of the query.
     DnsPolicyDenied = 112, "dns_policy_denied", hubble 133;

@@ -1,5 +1,5 @@
 //! Words that several CPUs change at once. The target knows no atomics, but the instruction set does, from kernel 5.12 on:
-//! only programs that need not be there on older ones may exchange.
+//! only programs that need not be there on older ones may exchange. Adding is older.
 
 /// The word as it is now, read once.
 #[inline(always)]
@@ -7,6 +7,40 @@ pub fn load(word: &u64) -> u64 {
     // SAFETY: a reference is readable.
     unsafe { core::ptr::from_ref(word).read_volatile() }
 }
+
+/// The short word as it is now, read once.
+#[inline(always)]
+pub fn load_half(word: &u16) -> u16 {
+    // SAFETY: a reference is readable.
+    unsafe { core::ptr::from_ref(word).read_volatile() }
+}
+
+/// Sets the short word, now.
+#[inline(always)]
+pub fn store_half(word: &mut u16, value: u16) {
+    // SAFETY: a reference is writable.
+    unsafe { core::ptr::from_mut(word).write_volatile(value) };
+}
+
+/// What this CPU wrote before is seen by others before it reads or writes anything else: it adds nothing to the word, in one
+/// step that goes before all CPUs (x86; others order their own words less strictly, and then only those they write).
+#[inline(always)]
+#[cfg(target_arch = "bpf")]
+pub fn fence(word: &mut u64) {
+    // SAFETY: the instruction (BPF_XADD) reads and writes the eight bytes of the word, and leaves them as they were.
+    unsafe {
+        core::arch::asm!(
+            "lock *(u64 *)({word} + 0) += {nothing}",
+            word = in(reg) word,
+            nothing = in(reg) 0_u64,
+            options(nostack),
+        );
+    }
+}
+
+/// For clippy alone, as below.
+#[cfg(not(target_arch = "bpf"))]
+pub fn fence(_: &mut u64) {}
 
 /// Sets the lower half.
 #[inline(always)]

@@ -9,8 +9,8 @@
 
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use seventh_abi::{
-    Addr, Counter, DatapathConfig, Direction, DropReason, Endpoint, EndpointFlags, FlowFlags, FlowKey, FlowState,
-    FragmentKey, Frames, Hook, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Verdict,
+    Addr, ConnectionNumber, Counter, DatapathConfig, Direction, DropReason, Endpoint, EndpointFlags, FlowFlags,
+    FlowKey, FlowState, FragmentKey, Frames, Hook, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Verdict,
 };
 
 use crate::{
@@ -289,7 +289,9 @@ fn reply_packet(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
             answer::copy(scene, flow);
         }
         answer_frames::ask(scene.scratch, flow);
-        inspect::track_reply(&scene.scratch.packet, flow);
+        if let Some(reason) = inspect::track_reply(&scene.scratch.packet, flow, scene.now_ns) {
+            return drop_packet(scene, flow.peer_identity, reason as u8);
+        }
         if flow.verdict == Verdict::Closed as u8 {
             return drop_packet(scene, flow.peer_identity, DropReason::DeniedConnection as u8);
         }
@@ -438,6 +440,7 @@ fn fill_new_flow(scene: &mut Scene<'_>) {
     new_flow.reply_next_seq = 0;
     new_flow.mac_destination = [0; 6];
     new_flow.mac_source = [0; 6];
+    new_flow.connection = ConnectionNumber::new_at(scene.now_ns);
     new_flow.verdict = question.verdict;
     new_flow.flags = question.flow_flags;
     new_flow.by_name = question.by_name;

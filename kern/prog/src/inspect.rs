@@ -1,9 +1,10 @@
 //! Flows under an L7 rule: what may pass in the kernel because there is nothing in it left to read, and what goes to
 //! the engine.
 
-use seventh_abi::{Counter, DropReason, FlowFlags, FlowState, Frames, PROTOCOL_TCP, Verdict};
+use seventh_abi::{ConnectionNumber, Counter, DropReason, FlowFlags, FlowState, Frames, PROTOCOL_TCP, Verdict};
 
 use crate::{
+    atomic,
     counters::{drop_packet, pass},
     hook::Scene,
     packet::{FRAGMENT_NONE, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG},
@@ -207,23 +208,23 @@ pub fn track_end(packet: &Packet, ends: Ends, own_fin: u16, flow: &mut FlowState
     }
 }
 
-/// Follows what the side that was opened to acknowledges and sends.
+/// Follows what the side that was opened to acknowledges and sends. The reason if the packet must not pass.
 #[inline(always)]
-pub fn track_reply(packet: &Packet, flow: &mut FlowState) {
+pub fn track_reply(packet: &Packet, flow: &mut FlowState, now_ns: u64) -> Option<DropReason> {
     track_end(packet, reply_ends(flow), FlowFlags::OTHER_FIN, flow);
     // A reset ends the connection or is ignored; it moves nothing, whatever number it claims.
     if packet.tcp_flags & TCP_ACK == 0 || packet.tcp_flags & TCP_RST != 0 {
-        return;
+        return None;
     }
     let mut next = packet.sequence.wrapping_add(packet.payload_length);
     if packet.tcp_flags & (TCP_SYN | TCP_FIN) != 0 {
         next = next.wrapping_add(1);
     }
     if packet.tcp_flags & TCP_SYN != 0 {
-        return accept_connection(packet, flow, next);
+        return accept_connection(packet, flow, next, now_ns);
     }
     if flow.flags & FlowFlags::REPLY_VALID == 0 {
-        return;
+        return None;
     }
     if flow.verdict == Verdict::Forward as u8 && after(packet.acknowledgement, flow.sent_next_seq) {
         // Nobody follows what is sent on a flow that is not read.
@@ -242,18 +243,41 @@ pub fn track_reply(packet: &Packet, flow: &mut FlowState) {
     if after(next, flow.reply_next_seq) {
         flow.reply_next_seq = next;
     }
+    None
 }
 
-/// A SYN-ACK that acknowledges exactly the opener's SYN begins a connection, also on a flow whose last one is over.
+/// A SYN-ACK that acknowledges exactly the opener's SYN begins a connection, also on a flow whose last one is over. Of a flow
+/// that is read no other passes: the connection that it began would be taken for the one that is known, and be read, and
+/// passed, as its rest.
 #[inline(always)]
-fn accept_connection(packet: &Packet, flow: &mut FlowState, next: u32) {
+fn accept_connection(packet: &Packet, flow: &mut FlowState, next: u32, now_ns: u64) -> Option<DropReason> {
     let base = packet.acknowledgement;
-    if flow.flags & FlowFlags::PASSED_UNREAD != 0 {
-        return;
+    let is_known = flow.flags & FlowFlags::BASE_VALID != 0 && flow.base_seq == base;
+    if flow.flags & FlowFlags::PASSED_UNREAD != 0 || is_known {
+        return None;
     }
-    if flow.pending_base_seq != base || (flow.flags & FlowFlags::BASE_VALID != 0 && flow.base_seq == base) {
-        return;
+    let is_read = flow.verdict != Verdict::Forward as u8 || flow.rule_set != 0;
+    if flow.pending_base_seq != base {
+        return if is_read {
+            Some(DropReason::AcceptsOtherSyn)
+        } else {
+            None
+        };
     }
+    let connection = ConnectionNumber::accepted_at(now_ns);
+    if is_read && flow.connection == connection {
+        return Some(DropReason::ReusedTooSoon);
+    }
+    // First of all: what the engine said of the connection before it is not applied from now on, or is taken back.
+    atomic::store_half(&mut flow.connection, connection);
+    atomic::fence(&mut flow.request_ns);
+    begin_connection(flow, base, next);
+    None
+}
+
+/// Nothing that was known of the flow's last connection is known of this one.
+#[inline(always)]
+fn begin_connection(flow: &mut FlowState, base: u32, next: u32) {
     flow.base_seq = base;
     // Should a flag of the connection before come back, written by another CPU in this moment, it speaks of nothing.
     flow.bypass = FlowState::pack_bypass(base, base);

@@ -7,11 +7,11 @@ use aya_ebpf::{
 };
 use seventh_abi::{
     ConfigFlags, Counter, DropReason, FlowFlags, FlowKey, FlowState, Frontier, Hook, InjectAction, InjectMeta,
-    PROTOCOL_TCP, PuntMeta, Replies, Verdict, WORKERS_MAX, drop_counter,
+    PROTOCOL_TCP, PuntMeta, PuntedType, Replies, Verdict, WORKERS_MAX, drop_counter,
 };
 
 use crate::{
-    answer_frames,
+    answer_frames, atomic,
     counters::{count, drop_packet, pass, shot},
     hook::{Scene, fill_key, own_direction},
     inspect,
@@ -44,12 +44,17 @@ pub fn to_engine_with(scene: &Scene<'_>, flow: &mut FlowState, reply: bool, repe
     if !fits(scene) {
         return refuse(scene, flow, DropReason::PuntTooLarge);
     }
-    let Some(macs) = read::<[u8; 12]>(scene.ctx, 0) else {
+    let Some(head) = read::<[u8; 14]>(scene.ctx, 0) else {
         return refuse(scene, flow, DropReason::FrameAccess);
     };
+    let ether_type = u16::from_be_bytes([head[12], head[13]]);
+    let connection = flow.connection;
+    let Some([high, low]) = (PuntedType { ether_type, connection }).encode() else {
+        return refuse(scene, flow, DropReason::UnsupportedL3Protocol);
+    };
     if !reply {
-        flow.mac_destination = [macs[0], macs[1], macs[2], macs[3], macs[4], macs[5]];
-        flow.mac_source = [macs[6], macs[7], macs[8], macs[9], macs[10], macs[11]];
+        flow.mac_destination = [head[0], head[1], head[2], head[3], head[4], head[5]];
+        flow.mac_source = [head[6], head[7], head[8], head[9], head[10], head[11]];
     }
     let frontier = if reply {
         None
@@ -71,7 +76,9 @@ pub fn to_engine_with(scene: &Scene<'_>, flow: &mut FlowState, reply: bool, repe
             None => flow.sent_next_seq == flow.acked_seq,
         },
     };
-    if scene.ctx.store(0, &meta.encode(), 0).is_err() {
+    let [m0, m1, m2, m3, m4, m5, m6, m7, m8, m9, m10, m11] = meta.encode();
+    let head = [m0, m1, m2, m3, m4, m5, m6, m7, m8, m9, m10, m11, high, low];
+    if scene.ctx.store(0, &head, 0).is_err() {
         return refuse(scene, flow, DropReason::FrameAccess);
     }
     count(Counter::Punted as u32);
@@ -187,7 +194,7 @@ pub fn inject(ctx: &TcContext) -> i32 {
     if !matches!(parse(ctx, &mut scratch.packet), Frame::Ip) {
         return shot(DropReason::InjectInvalid);
     }
-    let Some(meta) = read::<[u8; 12]>(ctx, 0).as_ref().and_then(InjectMeta::decode) else {
+    let Some(meta) = read_meta(ctx, &scratch.packet) else {
         return shot(DropReason::InjectInvalid);
     };
     set_injected_key(&meta, scratch);
@@ -196,6 +203,9 @@ pub fn inject(ctx: &TcContext) -> i32 {
     };
     // SAFETY: the map gave a pointer to its element; entries are plain data and stay allocated while the program runs.
     let flow = unsafe { &mut *flow };
+    if atomic::load_half(&flow.connection) != meta.connection {
+        return shot(DropReason::InjectOtherConnection);
+    }
     if is_overtaken(&meta, &scratch.packet, flow) {
         return shot(DropReason::AnswerOvertaken);
     }
@@ -203,6 +213,10 @@ pub fn inject(ctx: &TcContext) -> i32 {
     if scratch.packet.protocol == PROTOCOL_TCP && !meta.reverse {
         inspect::note_sent(&scratch.packet, flow);
         requests::note_onward(&scratch.packet, &meta.action, flow);
+    }
+    if !is_still(meta.connection, flow) {
+        take_back(&meta, flow);
+        return shot(DropReason::InjectOtherConnection);
     }
     let macs = if meta.reverse {
         join(&flow.mac_source, &flow.mac_destination)
@@ -221,6 +235,39 @@ pub fn inject(ctx: &TcContext) -> i32 {
         answer_frames::ask_from_engine(scratch, flow, start, is_last);
     }
     action
+}
+
+#[inline(always)]
+fn read_meta(ctx: &TcContext, packet: &Packet) -> Option<InjectMeta> {
+    let bytes = read::<[u8; 12]>(ctx, 0)?;
+    let payload_end = if packet.protocol == PROTOCOL_TCP {
+        packet.sequence.wrapping_add(packet.payload_length)
+    } else {
+        0
+    };
+    InjectMeta::decode(&bytes, payload_end)
+}
+
+/// Whether the flow is this connection's after it was changed, too. If it is, whoever begins the next one, on another CPU,
+/// has not begun to: it gives the flow its number before it changes anything.
+#[inline(always)]
+fn is_still(connection: u16, flow: &mut FlowState) -> bool {
+    atomic::fence(&mut flow.request_ns);
+    atomic::load_half(&flow.connection) == connection
+}
+
+/// Another connection began while the flow was changed for the one before. Less is known of it then than could be: that is
+/// the safe side.
+#[inline(always)]
+fn take_back(meta: &InjectMeta, flow: &mut FlowState) {
+    flow.bypass = 0;
+    flow.flags &= !(FlowFlags::BYPASS_VALID | FlowFlags::BOUNDARY_VALID);
+    if !matches!(
+        meta.action,
+        InjectAction::Keep | InjectAction::Bypass { .. } | InjectAction::FollowFrames { .. }
+    ) {
+        flow.verdict = Verdict::Inspect as u8;
+    }
 }
 
 /// Key of the flow whose opener's frame this is, or whose opener it answers, into `scratch.key`.

@@ -88,7 +88,7 @@ pub fn run(ctx: &TcContext) -> i32 {
 fn decide(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
     let request = atomic::load(&flow.request);
     let repeats = repeats_kept(scene, flow);
-    if repeats && scene.scratch.packet.payload_length == flow.kept_len {
+    if repeats && scene.scratch.packet.payload_length == flow.kept_len as u32 {
         return pass(Counter::Bypassed);
     }
     if stands_alone(scene, flow, request)
@@ -106,7 +106,7 @@ fn decide(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
 /// The packet begins with the request that was let through last, byte for byte.
 #[inline(always)]
 fn repeats_kept(scene: &mut Scene<'_>, flow: &FlowState) -> bool {
-    let len = flow.kept_len;
+    let len = flow.kept_len as u32;
     let packet = &scene.scratch.packet;
     len > 0
         && packet.sequence == flow.kept_seq
@@ -233,7 +233,7 @@ fn keep(flow: &mut FlowState, sequence: u32, len: u32, acknowledgement: u32, has
         (&raw mut flow.kept_seq).write_volatile(sequence);
         (&raw mut flow.kept_ack).write_volatile(acknowledgement);
         (&raw mut flow.kept_hash).write_volatile(hash);
-        (&raw mut flow.kept_len).write_volatile(len);
+        (&raw mut flow.kept_len).write_volatile(len as u16);
     }
 }
 

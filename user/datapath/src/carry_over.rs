@@ -1,4 +1,4 @@
-//! Flows that an agent of another ABI left: taken over if their layout is ours, so that an upgrade cuts no connection.
+//! Flows that an agent of another ABI left: taken over if their layout can be read, so that an upgrade cuts no connection.
 //!
 //! The programs of the earlier agent go on with their own tables until ours are in their place, device by device. A device's
 //! flows are copied right before that, and what came meanwhile right after it. From the first copy on those programs judge no
@@ -7,7 +7,7 @@
 use std::{os::fd::AsFd as _, path::Path, thread, time::Duration};
 
 use aya::maps::{Array, HashMap, IterableMap as _, Map, MapData, MapError};
-use seventh_abi::{ConfigFlags, DatapathConfig, FLOW_LAYOUT, FlowKey, FlowState, names};
+use seventh_abi::{ConfigFlags, DatapathConfig, FLOW_LAYOUTS_READ, FlowKey, FlowState, names};
 use tracing::{info, warn};
 
 use crate::{DatapathError, batch, object::other_versions};
@@ -128,14 +128,14 @@ impl CarryOver {
     }
 }
 
-/// What lies in a directory of pins, if its layout is ours.
+/// What lies in a directory of pins, if its layout can be read.
 fn open(dir: &Path) -> Result<Option<Earlier>, DatapathError> {
     let error = DatapathError::map(names::CONFIG);
     let data = MapData::from_pin(dir.join(names::CONFIG)).map_err(&error)?;
     let Ok(config) = Array::<_, DatapathConfig>::try_from(Map::Array(data)) else {
         return Ok(None);
     };
-    if config.get(&0, 0).map_err(&error)?.flow_layout != FLOW_LAYOUT {
+    if !FLOW_LAYOUTS_READ.contains(&config.get(&0, 0).map_err(&error)?.flow_layout) {
         return Ok(None);
     }
     let error = DatapathError::map(names::FLOWS);

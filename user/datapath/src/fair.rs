@@ -7,7 +7,7 @@ use std::{
     hash::{BuildHasher as _, RandomState},
 };
 
-use seventh_abi::PuntMeta;
+use seventh_abi::{PuntMeta, PuntedType};
 
 /// Queues of one endpoint: those who open connections there are spread over them by their addresses. As many as a word has
 /// bits.
@@ -33,9 +33,11 @@ impl Shares {
         let Some(meta) = meta else {
             return Share { ifindex: 0, queue: 0 };
         };
-        let (source, destination) = match frame.get(12..14) {
-            Some([0x08, 0x00]) => (frame.get(26..30), frame.get(30..34)),
-            Some([0x86, 0xdd]) => (frame.get(22..38), frame.get(38..54)),
+        let place = frame.get(12..).and_then(|rest| rest.first_chunk());
+        let punted = place.and_then(|place| PuntedType::decode(*place));
+        let (source, destination) = match punted.map(|punted| punted.ether_type) {
+            Some(0x0800) => (frame.get(26..30), frame.get(30..34)),
+            Some(0x86dd) => (frame.get(22..38), frame.get(38..54)),
             // Tagged frames of one endpoint share a turn.
             _ => (None, None),
         };
@@ -268,7 +270,7 @@ mod tests {
                 clean: false,
             };
             let mut frame = meta.encode().to_vec();
-            frame.extend([0x08, 0x00, 0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0]);
+            frame.extend([0x07, 0xff, 0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0]);
             frame.extend([from, to].concat());
             frame
         };

@@ -106,9 +106,10 @@ fn frame(number: u64) -> [u8; FRAME_LEN] {
     frame
 }
 
-/// The number, if the frame is a probe.
+/// The number, if the frame is a probe: no endpoint's device has index 0.
 pub(crate) fn number(frame: &[u8]) -> Option<u64> {
-    if frame.get(TYPE_AT..NUMBER_AT)? != ETHER_TYPE.to_be_bytes() {
+    let meta = frame.first_chunk().and_then(PuntMeta::decode)?;
+    if meta.ifindex != 0 || frame.get(TYPE_AT..NUMBER_AT)? != ETHER_TYPE.to_be_bytes() {
         return None;
     }
     Some(u64::from_be_bytes(*frame.get(NUMBER_AT..)?.first_chunk()?))
@@ -124,11 +125,13 @@ mod tests {
         let probe = frame(u64::MAX - 3);
         let meta = PuntMeta::decode(probe.first_chunk().unwrap()).unwrap();
         assert_eq!((meta.ifindex, number(&probe)), (0, Some(u64::MAX - 3)));
-        for kind in [0x0800_u16, 0x86dd, 0x8100] {
-            let mut other = probe;
-            other[12..14].copy_from_slice(&kind.to_be_bytes());
-            assert_eq!(number(&other), None);
-        }
+        let mut other = probe;
+        other[12..14].copy_from_slice(&0x0800_u16.to_be_bytes());
+        assert_eq!(number(&other), None);
+        let mut punted = probe;
+        let of_endpoint = PuntMeta { ifindex: 5, ..meta };
+        punted[..12].copy_from_slice(&of_endpoint.encode());
+        assert_eq!(number(&punted), None, "whatever stands in place of its type");
         assert_eq!((number(&probe[..13]), number(&probe[..20])), (None, None));
     }
 }

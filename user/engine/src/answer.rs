@@ -5,7 +5,7 @@ use crate::punted::{FlowId, LinkType, META_LEN, Punted, Segment};
 use crate::seq::plus;
 use bytes::BufMut as _;
 use seventh_abi::InjectMeta;
-use seventh_parsers::packet::{Checksum, PROTOCOL_TCP, PROTOCOL_UDP, TcpFlags};
+use seventh_parsers::packet::{Checksum, PROTOCOL_TCP, PROTOCOL_UDP, TcpFlags, Transport};
 use std::ops::Range;
 
 /// What a refused HTTP/1 request is answered with. The body is the same as the neighbours', so that people recognise it.
@@ -43,10 +43,43 @@ pub(crate) struct Reply<'a> {
     pub(crate) change: Change,
 }
 
-/// Writes `reply` as a complete frame of the connection `id` into the empty `frame`.
-pub(crate) fn write(frame: &mut Vec<u8>, id: &FlowId, link: &LinkType, reply: &Reply<'_>) {
-    frame.put_slice(&inject(id, reply.to_opener, reply.change).encode());
-    frame.put_slice(link.as_bytes());
+/// Whose frame is written.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Line<'a> {
+    pub(crate) id: &'a FlowId,
+    /// See [`seventh_abi::PuntedType::connection`].
+    pub(crate) connection: u16,
+    pub(crate) link: &'a LinkType,
+}
+
+impl<'a> Line<'a> {
+    /// The one of which this frame came.
+    pub(crate) const fn of(punted: &'a Punted<'_>) -> Self {
+        Self {
+            id: &punted.id,
+            connection: punted.connection,
+            link: &punted.link,
+        }
+    }
+
+    const fn inject(&self, reverse: bool, change: Change) -> InjectMeta {
+        InjectMeta {
+            hook: self.id.hook,
+            ifindex: self.id.ifindex,
+            reverse,
+            connection: self.connection,
+            action: change.action,
+            replies: change.replies,
+        }
+    }
+}
+
+/// Writes `reply` as a complete frame of the connection into the empty `frame`.
+pub(crate) fn write(frame: &mut Vec<u8>, line: Line<'_>, reply: &Reply<'_>) {
+    let id = line.id;
+    let end = plus(reply.seq, reply.payload.len());
+    frame.put_slice(&line.inject(reply.to_opener, reply.change).encode(end));
+    frame.put_slice(line.link.as_bytes());
     let (source, destination) = if reply.to_opener {
         ((&id.destination, id.destination_port), (&id.source, id.source_port))
     } else {
@@ -75,7 +108,8 @@ pub(crate) fn write(frame: &mut Vec<u8>, id: &FlowId, link: &LinkType, reply: &R
 
 /// Writes a datagram to the opener, in the other side's name, as a complete frame into the empty `frame`. False if it
 /// does not fit into one.
-pub(crate) fn write_datagram(frame: &mut Vec<u8>, id: &FlowId, link: &LinkType, payload: &[u8]) -> bool {
+pub(crate) fn write_datagram(frame: &mut Vec<u8>, line: Line<'_>, payload: &[u8]) -> bool {
+    let id = line.id;
     let Some(len) = u16::try_from(payload.len())
         .ok()
         .and_then(|len| len.checked_add(UDP_HEADER_LEN))
@@ -85,8 +119,8 @@ pub(crate) fn write_datagram(frame: &mut Vec<u8>, id: &FlowId, link: &LinkType, 
     if len.checked_add(V4_HEADER_LEN).is_none() {
         return false;
     }
-    frame.put_slice(&inject(id, true, Change::default()).encode());
-    frame.put_slice(link.as_bytes());
+    frame.put_slice(&line.inject(true, Change::default()).encode(0));
+    frame.put_slice(line.link.as_bytes());
     write_ip(frame, id.ipv4, PROTOCOL_UDP, &id.destination, &id.source, len);
     let start = frame.len();
     frame.put_u16(id.destination_port);
@@ -103,7 +137,14 @@ pub(crate) fn write_datagram(frame: &mut Vec<u8>, id: &FlowId, link: &LinkType, 
 pub(crate) fn write_part(frame: &mut Vec<u8>, segment: &Segment<'_>, payload: &Range<usize>, change: Change) {
     let original = &segment.punted.frame;
     let id = &segment.punted.id;
-    frame.put_slice(&inject(id, false, change).encode());
+    let is_empty = payload.is_empty();
+    let seq = if is_empty {
+        segment.tcp.seq
+    } else {
+        plus(segment.tcp.seq, payload.start)
+    };
+    let meta = Line::of(&segment.punted).inject(false, change);
+    frame.put_slice(&meta.encode(plus(seq, payload.len())));
     frame.put_slice(original.headers().get(META_LEN..).unwrap_or_default());
     frame.put_slice(segment.payload.get(payload.clone()).unwrap_or_default());
     let ip = original.link_len();
@@ -115,11 +156,7 @@ pub(crate) fn write_part(frame: &mut Vec<u8>, segment: &Segment<'_>, payload: &R
     } else {
         put(frame, ip + 4, &packet_len.saturating_sub(40).to_be_bytes());
     }
-    let is_empty = payload.is_empty();
-    if !is_empty {
-        let seq = plus(segment.tcp.seq, payload.start);
-        put(frame, transport + TCP_SEQ_OFFSET, &seq.to_be_bytes());
-    }
+    put(frame, transport + TCP_SEQ_OFFSET, &seq.to_be_bytes());
     if is_empty || payload.end < segment.payload.len() {
         let flags = segment.tcp.flags.0 & !TcpFlags::FIN;
         put(frame, transport + TCP_FLAGS_OFFSET, &[flags]);
@@ -129,17 +166,11 @@ pub(crate) fn write_part(frame: &mut Vec<u8>, segment: &Segment<'_>, payload: &R
 
 /// What is to stand in place of the MAC addresses of a frame that goes on.
 pub(crate) fn onward(punted: &Punted<'_>, change: Change) -> [u8; META_LEN] {
-    inject(&punted.id, punted.meta.reply, change).encode()
-}
-
-fn inject(id: &FlowId, reverse: bool, change: Change) -> InjectMeta {
-    InjectMeta {
-        hook: id.hook,
-        ifindex: id.ifindex,
-        reverse,
-        action: change.action,
-        replies: change.replies,
-    }
+    let end = match punted.frame.transport() {
+        Transport::Tcp(tcp) => plus(tcp.seq, punted.frame.payload().len()),
+        Transport::Udp(_) => 0,
+    };
+    Line::of(punted).inject(punted.meta.reply, change).encode(end)
 }
 
 fn write_ip(

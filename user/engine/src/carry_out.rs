@@ -7,7 +7,7 @@ use crate::flow::Closed;
 use crate::inspector::Change;
 use crate::judge::About;
 use crate::outbox::Outbox;
-use crate::punted::{FlowId, LinkType, Punted, Segment};
+use crate::punted::{FlowId, Punted, Segment};
 use crate::seq::{before, plus};
 use crate::stream::Stream;
 use seventh_abi::{DropReason, InjectAction};
@@ -65,7 +65,7 @@ impl Engine {
                 self.desk.counters.count(EngineCounter::RequestDenied);
                 match out.next() {
                     Some(frame) => {
-                        answer::write_datagram(frame, &punted.id, &punted.link, &answer);
+                        answer::write_datagram(frame, answer::Line::of(punted), &answer);
                     }
                     None => self.desk.counters.count(EngineCounter::OutboxFull),
                 }
@@ -132,8 +132,11 @@ impl Engine {
         self.desk.forget_request();
         self.desk.record_drop(&about, DropReason::HeadTimeout);
         let mut line = Line {
-            id,
-            link: &flow.link,
+            of: answer::Line {
+                id,
+                connection: flow.connection,
+                link: &flow.link,
+            },
             counters: &self.desk.counters,
             out,
         };
@@ -228,8 +231,7 @@ fn has_got(response_seq: u32, answer: &[u8], ack: u32) -> bool {
 
 /// Where frames of one connection are written.
 struct Line<'a> {
-    id: &'a FlowId,
-    link: &'a LinkType,
+    of: answer::Line<'a>,
     counters: &'a EngineCounters,
     out: &'a mut Outbox,
 }
@@ -237,8 +239,7 @@ struct Line<'a> {
 impl<'a> Line<'a> {
     fn of(segment: &'a Segment<'_>, counters: &'a EngineCounters, out: &'a mut Outbox) -> Self {
         Self {
-            id: &segment.punted.id,
-            link: &segment.punted.link,
+            of: answer::Line::of(&segment.punted),
             counters,
             out,
         }
@@ -287,7 +288,7 @@ impl<'a> Line<'a> {
 
     fn send(&mut self, reply: &Reply<'_>) {
         match self.out.next() {
-            Some(frame) => answer::write(frame, self.id, self.link, reply),
+            Some(frame) => answer::write(frame, self.of, reply),
             None => self.counters.count(EngineCounter::OutboxFull),
         }
     }

@@ -8,7 +8,7 @@ use crate::inspector::{Change, Inspection, Inspector, Judge, Patience, Refusal};
 use crate::judge::{About, Desk};
 use crate::outbox::Outbox;
 use crate::parked::{Parked, Parking};
-use crate::punted::{FlowId, Punted, Segment};
+use crate::punted::{self, FlowId, Punted, Segment};
 use crate::quic_flows::QuicFlows;
 use crate::seq::{before, plus};
 use crate::shared::{EndpointView, EngineLimits, EngineShared, PolicyView};
@@ -128,7 +128,8 @@ impl Engine {
 
     /// Decides one punted frame at `now_ns`. The tiers, in order; the first that has an answer ends the matter:
     ///
-    /// 1. **Read**: punt metadata, headers, checksums. What cannot be read is dropped. `Punted::read`
+    /// 1. **Read**: punt metadata, headers, checksums. What cannot be read is dropped. `punted::take_connection`,
+    ///    `Punted::read`
     /// 2. **Policy**: what the endpoint's policy of this moment says of the flow. One that it allows or denies without
     ///    looking inside leaves here. `policy_of`
     /// 3. **Connection**: known, new at its first byte, or under way without us (reset). `Engine::admit`
@@ -143,7 +144,11 @@ impl Engine {
     /// Then the decision is carried out by `Engine::carry_out`: this frame goes on, or frames of our own go to `out`,
     /// to be sent in their order. Work is linear in the frame's length; memory is bounded by [`EngineLimits`].
     pub fn decide(&mut self, frame: &mut [u8], now_ns: u64, out: &mut Outbox) -> Fate {
-        match self.try_decide(frame, now_ns, out) {
+        let Some(connection) = punted::take_connection(frame) else {
+            self.desk.counters.count_reason(DropReason::EngineInvalidHeader);
+            return Fate::Consumed;
+        };
+        match self.try_decide(frame, connection, now_ns, out) {
             Ok(fate) => fate,
             Err(parking) => {
                 self.park(frame, parking, now_ns);
@@ -152,10 +157,16 @@ impl Engine {
         }
     }
 
-    /// As [`Engine::decide`], but leaves a frame that has to wait to the caller.
-    pub(crate) fn try_decide(&mut self, frame: &mut [u8], now_ns: u64, out: &mut Outbox) -> Result<Fate, Parking> {
+    /// As [`Engine::decide`], but leaves a frame that has to wait to the caller. Its connection's number was taken out of it.
+    pub(crate) fn try_decide(
+        &mut self,
+        frame: &mut [u8],
+        connection: u16,
+        now_ns: u64,
+        out: &mut Outbox,
+    ) -> Result<Fate, Parking> {
         self.desk.forget_request();
-        let punted = match Punted::read(frame, now_ns) {
+        let punted = match Punted::read(frame, connection, now_ns) {
             Ok(punted) => punted,
             Err(reason) => {
                 self.desk.counters.count_reason(reason);
@@ -275,21 +286,17 @@ impl Engine {
         let punted = &segment.punted;
         let view = self.desk.shared.load_policy();
         let endpoint = find_endpoint(&view, punted)?;
-        if let Some(place) = self.flows.touch(&punted.id) {
+        if let Some(place) = self.meet(punted) {
             let flow = self.flow(place)?;
-            if punted.meta.base_seq.is_none_or(|base| base == flow.base) {
-                flow.last_seen_ns = punted.now_ns;
-                if flow.closed.is_none() && flow.policy.epoch != endpoint.epoch {
-                    self.judge_again(place, punted, policy_of(&self.desk.shared, &view, endpoint, punted))?;
-                }
-                self.catch_up(place, segment)?;
-                return match self.passes(place, punted)? {
-                    Some(action) => Err(Decision::Forward(action.into())),
-                    None => Ok(place),
-                };
+            flow.last_seen_ns = punted.now_ns;
+            if flow.closed.is_none() && flow.policy.epoch != endpoint.epoch {
+                self.judge_again(place, punted, policy_of(&self.desk.shared, &view, endpoint, punted))?;
             }
-            // Another first byte under the same addresses and ports: a new connection.
-            self.forget(&punted.id);
+            self.catch_up(place, segment)?;
+            return match self.passes(place, punted)? {
+                Some(action) => Err(Decision::Forward(action.into())),
+                None => Ok(place),
+            };
         }
         if punted.meta.closed {
             return Err(Decision::Repeat);
@@ -312,6 +319,18 @@ impl Engine {
         let place = self.create(segment, policy, inspector, start);
         self.flow(place)?.request_ack = unanswered(segment, frontier);
         Ok(place)
+    }
+
+    /// The frame's connection, if it is known. What is known of another one under the same addresses and ports is over.
+    pub(crate) fn meet(&mut self, punted: &Punted<'_>) -> Option<usize> {
+        let place = self.flows.touch(&punted.id)?;
+        let flow = self.flows.at(place)?;
+        if flow.is_met_by(punted) {
+            flow.connection = punted.connection;
+            return Some(place);
+        }
+        self.forget(&punted.id);
+        None
     }
 
     /// The kernel has let requests pass by itself since the connection was last seen here: what is known of it begins where the
@@ -386,6 +405,7 @@ impl Engine {
     ) -> usize {
         let flow = Flow {
             id: segment.punted.id,
+            connection: segment.punted.connection,
             link: segment.punted.link,
             policy,
             base: segment.punted.meta.base_seq.unwrap_or(start),
@@ -625,7 +645,7 @@ fn forward_change(flow: &mut Flow, segment: &Segment<'_>, new: Option<Grant>) ->
         boundary: flow.inspector.at_boundary(),
     };
     let tell = match flow.grant {
-        Some(grant) if before(grant.end, next) && next.wrapping_sub(grant.end) > GRANT_STALE => {
+        Some(grant) if segment_end == next && next.wrapping_sub(grant.end) > GRANT_STALE && before(grant.end, next) => {
             flow.grant = None;
             Some(nothing)
         }

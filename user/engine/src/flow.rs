@@ -2,7 +2,7 @@
 
 use crate::ahead::Ahead;
 use crate::inspector::Inspector;
-use crate::punted::{FlowId, LinkType};
+use crate::punted::{FlowId, LinkType, Punted};
 use crate::seq::before;
 use crate::stream::Stream;
 use ahash::AHashMap as HashMap;
@@ -50,6 +50,8 @@ pub(crate) struct Grant {
 #[derive(Debug)]
 pub(crate) struct Flow {
     pub(crate) id: FlowId,
+    /// See [`seventh_abi::PuntedType::connection`].
+    pub(crate) connection: u16,
     pub(crate) link: LinkType,
     pub(crate) policy: FlowPolicy,
     /// Number of the opener's first byte.
@@ -104,6 +106,13 @@ impl BesideState {
 }
 
 impl Flow {
+    /// Whether a frame with its addresses and ports is of this connection. One whose first byte the kernel does not know may
+    /// be: its flow entry was lost then and has another number, which is the connection's from now on.
+    pub(crate) fn is_met_by(&self, punted: &Punted<'_>) -> bool {
+        let base = punted.meta.base_seq;
+        base.is_none_or(|base| base == self.base && punted.connection == self.connection)
+    }
+
     /// Whether the kernel may carry the connection alone: nothing more needs to be read, and what was read has been
     /// received. Before, a byte that was read and then lost on its way could come again as another. Once it may, nothing is
     /// held any more to compare with.

@@ -12,6 +12,7 @@ use seventh_policy::{
 };
 use seventh_verdict_cache::KeyHasher;
 
+use crate::punted::take_connection;
 use crate::{EndpointView, Engine, EngineLimits, EngineShared, Fate, Outbox, PolicyView};
 
 const POLICY: &str = "
@@ -41,6 +42,8 @@ const PLAIN: u16 = 81;
 const BASE: u32 = 0xffff_ff00;
 /// Punt metadata without any flag, whatever flags there are.
 const NO_FLAGS: [u8; 12] = [2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0];
+/// IPv4, and the number of the connection.
+const NUMBERED_IPV4: [u8; 2] = [0, 7];
 /// Steps of one run at most.
 const STEPS_MAX: usize = 64;
 
@@ -248,7 +251,8 @@ impl<'a> Run<'a> {
 
     /// Has a frame decided: whether it went on, and the copies that went on in its place.
     fn decide(&mut self, mut frame: Vec<u8>) -> (bool, Vec<(u32, Vec<u8>)>) {
-        let before = frame.clone();
+        let mut before = frame.clone();
+        let is_numbered = take_connection(&mut before).is_some();
         let mut out = Outbox::new();
         let fate = self.engine.decide(&mut frame, self.now_ns, &mut out);
         let copies = self.check_made(&out);
@@ -260,9 +264,8 @@ impl<'a> Run<'a> {
             frame.get(12..),
             "a frame that goes on keeps its bytes"
         );
-        let meta = frame.first_chunk().and_then(InjectMeta::decode);
-        assert!(meta.is_some(), "no metadata");
-        self.note(meta);
+        assert!(is_numbered, "it went on without a number");
+        self.note(inject_meta(&frame));
         self.seen.forwarded += 1;
         (true, copies)
     }
@@ -272,8 +275,7 @@ impl<'a> Run<'a> {
         let mut copies = Vec::new();
         for bytes in out.frames() {
             self.seen.made += 1;
-            let meta = bytes.first_chunk().and_then(InjectMeta::decode);
-            assert!(meta.is_some(), "no metadata");
+            let meta = inject_meta(bytes);
             self.note(meta);
             let frame = Frame::parse(bytes);
             assert!(frame.is_ok(), "a frame of the engine cannot be read: {bytes:02x?}");
@@ -330,8 +332,21 @@ impl<'a> Run<'a> {
         header.extend([source, destination].concat());
         let sum = checksum(&header);
         put(&mut header, 10, sum);
-        [&meta.encode()[..], &[8, 0], &header, &transport].concat()
+        [&meta.encode()[..], &NUMBERED_IPV4, &header, &transport].concat()
     }
+}
+
+/// What the kernel is told with a frame.
+fn inject_meta(bytes: &[u8]) -> Option<InjectMeta> {
+    let end = Frame::parse(bytes).ok().and_then(|frame| match frame.transport() {
+        Transport::Tcp(tcp) => Some(tcp.seq.wrapping_add(len(frame.payload()))),
+        Transport::Udp(_) => None,
+    });
+    let meta = bytes
+        .first_chunk()
+        .and_then(|meta| InjectMeta::decode(meta, end.unwrap_or(0)));
+    assert!(meta.is_some(), "no metadata");
+    meta
 }
 
 fn len(bytes: &[u8]) -> u32 {

@@ -5,8 +5,9 @@
 
 use crate::decide::{Engine, Fate};
 use crate::outbox::{OUTBOX_FRAMES_MAX, Outbox};
-use crate::punted::Punted;
+use crate::punted::{FlowId, Punted};
 use seventh_abi::DropReason;
+use seventh_parsers::packet::Transport;
 use std::collections::{HashMap, VecDeque};
 
 /// Frames that wait in one engine at most. Half of it is for who comes first; of the other half each endpoint has its
@@ -23,13 +24,19 @@ const RETRIES_MAX: usize = 64;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Parking {
     ifindex: u32,
+    connection: u16,
+    /// Of a TCP connection.
+    tcp: Option<FlowId>,
     reason: DropReason,
 }
 
 impl Parking {
     pub(crate) fn of(punted: &Punted<'_>, reason: DropReason) -> Self {
+        let is_tcp = matches!(punted.frame.transport(), Transport::Tcp(_));
         Self {
             ifindex: punted.id.ifindex,
+            connection: punted.connection,
+            tcp: is_tcp.then_some(punted.id),
             reason,
         }
     }
@@ -119,8 +126,18 @@ impl Engine {
         }
     }
 
+    /// Another connection has begun on the frame's addresses and ports while it waited. It must not be taken for the next one.
+    fn is_over(&mut self, parking: &Parking) -> bool {
+        let known = parking.tcp.and_then(|id| self.flows.get(&id));
+        known.is_some_and(|flow| flow.connection != parking.connection)
+    }
+
     fn retry_one(&mut self, mut waiting: Waiting, now_ns: u64, out: &mut Outbox) {
-        match self.try_decide(&mut waiting.frame, now_ns, out) {
+        if self.is_over(&waiting.parking) {
+            self.desk.counters.count_reason(DropReason::EngineOtherConnection);
+            return;
+        }
+        match self.try_decide(&mut waiting.frame, waiting.parking.connection, now_ns, out) {
             Ok(Fate::Forward) => {
                 if let Some(frame) = out.next() {
                     frame.extend_from_slice(&waiting.frame);
@@ -148,6 +165,8 @@ mod tests {
                 frame: Box::default(),
                 parking: Parking {
                     ifindex,
+                    connection: 0,
+                    tcp: None,
                     reason: DropReason::DnsNotLearned,
                 },
                 since_ns: 0,

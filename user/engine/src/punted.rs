@@ -1,12 +1,30 @@
 //! A punted frame that could be read.
 
 use crate::seq::plus;
-use seventh_abi::{DropReason, Hook, PuntMeta};
+use seventh_abi::{DropReason, Hook, PuntMeta, PuntedType};
 use seventh_parsers::packet::{Frame, PacketError, Tcp, TcpFlags};
 use std::hash::{Hash, Hasher};
 
 /// Bytes of punt and inject metadata at the head of a frame.
 pub(crate) const META_LEN: usize = 12;
+/// Bytes of a VLAN tag, the type of which comes first.
+const TAG_LEN: usize = 4;
+/// `EtherType` of a tag, and of one that has another inside.
+const TAG: &[u8; 2] = &[0x81, 0x00];
+const SERVICE_TAG: &[u8; 2] = &[0x88, 0xa8];
+
+/// Takes the number of its connection out of a punted frame and puts back the `EtherType` in whose place it came. `None` if
+/// there is none.
+pub(crate) fn take_connection(frame: &mut [u8]) -> Option<u16> {
+    let at = match frame.get(META_LEN..)?.first_chunk()? {
+        TAG | SERVICE_TAG => META_LEN + TAG_LEN,
+        _ => META_LEN,
+    };
+    let place = frame.get_mut(at..)?.first_chunk_mut()?;
+    let punted = PuntedType::decode(*place)?;
+    *place = punted.ether_type.to_be_bytes();
+    Some(punted.connection)
+}
 
 /// VLAN tags of a frame and its `EtherType`: what stands between the MAC addresses and the IP header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -78,6 +96,8 @@ impl Hash for FlowId {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Punted<'a> {
     pub(crate) meta: PuntMeta,
+    /// See [`PuntedType::connection`].
+    pub(crate) connection: u16,
     pub(crate) frame: Frame<'a>,
     pub(crate) id: FlowId,
     pub(crate) link: LinkType,
@@ -85,14 +105,16 @@ pub(crate) struct Punted<'a> {
 }
 
 impl<'a> Punted<'a> {
+    /// A frame whose connection's number was taken out of it, see [`take_connection`].
+    ///
     /// # Errors
     /// Why the frame must not go on.
-    pub(crate) fn read(bytes: &'a [u8], now_ns: u64) -> Result<Self, DropReason> {
+    pub(crate) fn read(bytes: &'a [u8], connection: u16, now_ns: u64) -> Result<Self, DropReason> {
         let meta = bytes.first_chunk().and_then(PuntMeta::decode);
         let meta = meta.ok_or(DropReason::EngineInvalidHeader)?;
         let frame = Frame::parse(bytes).map_err(|error| packet_reason(&error))?;
         frame.verify_checksums().map_err(|error| packet_reason(&error))?;
-        Ok(Self::new(meta, frame, now_ns))
+        Ok(Self::new(meta, connection, frame, now_ns))
     }
 
     /// The same for a copy: it may be cut, and its checksums may not be complete yet. Nothing was closed, nothing waits
@@ -109,10 +131,11 @@ impl<'a> Punted<'a> {
             reply_idle: true,
             ..meta
         };
-        Ok(Self::new(meta, frame, now_ns))
+        // Nothing goes back to the kernel for which it had to know the number.
+        Ok(Self::new(meta, 0, frame, now_ns))
     }
 
-    fn new(meta: PuntMeta, frame: Frame<'a>, now_ns: u64) -> Self {
+    fn new(meta: PuntMeta, connection: u16, frame: Frame<'a>, now_ns: u64) -> Self {
         let (source_port, destination_port) = frame.transport().ports();
         let sent = FlowId {
             source: frame.source(),
@@ -126,6 +149,7 @@ impl<'a> Punted<'a> {
         let id = if meta.reply { sent.reversed() } else { sent };
         Self {
             meta,
+            connection,
             frame,
             id,
             link: LinkType::of(&frame),
@@ -160,5 +184,54 @@ const fn packet_reason(error: &PacketError) -> DropReason {
         | PacketError::UnsupportedProtocol(_)
         | PacketError::SourceRoute
         | PacketError::ExtensionHeaders => DropReason::EngineInvalidHeader,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::take_connection;
+    use seventh_abi::PuntedType;
+
+    fn frame(parts: &[&[u8]]) -> Vec<u8> {
+        [&[2; 12], parts.concat().as_slice()].concat()
+    }
+
+    #[test]
+    fn the_number_is_taken_out_before_and_behind_a_tag_that_was_put_in() {
+        let tag = [0x81, 0, 0, 7];
+        for (ether_type, behind) in [
+            (0x0800_u16, [0x45, 0]),
+            (0x86dd, [0x60, 0]),
+            (0x88a8, [0, 9]),
+            (0x8100, [0, 9]),
+        ] {
+            let punted = PuntedType {
+                ether_type,
+                connection: 4711,
+            };
+            let (code, own) = (punted.encode().unwrap(), ether_type.to_be_bytes());
+            for before in [&[][..], &tag] {
+                let mut punted = frame(&[before, &code, &behind]);
+                assert_eq!(take_connection(&mut punted), Some(4711));
+                assert_eq!(punted, frame(&[before, &own, &behind]));
+            }
+        }
+    }
+
+    #[test]
+    fn a_frame_without_a_number_stays_as_it_is() {
+        for behind in [
+            &[][..],
+            &[0],
+            &[0x81, 0, 0, 7, 0x86, 0xdd, 0x60, 0],
+            &[0x81, 0, 0, 7],
+            &[0x81, 0, 0, 7, 0],
+            &[0x86, 0xdd, 0x60, 0, 0, 0],
+        ] {
+            let mut whole = frame(&[behind]);
+            assert_eq!(take_connection(&mut whole), None);
+            assert_eq!(whole, frame(&[behind]));
+        }
+        assert_eq!(take_connection(&mut [2; 5]), None);
     }
 }

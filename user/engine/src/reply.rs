@@ -107,7 +107,7 @@ impl Engine {
         let punted = &segment.punted;
         let view = self.desk.shared.load_policy();
         let endpoint = find_endpoint(&view, punted)?;
-        let Some(place) = self.flows.touch(&punted.id) else {
+        let Some(place) = self.meet(punted) else {
             let policy = policy_of(&self.desk.shared, &view, endpoint, punted);
             if policy.as_ref().is_ok_and(|policy| policy.rules.tls().is_some()) && nothing_asked(&punted.meta) {
                 // A server that speaks first, on a connection that is judged by what its opener says.

@@ -10,6 +10,8 @@ mod headers;
 mod inspected;
 mod link;
 mod requests;
+mod reused;
+mod stand_in;
 mod workers;
 
 use std::{
@@ -33,16 +35,12 @@ use nix::{
     unistd::gettid,
 };
 use seventh_abi::{
-    Counter, Direction, DropReason, Endpoint, EndpointFlags, IDENTITY_ANY, InjectAction, InjectMeta, IpcacheEntry,
-    POLICY_PREFIX_ANY_PROTO, POLICY_PREFIX_FULL, PolicyEntry, PolicyKey, PolicyVerdict, PuntMeta, Replies, Verdict,
-    mapped,
+    Counter, Direction, DropReason, Endpoint, EndpointFlags, IDENTITY_ANY, IpcacheEntry, POLICY_PREFIX_ANY_PROTO,
+    POLICY_PREFIX_FULL, PolicyEntry, PolicyKey, PolicyVerdict, PuntMeta, Verdict, mapped,
 };
-use seventh_datapath::{AttachMode, Datapath, Disposition, IpcachePrefix, PuntChannel, Settings};
+use seventh_datapath::{AttachMode, Datapath, IpcachePrefix, Settings};
+use stand_in::{REFUSE, SETTLE, give_back};
 
-/// A datagram after which the engine's stand-in has the rest of its flow pass as settled QUIC.
-const SETTLE: &[u8] = b"settle";
-/// The engine's stand-in refuses what ends like this.
-const REFUSE: &[u8] = b"refuse";
 const CLIENT: u32 = 1000;
 const SERVER: u32 = 2000;
 const TCP: u8 = 6;
@@ -124,6 +122,8 @@ struct Lab {
     last_frame: Arc<Mutex<Vec<u8>>>,
     /// The engine's stand-in says that behind each segment of TCP a request begins.
     tells_boundaries: Arc<AtomicBool>,
+    /// It leaves its frames where they are.
+    holds: Arc<AtomicBool>,
     indices: [u32; 2],
     _dir: tempfile::TempDir,
 }
@@ -166,13 +166,12 @@ impl Lab {
             ..settings
         };
         let (mut datapath, channels) = runtime.block_on(Datapath::start(settings)).unwrap();
-        let (stop, punted) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
-        let last_frame = Arc::new(Mutex::new(Vec::new()));
-        let tells_boundaries = Arc::new(AtomicBool::new(false));
+        let [stop, tells_boundaries, holds] = [(); 3].map(|()| Arc::new(AtomicBool::new(false)));
+        let (punted, last_frame) = (Arc::new(AtomicU64::new(0)), Arc::new(Mutex::new(Vec::new())));
         let worker = channels.into_iter().next().map(|channel| {
             let (stop, punted, seen) = (Arc::clone(&stop), Arc::clone(&punted), Arc::clone(&last_frame));
-            let tells_boundaries = Arc::clone(&tells_boundaries);
-            thread::spawn(move || give_back(channel, &stop, &punted, &seen, &tells_boundaries))
+            let (tells_boundaries, holds) = (Arc::clone(&tells_boundaries), Arc::clone(&holds));
+            thread::spawn(move || give_back(channel, &stop, &punted, &seen, &tells_boundaries, &holds))
         });
         datapath.write_policy(rows.iter().copied()).unwrap();
         let indices = [("cl0", CLIENT), ("sv0", SERVER)].map(|(device, identity)| {
@@ -207,6 +206,7 @@ impl Lab {
             punted,
             last_frame,
             tells_boundaries,
+            holds,
             indices,
             _dir: dir,
         }
@@ -249,74 +249,6 @@ fn ipcache([client, server]: [u32; 2]) -> HashMap<IpcachePrefix, IpcacheEntry> {
         (prefix, IpcacheEntry { identity, ifindex })
     })
     .collect()
-}
-
-/// The engine's stand-in.
-fn give_back(
-    mut channel: Box<dyn PuntChannel>,
-    stop: &AtomicBool,
-    punted: &AtomicU64,
-    seen: &Mutex<Vec<u8>>,
-    tells_boundaries: &AtomicBool,
-) {
-    while !stop.load(Ordering::Relaxed) {
-        channel.wait(Duration::from_millis(50)).unwrap();
-        channel
-            .turn(&mut |frame, _| {
-                let meta = PuntMeta::decode(frame.first_chunk().unwrap()).unwrap();
-                punted.fetch_add(1, Ordering::Relaxed);
-                let tcp = frame[12..14] == [0x08, 0x00] && frame[23] == TCP;
-                *seen.lock().unwrap() = frame.to_vec();
-                if tcp && meta.base_seq.is_none() {
-                    // Not seen from its beginning: the engine lets nothing of it pass, either.
-                    return Disposition::Release;
-                }
-                let refuses = tcp && frame.ends_with(REFUSE);
-                if refuses {
-                    turn_round(frame);
-                }
-                let back = InjectMeta {
-                    hook: meta.hook,
-                    ifindex: meta.ifindex,
-                    reverse: refuses,
-                    action: if refuses {
-                        InjectAction::Close
-                    } else if frame.ends_with(SETTLE) {
-                        InjectAction::ForwardQuic { epoch: 1 }
-                    } else if tcp && tells_boundaries.load(Ordering::Relaxed) {
-                        let end = end_of(frame);
-                        InjectAction::Bypass {
-                            start: end,
-                            end,
-                            boundary: true,
-                        }
-                    } else {
-                        InjectAction::Keep
-                    },
-                    replies: Replies::Keep,
-                };
-                frame[..12].copy_from_slice(&back.encode());
-                Disposition::Send
-            })
-            .unwrap();
-    }
-}
-
-/// Number after the last byte of a TCP segment over IPv4 without options.
-fn end_of(frame: &[u8]) -> u32 {
-    let seq = u32::from_be_bytes([frame[38], frame[39], frame[40], frame[41]]);
-    let header = usize::from(frame[46] >> 4) * 4;
-    seq.wrapping_add(u32::try_from(frame.len() - 34 - header).unwrap())
-}
-
-/// A TCP segment over IPv4 becomes an answer to itself, where its sender expects the next byte.
-fn turn_round(frame: &mut [u8]) {
-    let (source, destination) = frame[26..34].split_at_mut(4);
-    source.swap_with_slice(destination);
-    let (source, destination) = frame[34..38].split_at_mut(2);
-    source.swap_with_slice(destination);
-    let (seq, ack) = frame[38..46].split_at_mut(4);
-    seq.swap_with_slice(ack);
 }
 
 /// The server takes everything, then answers with it.
@@ -428,6 +360,11 @@ fn tagged_frame(tags: &[(u16, u16)]) -> Vec<u8> {
 
 /// Sends one raw frame out of the device.
 fn send_frame(device: &str, frame: &[u8]) {
+    send_through(&device_socket(device), frame);
+}
+
+/// A socket that sends raw frames out of the device, whoever uses it.
+fn device_socket(device: &str) -> OwnedFd {
     // SAFETY: no preconditions; the result is checked.
     let raw = unsafe { libc::socket(libc::AF_PACKET, libc::SOCK_RAW, 0) };
     assert!(raw >= 0, "packet socket");
@@ -441,11 +378,15 @@ fn send_frame(device: &str, frame: &[u8]) {
     // SAFETY: passes a live address and its size.
     let bound = unsafe { libc::bind(raw, (&raw const address).cast(), length) };
     assert_eq!(bound, 0, "bind");
-    match nix::unistd::write(&socket, frame) {
+    socket
+}
+
+fn send_through(socket: &OwnedFd, frame: &[u8]) {
+    match nix::unistd::write(socket, frame) {
         Ok(sent) => assert_eq!(sent, frame.len()),
         // The gate at this device's way out has dropped it; the counters say why.
         Err(nix::errno::Errno::ENOBUFS) => {}
-        Err(e) => panic!("{device}: {e}"),
+        Err(e) => panic!("{e}"),
     }
 }
 

@@ -1,5 +1,6 @@
 //! What a request costs in memory once one like it has been judged: nothing.
 
+use crate::wire;
 use crate::world::{Connection, World, get};
 use seventh_engine::{EngineCounter, EngineLimits, Fate, Outbox};
 
@@ -24,7 +25,9 @@ fn measure(mut world: World) {
         .map(|n| {
             let offset = n * request.len();
             connection.answered(offset, 100);
-            connection.frame(offset, &request)
+            let mut frame = connection.frame(offset, &request);
+            wire::number(&mut frame, 0);
+            frame
         })
         .collect();
     let (warm_up, measured) = frames.split_at_mut(WARM_UP);

@@ -1,6 +1,6 @@
 //! What the decision does with single frames: allow, refuse, and what cannot be read.
 
-use crate::wire::{ACK, FIN, PSH, RST, SYN, Sent, Shape, URG, punt, v6};
+use crate::wire::{self, ACK, FIN, PSH, RST, SYN, Sent, Shape, URG, punt, v6};
 use crate::world::{Connection, IFINDEX, World, get};
 use rand::{Rng, SeedableRng, rngs::StdRng};
 use seventh_abi::{DropReason, Hook, InjectAction, Replies};
@@ -290,6 +290,7 @@ fn no_frame_makes_the_engine_panic() {
         let at = rng.random_range(0..payload.len());
         payload[at] = rng.random();
         let mut frame = connection.frame(0, &payload[..rng.random_range(0..=payload.len())]);
+        wire::number(&mut frame, rng.random());
         if round % 2 == 0 {
             let at = rng.random_range(0..frame.len());
             frame[at] = rng.random();

@@ -15,6 +15,7 @@ mod http2;
 mod limits;
 mod policies;
 mod requests;
+mod reused;
 mod simulation;
 mod streams;
 mod tls;

@@ -1,6 +1,6 @@
 //! Frames, built field by field, and frames read back.
 
-use seventh_abi::{Hook, InjectAction, InjectMeta, PuntMeta};
+use seventh_abi::{Hook, InjectAction, InjectMeta, PuntMeta, PuntedType};
 use seventh_parsers::packet::{Frame, Tcp, Transport};
 
 pub(crate) const FIN: u8 = 0x01;
@@ -112,6 +112,21 @@ impl Shape {
     }
 }
 
+/// The frame as the kernel punts it: with the number of its connection in place of its `EtherType`, behind the first tag,
+/// as if that had been kept beside the frame.
+pub(crate) fn number(frame: &mut [u8], connection: u16) {
+    let at = match frame.get(12..14) {
+        Some([0x81, 0x00] | [0x88, 0xa8]) => 16,
+        _ => 12,
+    };
+    let place = frame.get_mut(at..).and_then(|rest| rest.first_chunk_mut());
+    let Some(place) = place else { return };
+    let ether_type = u16::from_be_bytes(*place);
+    if let Some(code) = (PuntedType { ether_type, connection }).encode() {
+        *place = code;
+    }
+}
+
 pub(crate) fn checksum(bytes: &[u8]) -> u16 {
     let mut sum = 0u32;
     for pair in bytes.chunks(2) {
@@ -148,8 +163,9 @@ impl Sent {
         let Transport::Tcp(tcp) = *frame.transport() else {
             panic!("TCP expected")
         };
+        let end = tcp.seq.wrapping_add(frame.payload().len() as u32);
         Self {
-            meta: InjectMeta::decode(bytes.first_chunk().unwrap()).expect("inject metadata"),
+            meta: InjectMeta::decode(bytes.first_chunk().unwrap(), end).expect("inject metadata"),
             tcp,
             source: frame.source(),
             destination: frame.destination(),

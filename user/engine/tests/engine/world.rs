@@ -15,6 +15,8 @@ use std::sync::{Arc, OnceLock};
 /// Interface of the endpoint that the policies below govern.
 pub(crate) const IFINDEX: u32 = 7;
 pub(crate) const SECOND: u64 = 1_000_000_000;
+/// Number of the first connection on its addresses and ports.
+pub(crate) const NUMBER: u16 = 77;
 
 /// Port 80: HTTP rules. 443: server names. 81: allowed without looking inside. 53 (egress): DNS rules. Others: denied.
 pub(crate) const POLICY: &str = r#"
@@ -57,6 +59,8 @@ pub(crate) struct World {
     pub(crate) shared: Arc<EngineShared>,
     pub(crate) engine: Engine,
     pub(crate) now_ns: u64,
+    /// Number of the connection whose frames are decided.
+    pub(crate) connection: u16,
     compiler: Compiler,
     epoch: u32,
 }
@@ -169,6 +173,7 @@ impl World {
             engine: Engine::new(shared.clone(), limits),
             shared,
             now_ns: SECOND,
+            connection: NUMBER,
             compiler: Compiler::new(CompileOptions::default()),
             epoch: 0,
         }
@@ -203,6 +208,7 @@ impl World {
 
     pub(crate) fn decide(&mut self, mut frame: Vec<u8>) -> Outcome {
         let before = frame.clone();
+        wire::number(&mut frame, self.connection);
         let mut out = Outbox::new();
         let forwarded = match self.engine.decide(&mut frame, self.now_ns, &mut out) {
             Fate::Forward => {

@@ -433,6 +433,7 @@ fn the_engine_knows_an_address_by_its_name_as_the_kernel_does() {
     ] {
         connection.shape.destination = addr;
         let mut frame = connection.frame(0, "GET /a HTTP/1.1\r\nHost: a\r\n\r\n");
+        crate::wire::number(&mut frame, 0);
         let mut out = seventh_engine::Outbox::new();
         let fate = node.engine.decide(&mut frame, node.now_ns, &mut out);
         assert_eq!(
@@ -443,15 +444,26 @@ fn the_engine_knows_an_address_by_its_name_as_the_kernel_does() {
         );
     }
     assert_eq!(node.engine.parked(), 1);
-    node.kernel().flows.insert(
-        address(4),
-        Decided::By {
-            peer_identity: identity,
-            epoch,
-        },
-    );
+    let now = Decided::By {
+        peer_identity: identity,
+        epoch,
+    };
+    node.kernel().flows.insert(address(4), now);
     node.now_ns += SECOND / 10;
     assert_eq!((node.retry(), node.engine.parked()), (1, 0));
+    // What waits until another connection has begun on its ports is not taken for that one's.
+    connection.shape.source_port += 1;
+    for (number, kernel) in [(1, earlier), (2, now)] {
+        node.kernel().flows.insert(address(4), kernel);
+        let mut frame = connection.frame(0, "GET /a HTTP/1.1\r\nHost: a\r\n\r\n");
+        crate::wire::number(&mut frame, number);
+        let mut out = seventh_engine::Outbox::new();
+        let fate = node.engine.decide(&mut frame, node.now_ns, &mut out);
+        assert_eq!(fate == seventh_engine::Fate::Forward, number == 2);
+    }
+    node.now_ns += SECOND / 10;
+    assert_eq!((node.retry(), node.engine.parked()), (0, 0));
+    assert_eq!(node.reason(DropReason::EngineOtherConnection), 1);
 }
 
 #[test]
@@ -492,6 +504,7 @@ fn a_name_whose_time_is_over_gives_a_new_flow_no_way_past_the_rules_that_are_lef
     ] {
         node.kernel().flows.insert(addr, kernel);
         let mut frame = connection.frame(0, "GET /other HTTP/1.1\r\nHost: a\r\n\r\n");
+        crate::wire::number(&mut frame, 0);
         let mut out = seventh_engine::Outbox::new();
         let fate = node.engine.decide(&mut frame, node.now_ns, &mut out);
         assert_eq!(fate, seventh_engine::Fate::Consumed, "{kernel:?}");

@@ -26,6 +26,8 @@ pub(super) const SHOP: (u32, u32) = (7, 12);
 pub(super) const OTHER: (u32, u32) = (8, 13);
 /// Last byte of the resolver's address.
 const RESOLVER: u8 = 53;
+/// Of every flow.
+const NUMBER: u16 = 0x1234;
 /// An address of a pod.
 pub(super) const POD: Addr = v4_of([10, 0, 9, 9]);
 
@@ -285,19 +287,23 @@ impl Node {
 
     fn datagram(&mut self, shape: &Shape, meta: &PuntMeta, payload: &[u8]) -> Became {
         let mut frame = shape.frame(meta, 0, 0, 0, payload);
+        wire::number(&mut frame, NUMBER);
         let mut out = Outbox::new();
         match self.engine.decide(&mut frame, self.now_ns, &mut out) {
             Fate::Forward => {
-                let inject = InjectMeta::decode(frame.first_chunk().unwrap()).unwrap();
+                let inject = InjectMeta::decode(frame.first_chunk().unwrap(), 0).unwrap();
                 assert_eq!((inject.reverse, inject.hook), (meta.reply, Hook::FromEndpoint));
+                assert_eq!(inject.connection, NUMBER);
                 assert_eq!(out.frames().count(), 0);
                 Became::Passed
             }
             Fate::Consumed => match out.frames().next() {
                 None => Became::Nothing,
                 Some(made) => {
-                    let inject = InjectMeta::decode(made.first_chunk().unwrap()).unwrap();
-                    assert!(inject.reverse && inject.ifindex == meta.ifindex && !meta.reply);
+                    let inject = InjectMeta::decode(made.first_chunk().unwrap(), 0).unwrap();
+                    assert!(
+                        inject.connection == NUMBER && inject.reverse && inject.ifindex == meta.ifindex && !meta.reply
+                    );
                     let made = Frame::parse(made).unwrap();
                     assert_eq!(made.verify_checksums(), Ok(()));
                     assert_eq!((made.source(), made.destination()), (shape.destination, shape.source));

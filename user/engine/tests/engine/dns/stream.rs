@@ -66,6 +66,7 @@ impl Connection {
 
 fn decide(node: &mut Node, mut frame: Vec<u8>) -> Outcome {
     let mut out = Outbox::new();
+    wire::number(&mut frame, 0);
     let passed = node.engine.decide(&mut frame, node.now_ns, &mut out) == Fate::Forward;
     Outcome {
         passed,

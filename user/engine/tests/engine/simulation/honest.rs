@@ -186,7 +186,7 @@ impl Talk {
         };
         match self.kernel.packet_of_opener(&self.connection, &packet) {
             Way::Drop => {}
-            Way::Pass => {
+            Way::Pass | Way::Unread => {
                 self.receiver.data(offset as i64, payload);
                 self.server_answers();
             }
@@ -201,7 +201,7 @@ impl Talk {
     }
 
     fn engine_sends(&mut self, sent: &Sent) {
-        self.kernel.inject(sent);
+        assert!(self.kernel.inject(sent), "of its connection");
         let offset = i64::from(sent.tcp.seq.wrapping_sub(self.connection.base) as i32);
         if sent.meta.reverse {
             self.back.push_back(Back::Refusal(Box::new(sent.clone())));

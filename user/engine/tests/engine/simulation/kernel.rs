@@ -1,7 +1,7 @@
 //! The kernel's part for one connection, as `kern/prog` does it.
 
 use crate::wire::{ACK, FIN, PSH, Sent, URG};
-use crate::world::Connection;
+use crate::world::{Connection, NUMBER};
 use seventh_abi::{Frontier, InjectAction, PuntMeta, Replies};
 use seventh_policy::RequestWalker;
 
@@ -13,6 +13,10 @@ fn after(a: u32, b: u32) -> bool {
 #[derive(Debug)]
 pub(crate) struct Kernel {
     pub(crate) base: u32,
+    /// Which of the connections that followed one another it is.
+    pub(crate) connection: u16,
+    /// Where the connection of the opener's last SYN begins.
+    pending_base: u32,
     pub(crate) acked: u32,
     sent_next: u32,
     pub(crate) reply_next: u32,
@@ -47,6 +51,8 @@ pub(crate) struct Packet<'a> {
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Way {
     Pass,
+    /// It passes, and nobody reads it.
+    Unread,
     Punt(PuntMeta),
     Drop,
 }
@@ -55,6 +61,8 @@ impl Kernel {
     pub(crate) fn new(base: u32, reply_base: u32, table: Option<RequestWalker>) -> Self {
         Self {
             base,
+            connection: NUMBER,
+            pending_base: base,
             acked: base,
             sent_next: base,
             reply_next: reply_base,
@@ -70,6 +78,28 @@ impl Kernel {
             kept: None,
             judged: 0,
         }
+    }
+
+    /// The opener's SYN, behind which its first byte has this number.
+    pub(crate) fn syn(&mut self, base: u32) {
+        self.pending_base = base;
+    }
+
+    /// The other side accepts a SYN; false if its acceptance is dropped.
+    pub(crate) fn accept(&mut self, base: u32, reply_base: u32) -> bool {
+        if base != self.pending_base {
+            return base == self.base;
+        }
+        if base != self.base {
+            *self = Self {
+                connection: self.connection + 1,
+                // What the policy says of the flow is still known.
+                punts_replies: self.punts_replies,
+                judged: self.judged,
+                ..Self::new(base, reply_base, self.table.take())
+            };
+        }
+        true
     }
 
     pub(crate) fn packet_of_opener(&mut self, connection: &Connection, packet: &Packet<'_>) -> Way {
@@ -90,12 +120,15 @@ impl Kernel {
         let free = self
             .bypass
             .is_some_and(|(start, stop)| !after(start, packet.seq) && !after(end, stop));
-        if len == 0 || self.passes {
+        if len == 0 {
             return Way::Pass;
+        }
+        if self.passes {
+            return Way::Unread;
         }
         if free {
             self.note_sent(end);
-            return Way::Pass;
+            return Way::Unread;
         }
         self.read(connection, packet)
     }
@@ -205,8 +238,11 @@ impl Kernel {
         }
     }
 
-    /// A frame that the engine gave back.
-    pub(crate) fn inject(&mut self, sent: &Sent) {
+    /// A frame that the engine gave back; false if it is dropped.
+    pub(crate) fn inject(&mut self, sent: &Sent) -> bool {
+        if sent.meta.connection != self.connection {
+            return false;
+        }
         let end = sent.tcp.seq.wrapping_add(sent.payload.len() as u32);
         let goes_on = !sent.meta.reverse && !sent.payload.is_empty();
         if let InjectAction::Bypass { end, boundary, .. } = sent.meta.action {
@@ -232,5 +268,6 @@ impl Kernel {
             InjectAction::ForwardQuic { .. } => panic!("there is no QUIC in these runs"),
             InjectAction::Close => self.closed = true,
         }
+        true
     }
 }

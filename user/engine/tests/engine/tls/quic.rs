@@ -86,6 +86,7 @@ fn send(world: &mut World, port: u16, reply: bool, datagram: &[u8]) -> Vec<Sent>
         std::mem::swap(&mut shape.source_port, &mut shape.destination_port);
     }
     let mut frame = shape.frame(&meta, 0, 0, 0, datagram);
+    wire::number(&mut frame, world.connection);
     let mut out = Outbox::new();
     let fate = world.engine.decide(&mut frame, world.now_ns, &mut out);
     let own = (fate == Fate::Forward).then_some(&frame[..]);
@@ -95,7 +96,7 @@ fn send(world: &mut World, port: u16, reply: bool, datagram: &[u8]) -> Vec<Sent>
 fn read(bytes: &[u8]) -> Sent {
     let frame = Frame::parse(bytes).unwrap();
     assert_eq!(frame.verify_checksums(), Ok(()));
-    let meta = InjectMeta::decode(bytes.first_chunk().unwrap()).unwrap();
+    let meta = InjectMeta::decode(bytes.first_chunk().unwrap(), 0).unwrap();
     (meta, frame.payload().to_vec())
 }
 
