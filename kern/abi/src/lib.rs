@@ -110,6 +110,9 @@ pub mod names {
     pub const ANSWERS: &str = "ANSWERS";
     /// Programs that others go on to: [`TC_ANSWERS`], [`TC_BESIDE`], [`TC_REQUESTS`].
     pub const TAILS: &str = "TAILS";
+    /// What programs hand on to those that they go on to. Pinned: for a moment at a restart the programs before are an earlier
+    /// agent's. So its layout is a part of the ABI.
+    pub const SCRATCH: &str = "SCRATCH";
     /// Ring buffer of [`crate::AnswerPiece`].
     pub const ANSWER_PIECES: &str = "ANSWER_PIECES";
     /// Ring buffer of [`crate::CopyHeader`] and the frame.

@@ -50,7 +50,8 @@ pub fn forward(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
         note_sent(packet, flow);
         return pass(Counter::Bypassed);
     }
-    if flow.flags & FlowFlags::BOUNDARY_VALID != 0 {
+    // Whether a request may begin here or not: that these bytes go to the engine is noted there.
+    if flow.flags & FlowFlags::BASE_VALID != 0 {
         requests::ask(scene);
     }
     punt::to_engine(scene, flow, false)

@@ -35,6 +35,9 @@ use crate::{
 const REQUEST_LEN_MIN: u32 = 18;
 /// Bytes of one turn of the walk.
 const STEPS_PER_TURN: u32 = 8;
+/// What is so far ahead in a connection, or more, is not ahead but long behind: no window is larger (RFC 7323 section 2.3), and
+/// between two frames of one connection that go to the engine fewer than 2^31 bytes and a window pass.
+const NEAR: u32 = 1 << 30;
 /// How often the word is tried to be exchanged that others may be changing.
 const EXCHANGES_MAX: usize = 8;
 
@@ -103,13 +106,15 @@ fn decide(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
     punt::to_engine_with(scene, flow, false, repeats)
 }
 
-/// The packet begins with the request that was let through last, byte for byte.
+/// The packet begins with the request that was let through last, byte for byte. Sequence numbers come round: where nothing
+/// has been sent yet, nothing is repeated.
 #[inline(always)]
 fn repeats_kept(scene: &mut Scene<'_>, flow: &FlowState) -> bool {
     let len = flow.kept_len as u32;
     let packet = &scene.scratch.packet;
     len > 0
         && packet.sequence == flow.kept_seq
+        && !after(flow.kept_seq.wrapping_add(len), flow.sent_next_seq)
         && packet.payload_length >= len
         && load(scene, len)
         && hash(scene, flow.kept_seq, len) == flow.kept_hash
@@ -211,8 +216,8 @@ fn let_through(scene: &mut Scene<'_>, flow: &mut FlowState, request: u64, rule: 
     let packet = &scene.scratch.packet;
     let (sequence, len, acknowledgement) = (packet.sequence, packet.payload_length, packet.acknowledgement);
     let hash = hash(scene, sequence, len);
-    let (punted_next, _) = FlowState::unpack_request(request);
-    let moved = FlowState::pack_request(punted_next, sequence.wrapping_add(len));
+    // What went to the engine ended before this place, as was compared; the place itself says that as well, and stays near.
+    let moved = FlowState::pack_request(sequence, sequence.wrapping_add(len));
     if atomic::compare_exchange(&mut flow.request, request, moved) != request {
         return false;
     }
@@ -245,7 +250,7 @@ fn note_punted(packet: &Packet, flow: &mut FlowState) -> bool {
     for _ in 0..EXCHANGES_MAX {
         let request = atomic::load(&flow.request);
         let (punted_next, boundary) = FlowState::unpack_request(request);
-        if !after(end, punted_next) {
+        if punted_next.wrapping_sub(end) < NEAR {
             return true;
         }
         let noted = FlowState::pack_request(end, boundary);
@@ -279,12 +284,18 @@ pub fn tell_boundary(flow: &mut FlowState, seq: u32, is_valid: bool) {
 pub fn note_onward(packet: &Packet, action: &InjectAction, flow: &mut FlowState) {
     let (_, boundary) = FlowState::unpack_request(flow.request);
     let end = packet.sequence.wrapping_add(packet.payload_length);
+    let since_kept = end.wrapping_sub(flow.kept_seq);
+    if since_kept >= NEAR && since_kept < 3 * NEAR {
+        // Before its place comes round.
+        flow.kept_len = 0;
+    }
     if packet.payload_length > 0 && matches!(action, InjectAction::Keep) && after(end, boundary) {
         flow.flags &= !FlowFlags::BOUNDARY_VALID;
     }
 }
 
-/// Loads the first `len` bytes of the payload.
+/// Loads the first `len` bytes of the payload, and makes them this packet's own before: an endpoint can send out of memory in
+/// which it goes on to write (sendfile, vmsplice), and what was judged is what must arrive.
 #[inline(always)]
 fn load(scene: &mut Scene<'_>, len: u32) -> bool {
     // The compiler must not know more of the length than the verifier.
@@ -293,6 +304,9 @@ fn load(scene: &mut Scene<'_>, len: u32) -> bool {
         return false;
     }
     let Scratch { packet, request, .. } = &mut *scene.scratch;
+    if scene.ctx.pull_data(packet.payload_offset.wrapping_add(len)).is_err() {
+        return false;
+    }
     let tail = request.bytes.as_mut_ptr().wrapping_add((len & !7) as usize);
     // SAFETY: eight bytes from a multiple of eight on, at most `REQUEST_LEN_MAX`, lie in the buffer, which is aligned so;
     // and so do its first `len`.

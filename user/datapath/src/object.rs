@@ -35,6 +35,7 @@ const MAPS: &[&str] = &[
     names::ANSWERS,
     names::ANSWER_PIECES,
     names::TAILS,
+    names::SCRATCH,
     names::COPIES,
     names::COPY_SKIPS,
     names::REQUESTS,

@@ -235,6 +235,26 @@ fn while_a_request_is_under_way_the_next_one_is_the_engines() {
 }
 
 #[test]
+fn what_waits_at_the_engine_is_known_even_if_it_came_when_no_request_could_begin() {
+    isolated(|| {
+        let talk = Talk::open();
+        let request = get("/a/17");
+        let (first, second) = request.split_at(10);
+        let middle = BASE + u32::try_from(first.len()).unwrap();
+        let end = BASE + u32::try_from(request.len()).unwrap();
+        assert!(matches!(talk.send(BASE, first), Way::Engine(_)));
+        // The stand-in has let that pass without a word of where a request begins.
+        let waiting = [b"POST /a HTTP/1.1\r\n", stand_in::WAITS].concat();
+        assert!(matches!(talk.send(end, &waiting), Way::Engine(_)));
+        talk.lab.tells_boundaries.store(true, Ordering::Relaxed);
+        assert!(matches!(talk.send(middle, second), Way::Engine(_)));
+        talk.acknowledge(end);
+        assert!(matches!(talk.send(end, &request), Way::Engine(_)), "its place is taken");
+        talk.lab.end();
+    });
+}
+
+#[test]
 fn rule_sets_that_are_gone_are_judged_by_the_engine() {
     isolated(|| {
         let mut talk = Talk::open();

@@ -18,6 +18,8 @@ use super::TCP;
 pub(super) const SETTLE: &[u8] = b"settle";
 /// What ends like this is refused.
 pub(super) const REFUSE: &[u8] = b"refuse";
+/// What ends like this never comes back: it waits.
+pub(super) const WAITS: &[u8] = b"waits";
 /// Behind a segment that ends like this so many bytes pass unread.
 pub(super) const FREE: &[u8] = b"free";
 pub(super) const FREE_LEN: u32 = 100_000;
@@ -46,6 +48,9 @@ pub(super) fn give_back(
                 *seen.lock().unwrap() = frame.to_vec();
                 if tcp && meta.base_seq.is_none() {
                     // Not seen from its beginning: the engine lets nothing of it pass, either.
+                    return Disposition::Release;
+                }
+                if frame.ends_with(WAITS) {
                     return Disposition::Release;
                 }
                 let refuses = tcp && frame.ends_with(REFUSE);

@@ -144,13 +144,13 @@ impl Kernel {
             return Way::Pass;
         }
         if self.boundary_valid && self.stands_alone(packet) && self.allows(packet.payload) {
-            self.boundary = end;
+            (self.punted_next, self.boundary) = (packet.seq, end);
             self.kept = Some((packet.seq, packet.payload.to_vec(), packet.ack));
             self.note_sent(end);
             self.judged += 1;
             return Way::Pass;
         }
-        if self.boundary_valid && after(end, self.punted_next) {
+        if after(end, self.punted_next) {
             self.punted_next = end;
         }
         let mut meta = self.meta(connection, packet.ack);
