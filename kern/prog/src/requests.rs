@@ -285,7 +285,7 @@ pub fn note_onward(packet: &Packet, action: &InjectAction, flow: &mut FlowState)
     let (_, boundary) = FlowState::unpack_request(flow.request);
     let end = packet.sequence.wrapping_add(packet.payload_length);
     let since_kept = end.wrapping_sub(flow.kept_seq);
-    if since_kept >= NEAR && since_kept < 3 * NEAR {
+    if (NEAR..3 * NEAR).contains(&since_kept) {
         // Before its place comes round.
         flow.kept_len = 0;
     }
