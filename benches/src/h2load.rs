@@ -35,16 +35,7 @@ pub(crate) fn parse(report: &str, requests: &str) -> Result<Sample> {
         ensure!(status == "200", "a request failed: {line}");
         latencies.push(column()?.parse::<f64>().context("time of a request")?);
     }
-    ensure!(!latencies.is_empty(), "no request was answered:\n{report}");
-    latencies.sort_by(f64::total_cmp);
-    let quantile = |hundredths: usize| latencies.get(latencies.len() * hundredths / 100).copied();
-    Ok(Sample {
-        amount: latencies.len() as f64,
-        seconds,
-        p50_us: quantile(50),
-        p99_us: quantile(99),
-        ..Sample::default()
-    })
+    Sample::of_latencies(latencies, seconds).with_context(|| format!("no request was answered:\n{report}"))
 }
 
 #[cfg(test)]

@@ -123,6 +123,19 @@ pub(crate) struct Sample {
 }
 
 impl Sample {
+    /// Of requests that took so many microseconds each, in so many seconds altogether; `None` if there was none.
+    pub(crate) fn of_latencies(mut latencies: Vec<f64>, seconds: f64) -> Option<Self> {
+        latencies.sort_by(f64::total_cmp);
+        let quantile = |hundredths: usize| latencies.get(latencies.len() * hundredths / 100).copied();
+        Some(Self {
+            amount: latencies.len() as f64,
+            seconds,
+            p50_us: Some(quantile(50)?),
+            p99_us: quantile(99),
+            ..Self::default()
+        })
+    }
+
     pub(crate) fn rate(&self) -> f64 {
         self.amount / self.seconds
     }

@@ -34,17 +34,7 @@ pub(crate) fn ask(server: SocketAddr, names: &[String], seconds: u64) -> Result<
         }
         latencies.push(ask_one(&socket, number, name)?);
     }
-    let seconds = begin.elapsed().as_secs_f64();
-    ensure!(!latencies.is_empty(), "there is no name to ask for");
-    latencies.sort_by(f64::total_cmp);
-    let quantile = |hundredths: usize| latencies.get(latencies.len() * hundredths / 100).copied();
-    Ok(Sample {
-        amount: latencies.len() as f64,
-        seconds,
-        p50_us: quantile(50),
-        p99_us: quantile(99),
-        ..Sample::default()
-    })
+    Sample::of_latencies(latencies, begin.elapsed().as_secs_f64()).context("there is no name to ask for")
 }
 
 /// How many microseconds the answer took.
