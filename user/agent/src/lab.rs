@@ -213,14 +213,17 @@ pub struct Lab {
     _keeper: Keeper,
 }
 
-/// Runs its arguments as an agent runs on a node: the capabilities of docs/kubernetes.md without the two that only pods'
-/// namespaces need and no way to others, the root file system read-only but for the lab's directory.
+/// Runs its arguments as an agent runs on a node: these capabilities and no way to others, the root file system read-only
+/// but for the lab's directory.
 const CONFINED: &str = r#"
-dir=$1; shift
+dir=$1 capabilities=$2; shift 2
 mount --rbind "$dir" "$dir" && mount -o remount,bind,ro / || exit 2
-exec setpriv --no-new-privs --inh-caps=-all \
-  --bounding-set=-all,+bpf,+net_admin,+net_raw,+perfmon,+ipc_lock "$@"
+exec setpriv --no-new-privs --inh-caps=-all --bounding-set=-all,"$capabilities" "$@"
 "#;
+/// What docs/kubernetes.md gives the agent of a host.
+const OF_HOST: &str = "+bpf,+net_admin,+net_raw,+perfmon,+ipc_lock";
+/// What it gives one of a cluster's nodes, which has to look into pods' namespaces.
+const OF_NODE: &str = "+bpf,+net_admin,+net_raw,+perfmon,+ipc_lock,+sys_admin,+sys_ptrace";
 
 impl Lab {
     /// Builds a node with these endpoints `(name, app)` and MTU.
@@ -240,7 +243,7 @@ impl Lab {
             endpoints: Vec::new(),
             node: Namespace::create(format!("{tag}-node"))?,
             dir,
-            confined: std::env::var("SEVENTH_LAB_CONFINED").is_ok_and(|value| value == "1"),
+            confined: false,
             _keeper: keeper,
         };
         lab.mount_bpffs()?;
@@ -337,8 +340,7 @@ impl Lab {
         ip(&["netns", "del", namespace])
     }
 
-    /// Agents that are started from now on have the least privileges that they need. `SEVENTH_LAB_CONFINED=1` says so of all
-    /// labs.
+    /// Agents that are started from now on have the least privileges that they need.
     pub fn confine(&mut self) {
         self.confined = true;
     }
@@ -414,30 +416,13 @@ impl Lab {
     /// # Errors
     /// As [`Self::start_agent`].
     pub fn launch_agent_with(&mut self, binary: &Path, flags: &[&str]) -> Result<u32> {
-        let log_path = self.dir().join("agent.log");
-        let log = fs::OpenOptions::new().create(true).append(true).open(&log_path)?;
-        let mut command = if self.confined {
-            let mut command = self.node.command("sh");
-            command.args(["-c", CONFINED, "sh"]).arg(self.dir()).arg(binary);
-            command
-        } else {
-            self.node.command(binary)
-        };
-        let config = self.dir().join("config.yaml");
-        command.args(["agent", "--config"]).arg(config).args(flags);
-        command
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .env("SEVENTH_LOG", "info,seventh=debug");
-        let child = command.spawn().with_context(|| binary.display().to_string())?;
-        let pid = child.id();
-        self.processes.push(("agent".into(), child));
+        let pid = self.begin(binary, flags, "info,seventh=debug")?;
         let deadline = Instant::now() + READY_MAX;
         while !self.agent_is_ready(binary) {
             let exited = self.exited("agent")?;
             if exited || Instant::now() > deadline {
                 self.forget("agent");
-                let log = fs::read_to_string(&log_path).unwrap_or_default();
+                let log = self.agent_log();
                 let tail: Vec<&str> = log.lines().rev().take(15).collect();
                 bail!(
                     "the agent did not get ready:\n{}",
@@ -446,6 +431,40 @@ impl Lab {
             }
             thread::sleep(Duration::from_millis(20));
         }
+        Ok(pid)
+    }
+
+    /// Starts an agent with the files that are there, with few words in its log; returns its process id at once.
+    ///
+    /// # Errors
+    /// It cannot be run.
+    pub fn begin_agent(&mut self, binary: &Path, flags: &[&str]) -> Result<u32> {
+        self.begin(binary, flags, "info")
+    }
+
+    fn begin(&mut self, binary: &Path, flags: &[&str], log_filter: &str) -> Result<u32> {
+        let log_path = self.dir().join("agent.log");
+        let log = fs::OpenOptions::new().create(true).append(true).open(log_path)?;
+        let config = self.dir().join("config.yaml");
+        let mut command = if self.confined {
+            let text = fs::read_to_string(&config)?;
+            let of_cluster = text.lines().any(|line| line.starts_with("kubernetes:"));
+            let capabilities = if of_cluster { OF_NODE } else { OF_HOST };
+            let mut command = self.node.command("sh");
+            command.args(["-c", CONFINED, "sh"]).arg(self.dir());
+            command.arg(capabilities).arg(binary);
+            command
+        } else {
+            self.node.command(binary)
+        };
+        command.args(["agent", "--config"]).arg(config).args(flags);
+        command
+            .stdout(log.try_clone()?)
+            .stderr(log)
+            .env("SEVENTH_LOG", log_filter);
+        let child = command.spawn().with_context(|| binary.display().to_string())?;
+        let pid = child.id();
+        self.processes.push(("agent".into(), child));
         Ok(pid)
     }
 

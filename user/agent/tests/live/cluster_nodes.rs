@@ -11,11 +11,14 @@ use serde_json::{Value, json};
 use seventh::lab::Lab;
 
 use crate::{
-    client::{IMPATIENCE, fetch, is_silence},
+    api_server::ApiServer,
+    client::{IMPATIENCE, PATIENCE, fetch, is_silence},
     kubernetes::{WEB_VIP, cluster_with, object, pod, service, slice, through_the_service},
     listings::{endpoint, list},
     metrics::{LISTEN, page},
-    requests::in_client,
+    policies::large,
+    privileges::{OF_NODE, assert_has_least_privileges},
+    requests::{ask, in_client},
     stage::{PUBLIC, binary, policy, status, until},
 };
 
@@ -128,7 +131,8 @@ fn pods_on_a_bridge_are_enforced_whatever_they_do_to_their_addresses() {
     }) else {
         return;
     };
-    lab.launch_agent(binary()).unwrap();
+    let pid = lab.launch_agent(binary()).unwrap();
+    assert_has_least_privileges(pid, OF_NODE);
     assert_eq!(
         state(&lab, "default/server"),
         "ready",
@@ -164,28 +168,19 @@ fn pods_on_a_bridge_are_enforced_whatever_they_do_to_their_addresses() {
     }
 }
 
-/// Starts an agent without waiting for it; says which process it is.
-pub(crate) fn begin(lab: &mut Lab) -> u32 {
-    let log = std::fs::File::create(lab.dir().join("agent.log")).unwrap();
-    let mut agent = lab.node_command(binary());
-    agent.args(["agent", "--config"]).arg(lab.dir().join("config.yaml"));
-    let child = agent.stdout(log.try_clone().unwrap()).stderr(log).spawn().unwrap();
-    let pid = child.id();
-    lab.adopt("agent", child);
-    pid
-}
-
 #[test]
 fn an_agent_that_waits_for_its_cluster_says_so_and_one_whose_way_is_cut_too() {
-    let more = format!("metrics: {{listen: '{LISTEN}'}}");
+    let more = format!("metrics: {{listen: '{LISTEN}'}}\npolicyRowsMax: 1024");
     let Some((mut lab, server)) = cluster_with("discoveryS: 1", &more, |lab, server| {
-        server.put("pods", pod(lab, "server", "server"));
+        for name in ["client", "friend", "server"] {
+            server.put("pods", pod(lab, name, name));
+        }
         server.put("ciliumnetworkpolicies", object(&policy(PUBLIC)));
         server.refuse(true);
     }) else {
         return;
     };
-    begin(&mut lab);
+    lab.begin_agent(binary(), &["--keep-enforcing"]).unwrap();
     let answers = || !lab.ask_agent(binary(), &["status"]).unwrap().stdout.is_empty();
     until("it answers", answers);
     let problems = || status(&lab)["problems"].to_string();
@@ -206,6 +201,57 @@ fn an_agent_that_waits_for_its_cluster_says_so_and_one_whose_way_is_cut_too() {
     assert!(page(&lab, "/healthz").1.contains("probes"));
     on_node(&lab, "ip", "link set seventh0x up");
     until("it is well again", || page(&lab, "/healthz").0 == 200);
+    trouble_of_a_node_is_its_event(&server);
+    what_was_known_last_holds_for_the_next_agent(&mut lab, &server);
+}
+
+/// A policy for which there is no room is told as an Event of the node, and so is the end of it.
+fn trouble_of_a_node_is_its_event(server: &ApiServer) {
+    let told = |reason: &str| {
+        let of_node = |event: &Value| {
+            let about = &event["involvedObject"];
+            (about["kind"].as_str(), about["name"].as_str()) == (Some("Node"), Some("lab"))
+        };
+        server
+            .events()
+            .iter()
+            .any(|event| of_node(event) && event["reason"] == reason)
+    };
+    let mut large = object(&large("server"));
+    large["metadata"]["namespace"] = "default".into();
+    server.put("ciliumnetworkpolicies", large);
+    until("the trouble is an event", || told("PoliciesNotInForce"));
+    assert!(!told("PoliciesInForce"));
+    server.delete("ciliumnetworkpolicies", "default", "large-server");
+    until("its end is one, too", || told("PoliciesInForce"));
+}
+
+/// An agent that begins while no API server answers leaves in force what is; when one answers, a policy that is broken by then
+/// stays as it was.
+fn what_was_known_last_holds_for_the_next_agent(lab: &mut Lab, server: &ApiServer) {
+    lab.start_nginx("server", None).unwrap();
+    assert_eq!(ask(lab, "client", "/denied", PATIENCE), Ok(403));
+    lab.end("agent", Signal::SIGTERM).unwrap();
+    server.refuse(true);
+    let mut broken = object(&policy(PUBLIC));
+    broken["spec"]["ingress"][0]["fromEndpoint"] = json!([{}]);
+    server.put("ciliumnetworkpolicies", broken);
+    lab.begin_agent(binary(), &[]).unwrap();
+    until("it waits", || {
+        let said = lab.ask_agent(binary(), &["status"]).unwrap();
+        String::from_utf8_lossy(&said.stdout).contains("waits for the API server")
+    });
+    assert_eq!(ask(lab, "client", "/public", PATIENCE), Ok(200), "the kernel judges");
+    for (from, path) in [("client", "/denied"), ("intruder", "/public")] {
+        assert!(is_silence(&ask(lab, from, path, IMPATIENCE)), "{from} {path}");
+    }
+    server.refuse(false);
+    until("it is ready", || page(lab, "/readyz").0 == 200);
+    assert_eq!(ask(lab, "client", "/denied", PATIENCE), Ok(403));
+    assert_eq!(ask(lab, "client", "/public", PATIENCE), Ok(200));
+    assert!(is_silence(&ask(lab, "intruder", "/public", IMPATIENCE)));
+    let findings = status(lab)["policy"]["findings"].to_string();
+    assert!(findings.contains("fromEndpoint"), "{findings}");
 }
 
 #[test]

@@ -20,7 +20,6 @@ use seventh::lab::Lab;
 use crate::{
     api_server::ApiServer,
     client::{PATIENCE, fetch},
-    cluster_nodes::begin,
     kubernetes::{cluster_with, object, pod, service, slice},
     requests::ask,
     stage::{PUBLIC, binary, policy, status, until},
@@ -277,7 +276,7 @@ fn a_cluster_that_never_rests_brings_no_wrong_verdict_and_takes_no_more_memory()
     };
     lab.start_nginx("server", None).unwrap();
     let began = Instant::now();
-    let pid = begin(&mut lab);
+    let pid = lab.begin_agent(binary(), &[]).unwrap();
     wait_until_in_force(&lab, began);
     let (mib, cpu) = cost(pid);
     let Size { pods, policies, rounds } = size;

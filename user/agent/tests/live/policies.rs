@@ -169,7 +169,7 @@ fn a_connection_that_was_not_read_for_a_while_is_not_trusted_when_it_is_read_aga
 }
 
 /// So many rows that a table of 1024 has no room for them: forty ranges, each in many prefixes.
-fn large(app: &str) -> String {
+pub(crate) fn large(app: &str) -> String {
     let ranges = (0..40).map(|n| {
         format!(
             "{{port: '{}', endPort: {}, protocol: TCP}}",

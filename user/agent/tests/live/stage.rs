@@ -53,10 +53,13 @@ pub(crate) fn lab_with_mtu(mtu: u32) -> Option<Lab> {
     lab_of(CAST, mtu)
 }
 
-/// A lab of this cast, or `None` as [`lab`].
+/// A lab of this cast, or `None` as [`lab`]. Its agents have the least privileges that they need.
 pub(crate) fn lab_of(cast: &[(&str, &str)], mtu: u32) -> Option<Lab> {
     match Lab::new(cast, mtu) {
-        Ok(lab) => Some(lab),
+        Ok(mut lab) => {
+            lab.confine();
+            Some(lab)
+        }
         Err(reason) => {
             skip(&format!("{reason:#}"));
             None
