@@ -215,8 +215,8 @@ pub async fn run(config: Config, keep: bool, log: LogFilter) -> Result<()> {
     }
     let side = cluster.as_ref().map(Kubernetes::side);
     let (shared, collector) = start(&config, (inventory, side), log).await?;
+    let collecting = collector.start()?;
     let mut tasks = vec![
-        tokio::spawn(collector.run()),
         tokio::spawn(follow_changes(Arc::clone(&shared), changes)),
         tokio::spawn(keep_watch(Arc::clone(&shared))),
         tokio::spawn(fqdn::tend(Arc::clone(&shared))),
@@ -239,6 +239,7 @@ pub async fn run(config: Config, keep: bool, log: LogFilter) -> Result<()> {
     let served = serve_until(&mut stop, listener, &shared, &address).await;
     let _ = stop_exporters.send(true);
     let _ = exporters.await;
+    drop(collecting);
     // Whoever loses the API has not asked for an open gate.
     end(&shared, tasks, keep || served.is_err()).await?;
     // Somebody may have removed it already; a dead socket is replaced by the next agent anyway.

@@ -73,7 +73,7 @@ impl Default for Settings {
             ipcache_entries_max: 1 << 20,
             names_max: 262_144,
             endpoints_max: 4096,
-            copies_bytes: 16 << 20,
+            copies_bytes: 4 << 20,
             // As long as Cilium's: 6 hours, 10 seconds, 1 minute.
             tcp_idle_s: 21_600,
             tcp_closing_s: 10,

@@ -2,23 +2,21 @@
 
 use std::{io, ptr};
 
-/// Lets everybody else go first: [`prefer_batches`], and niceness 19 for the calling thread (setpriority(2), which on Linux
-/// is about a thread). On cores that are never idle it has some hundredths of one.
+/// Lets everybody else go first: [`prefer_batches`], and this niceness for the calling thread (setpriority(2), which on Linux
+/// is about a thread). With 19, the least weight that there is beside `SCHED_IDLE`, it has some hundredths of a core that is
+/// never idle; with 5 a quarter.
 ///
 /// # Errors
 /// The system does not allow it; the thread then competes with the traffic that it looks at.
-pub fn give_way() -> io::Result<()> {
+pub fn give_way(niceness: i32) -> io::Result<()> {
     prefer_batches()?;
     // SAFETY: plain numbers; 0 means the calling thread.
-    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, GIVE_WAY) };
+    let result = unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, niceness) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }
     Ok(())
 }
-
-/// The least weight that there is beside `SCHED_IDLE`, under which a busy node would judge nothing at all.
-const GIVE_WAY: libc::c_int = 19;
 
 /// Lets the calling thread finish its neighbours' time slices instead of interrupting them: `SCHED_BATCH` (sched(7)).
 ///

@@ -2,6 +2,8 @@
 
 use crate::EngineShared;
 use crate::record::{L7Record, RecordVerdict};
+use std::sync::Arc;
+
 use seventh_abi::{Direction, Hook, PassedRequest};
 use seventh_parsers::http1::read_head;
 use seventh_parsers::packet::PROTOCOL_TCP;
@@ -16,13 +18,8 @@ impl EngineShared {
         head: &[u8],
         time_ns: u64,
         with_headers: bool,
-    ) -> Option<L7Record> {
+    ) -> Option<Arc<L7Record>> {
         let head = read_head(head).ok()?;
-        let mut content = self.records.spare();
-        content.set_http(head.version.name(), &head.loosely(), &head.path);
-        if with_headers {
-            content.set_headers(head.headers.iter());
-        }
         let view = self.load_policy();
         let endpoint = view.endpoints.get(&passed.key.ifindex);
         let rules = endpoint.and_then(|endpoint| endpoint.policy.rule_set(passed.rule_set));
@@ -37,23 +34,29 @@ impl EngineShared {
         } else {
             (Hook::ToEndpoint, peer, local)
         };
-        Some(L7Record {
-            time_ns,
-            verdict: RecordVerdict::Forwarded,
-            reason: None,
-            hook,
-            ifindex: passed.key.ifindex,
-            endpoint_id: endpoint.map_or(0, |endpoint| endpoint.id),
-            peer_identity: passed.peer_identity,
-            source: source.0,
-            destination: destination.0,
-            source_port: source.1,
-            destination_port: destination.1,
-            protocol: PROTOCOL_TCP,
-            base_seq: Some(passed.base_seq),
-            rule_set: passed.rule_set,
-            rule: origin.cloned(),
-            content,
-        })
+        Some(self.records.make(|mut content| {
+            content.set_http(head.version.name(), &head.loosely(), &head.path);
+            if with_headers {
+                content.set_headers(head.headers.iter());
+            }
+            L7Record {
+                time_ns,
+                verdict: RecordVerdict::Forwarded,
+                reason: None,
+                hook,
+                ifindex: passed.key.ifindex,
+                endpoint_id: endpoint.map_or(0, |endpoint| endpoint.id),
+                peer_identity: passed.peer_identity,
+                source: source.0,
+                destination: destination.0,
+                source_port: source.1,
+                destination_port: destination.1,
+                protocol: PROTOCOL_TCP,
+                base_seq: Some(passed.base_seq),
+                rule_set: passed.rule_set,
+                rule: origin.cloned(),
+                content,
+            }
+        }))
     }
 }

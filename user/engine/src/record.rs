@@ -353,12 +353,16 @@ fn cut(text: &str) -> &str {
     text.get(..text.floor_char_boundary(RECORD_PATH_MAX)).unwrap_or(text)
 }
 
-/// Bounded queue of records. Never blocks; what does not fit is counted as lost.
+/// Records that were given back and are kept at most.
+const SPARE_MAX: usize = 1024;
+
+/// Bounded queue of records. Never blocks; what does not fit is counted as lost. Its places are pointers, so that a queue
+/// that is never full takes little memory.
 #[derive(Debug)]
 pub(crate) struct RecordQueue {
-    ready: ArrayQueue<L7Record>,
-    /// Buffers that the reader gave back.
-    spare: ArrayQueue<Content>,
+    ready: ArrayQueue<Arc<L7Record>>,
+    /// Those that the reader gave back, emptied.
+    spare: ArrayQueue<Arc<L7Record>>,
     lost: AtomicU64,
 }
 
@@ -366,37 +370,50 @@ impl RecordQueue {
     pub(crate) fn new(capacity: usize) -> Self {
         Self {
             ready: ArrayQueue::new(capacity.max(1)),
-            spare: ArrayQueue::new(capacity.max(1)),
+            spare: ArrayQueue::new(capacity.clamp(1, SPARE_MAX)),
             lost: AtomicU64::new(0),
         }
     }
 
     /// Queues the record and gives a buffer for the next one.
     pub(crate) fn push(&self, record: L7Record) -> Content {
-        match self.ready.push(record) {
-            Ok(()) => self.spare.pop().unwrap_or_default(),
-            Err(refused) => {
-                // Relaxed: a plain count.
-                self.lost.fetch_add(1, Ordering::Relaxed);
-                refused.content
-            }
+        let mut spare = Content::default();
+        let record = self.make(|content| {
+            spare = content;
+            record
+        });
+        if let Err(refused) = self.ready.push(record) {
+            // Relaxed: a plain count.
+            self.lost.fetch_add(1, Ordering::Relaxed);
+            self.recycle(refused);
         }
+        spare
     }
 
-    /// A buffer for a record that does not come from an engine.
-    pub(crate) fn spare(&self) -> Content {
-        self.spare.pop().unwrap_or_default()
+    /// A record that does not come from an engine, with a buffer for it. In the place of one that was given back, if there is
+    /// any.
+    pub(crate) fn make(&self, make: impl FnOnce(Content) -> L7Record) -> Arc<L7Record> {
+        if let Some(mut spare) = self.spare.pop()
+            && let Some(place) = Arc::get_mut(&mut spare)
+        {
+            *place = make(std::mem::take(&mut place.content));
+            return spare;
+        }
+        Arc::new(make(Content::default()))
     }
 
-    pub(crate) fn pop(&self) -> Option<L7Record> {
+    pub(crate) fn pop(&self) -> Option<Arc<L7Record>> {
         self.ready.pop()
     }
 
-    pub(crate) fn recycle(&self, record: L7Record) {
-        let mut content = record.content;
-        content.clear();
-        // A full pool means buffers enough: this one is freed.
-        drop(self.spare.push(content));
+    /// Nothing comes of it if somebody else has the record still.
+    pub(crate) fn recycle(&self, mut record: Arc<L7Record>) {
+        if let Some(place) = Arc::get_mut(&mut record) {
+            place.content.clear();
+            place.rule = None;
+            // A full pool means records enough: this one is freed.
+            drop(self.spare.push(record));
+        }
     }
 
     pub(crate) fn lost(&self) -> u64 {

@@ -195,12 +195,12 @@ impl EngineShared {
 
     /// The oldest record that nobody has taken.
     #[must_use]
-    pub fn take_record(&self) -> Option<L7Record> {
+    pub fn take_record(&self) -> Option<Arc<L7Record>> {
         self.records.pop()
     }
 
-    /// Gives a record back when it was read, so that its buffer is used again.
-    pub fn recycle_record(&self, record: L7Record) {
+    /// Gives a record back when it was read, so that its memory is used again.
+    pub fn recycle_record(&self, record: Arc<L7Record>) {
         self.records.recycle(record);
     }
 

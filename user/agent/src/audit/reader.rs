@@ -27,6 +27,8 @@ const QUIET: Duration = Duration::from_millis(500);
 const UNUSED_WAIT: Duration = Duration::from_millis(200);
 /// How often time-outs are looked after.
 const TICK: Duration = Duration::from_secs(1);
+/// Of the thread. Less is `SCHED_IDLE`, under which a busy node would judge nothing at all.
+const NICENESS: i32 = 19;
 /// Copies between two looks at the clock.
 const BATCH: usize = 256;
 
@@ -120,7 +122,7 @@ struct Job {
 
 impl Job {
     fn run(mut self, stop: &AtomicBool) {
-        if let Err(e) = give_way() {
+        if let Err(e) = give_way(NICENESS) {
             debug!(error = %e, "copies are read at the cost of the traffic");
         }
         let _dead = Dead(Arc::clone(&self.counts));

@@ -4,17 +4,21 @@
 mod tests;
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
+use anyhow::{Context as _, Result};
 use prost_types::Timestamp;
 use seventh_abi::{Answer, Event, EventKind, Verdict};
-use seventh_datapath::{AnswerReader, EventReader, PieceReader, RequestReader};
+use seventh_datapath::{AnswerReader, EventReader, PieceReader, RequestReader, give_way};
 use seventh_engine::{EngineShared, Http2Stream, L7Record, NameLimits, PolicyView, RecordVerdict};
 use seventh_flows::{Read, Redaction, RingWriter, json::to_json, pb::flow::LostEventSource};
-use tokio::{task::yield_now, time::sleep};
-use tracing::Level;
+use tracing::{Level, debug};
 
 use super::{
     Observer,
@@ -55,6 +59,9 @@ const SWITCHED: Status = Status {
     protocol: "HTTP/1.1",
     code: 101,
 };
+/// Of the thread: a peer that is woken up need not wait until a batch is done, and on cores that are never idle a quarter of
+/// one is left for records.
+const NICENESS: i32 = 5;
 /// How often losses are looked for.
 const LOSS_LOOK: Duration = Duration::from_secs(1);
 
@@ -91,6 +98,24 @@ enum By {
 struct Awaited {
     by: By,
     record: Arc<L7Record>,
+}
+
+/// The thread of a collector. Ended when dropped.
+pub(crate) struct Collecting {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Drop for Collecting {
+    fn drop(&mut self) {
+        // Relaxed: the join orders everything.
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            // A panic has been reported when it happened.
+            let _ = thread.join();
+        }
+    }
 }
 
 /// The only writer of the ring.
@@ -160,25 +185,43 @@ impl Collector {
         }
     }
 
-    /// Until somebody stops the task.
-    pub(crate) async fn run(mut self) {
+    /// Starts the thread, which gives way to the traffic of which it tells.
+    ///
+    /// # Errors
+    /// The system gives no thread.
+    pub(crate) fn start(self) -> Result<Collecting> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let told = Arc::clone(&stop);
+        let thread = thread::Builder::new().name("collector".to_owned());
+        let thread = thread
+            .spawn(move || self.run(&told))
+            .context("cannot start the thread that collects records")?;
+        Ok(Collecting {
+            stop,
+            thread: Some(thread),
+        })
+    }
+
+    fn run(mut self, stop: &AtomicBool) {
+        if let Err(e) = give_way(NICENESS) {
+            debug!(error = %e, "records are collected at the cost of the traffic");
+        }
         let mut idle = IDLE;
-        loop {
+        // Relaxed: set once, seen soon enough.
+        while !stop.load(Ordering::Relaxed) {
             let taken = self.turn();
             if Instant::now() >= self.next_loss_look {
                 self.next_loss_look = Instant::now() + LOSS_LOOK;
                 self.look_for_losses();
             }
             if taken == 0 {
-                sleep(idle).await;
+                thread::park_timeout(idle);
                 idle = IDLE_MAX.min(idle * 2);
                 continue;
             }
             idle = IDLE;
             if taken < BATCH {
-                sleep(BUSY).await;
-            } else {
-                yield_now().await;
+                thread::park_timeout(BUSY);
             }
         }
     }
@@ -313,7 +356,6 @@ impl Collector {
                 onlooker.recycle_record(record);
                 continue;
             }
-            let record = Arc::new(record);
             let time = moment.wall(moment.monotonic(record.time_ns));
             self.note(By::Onlooker, Happened::Record(Arc::clone(&record)), time, moment);
             self.names.learn(&record);
@@ -359,8 +401,7 @@ impl Collector {
         last
     }
 
-    fn take_record(&mut self, record: L7Record, time_ns: u64, moment: Moment) {
-        let record = Arc::new(record);
+    fn take_record(&mut self, record: Arc<L7Record>, time_ns: u64, moment: Moment) {
         let happened = Happened::Record(Arc::clone(&record));
         self.note(By::Engine, happened, moment.wall(time_ns), moment);
         self.names.learn(&record);

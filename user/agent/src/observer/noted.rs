@@ -93,11 +93,11 @@ impl Noted {
         told
     }
 
-    /// The engine's record, for the next one to be written into its buffers, if nobody has read it and nobody else holds it.
-    pub(super) fn into_record(self) -> Option<L7Record> {
+    /// The engine's record, for the next one to be written into its memory, if nobody has read it.
+    pub(super) fn into_record(self) -> Option<Arc<L7Record>> {
         match self.state.into_inner().unwrap_or_else(PoisonError::into_inner) {
             State::Unread(unread) => match unread.happened {
-                Happened::Record(record) | Happened::Answer(record, _) => Arc::into_inner(record),
+                Happened::Record(record) | Happened::Answer(record, _) => Some(record),
                 Happened::Event(..) => None,
             },
             State::Told(_) => None,

@@ -16,8 +16,10 @@ use super::world::Endpoints;
 pub(crate) const SHARDS: usize = 8;
 /// Number of the packet of what is told when nothing more comes.
 const AFTER_ALL: u64 = u64::MAX;
-/// How often, in the time of the capture, quiet connections are looked after.
+/// How often, in the time of the capture, quiet connections are looked after; and after how many packets at least, since
+/// one look at many connections for each of a few packets is all that a capture of years would be.
 const TICK_NS: u64 = 5_000_000_000;
+const TICK_PACKETS: u32 = 128;
 
 /// What came of a packet.
 #[derive(Debug)]
@@ -33,7 +35,7 @@ pub(crate) struct Told {
 #[derive(Debug)]
 pub(crate) enum What {
     /// Something inside was judged, or shown.
-    Record(L7Record),
+    Record(Arc<L7Record>),
     /// The decision about a conversation that needs no look inside, as the kernel would tell it.
     Decision(Event),
 }
@@ -55,6 +57,7 @@ pub(crate) struct Shard {
     beside: Beside,
     conversations: Conversations,
     tick_ns: u64,
+    since_tick: u32,
     last_ns: u64,
 }
 
@@ -84,6 +87,7 @@ impl Shard {
             endpoints,
             conversations: Conversations::one_of(of),
             tick_ns: 0,
+            since_tick: 0,
             last_ns: 0,
         }
     }
@@ -97,9 +101,10 @@ impl Shard {
     pub(crate) fn take(&mut self, captured: Captured<'_>, out: &mut Vec<Told>) {
         let Captured { frame, time_ns, packet } = captured;
         self.last_ns = time_ns;
-        if time_ns >= self.tick_ns {
+        self.since_tick += 1;
+        if time_ns >= self.tick_ns && self.since_tick >= TICK_PACKETS {
             self.beside.tick(time_ns);
-            self.tick_ns = time_ns + TICK_NS;
+            (self.tick_ns, self.since_tick) = (time_ns + TICK_NS, 0);
         }
         // Who dealt it has read its headers.
         let Ok(parsed) = Frame::parse_cut(frame) else { return };

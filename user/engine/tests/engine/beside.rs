@@ -278,10 +278,10 @@ fn the_same_verdicts_as_in_the_way_of_the_traffic() {
         Connection::new().send(&mut world, 0, &request);
         let mut onlooker = Onlooker::audit();
         onlooker.show(&Connection::new().frame(0, &request));
-        let beside: Vec<L7Record> = std::iter::from_fn(|| onlooker.shared.take_record()).collect();
+        let beside: Vec<_> = std::iter::from_fn(|| onlooker.shared.take_record()).collect();
         let inside = world.records();
         assert_eq!(
-            beside.iter().map(verdict).collect::<Vec<_>>(),
+            beside.iter().map(|record| verdict(record)).collect::<Vec<_>>(),
             inside.iter().map(verdict).collect::<Vec<_>>(),
             "{request}"
         );

@@ -242,7 +242,9 @@ impl World {
     }
 
     pub(crate) fn records(&self) -> Vec<L7Record> {
-        std::iter::from_fn(|| self.shared.take_record()).collect()
+        std::iter::from_fn(|| self.shared.take_record())
+            .map(Arc::unwrap_or_clone)
+            .collect()
     }
 }
 

@@ -6,6 +6,7 @@ use seventh_abi::DropReason;
 use seventh_engine::{DnsRecord, DnsRefusal, EngineLimits, L7Record, NameLimits, RecordVerdict};
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::Arc;
 
 /// The rcode of an answer that echoes this query.
 #[track_caller]
@@ -145,7 +146,9 @@ fn asked(record: &L7Record) -> (&str, Cow<'static, str>) {
 }
 
 fn told(node: &Node) -> Vec<L7Record> {
-    std::iter::from_fn(|| node.shared.take_record()).collect()
+    std::iter::from_fn(|| node.shared.take_record())
+        .map(Arc::unwrap_or_clone)
+        .collect()
 }
 
 #[test]
