@@ -41,6 +41,8 @@ pub enum Counter {
     Copied = 270,
     /// Those that found their ring buffer full.
     CopyLost = 271,
+    /// Of those that were copied: cut short, because their ring buffer was more than half full.
+    CopyCut = 275,
     /// Packets that passed and would be dropped if what is in audit were enforced; of flows, the first.
     Audited = 272,
     /// A whole request that the kernel judged by itself.
@@ -67,6 +69,7 @@ impl Counter {
         (Counter::PassedUnread, "passed_unread"),
         (Counter::Copied, "copied"),
         (Counter::CopyLost, "copy_lost"),
+        (Counter::CopyCut, "copy_cut"),
         (Counter::Audited, "audited"),
         (Counter::RequestAllowed, "request_allowed"),
         (Counter::RequestLost, "request_lost"),

@@ -2,8 +2,8 @@
 //! reasons and counters.
 //!
 //! Rules of this room: `no_std`, `#[repr(C)]` without implicit padding, no `bool`, sizes asserted at compile time.
-//! Any change of a layout or of the meaning of a number raises [`ABI_VERSION`]; an agent that finds pinned maps of
-//! another version replaces them instead of reading them.
+//! Any change of a layout, of a ring's size or of the meaning of a number raises [`ABI_VERSION`]; an agent that finds pinned
+//! maps of another version replaces them instead of reading them.
 #![no_std]
 #![cfg_attr(not(feature = "user"), forbid(unsafe_code))]
 
@@ -40,7 +40,7 @@ pub use request::{
 };
 
 /// Version of every layout and number in this crate; stored in the configuration map.
-pub const ABI_VERSION: u32 = 13;
+pub const ABI_VERSION: u32 = 14;
 
 /// Version of [`FlowKey`] and [`FlowState`]: raise it with any change of their layout or meaning. An agent of another ABI
 /// takes over the flows of an earlier one only if this is in [`FLOW_LAYOUTS_READ`]. Never 0, which says that nobody knows.

@@ -108,12 +108,17 @@ struct Record<const ROOM: usize> {
     frame: [u8; ROOM],
 }
 
+/// The smallest room that takes a frame; what is long is cut short when the reader does not keep up. It is mostly a body that
+/// nobody needs, of which the reader could not say so yet, and whoever sends the next head begins a frame with it.
 #[inline(always)]
 fn submit(scene: &Scene<'_>, flow: &FlowState, key: &FlowKey, reply: bool) {
     let length = scene.ctx.len() as usize;
     if length <= COPY_ROOMS[0] {
         put::<{ COPY_ROOMS[0] }>(scene, flow, key, reply);
     } else if length <= COPY_ROOMS[1] {
+        put::<{ COPY_ROOMS[1] }>(scene, flow, key, reply);
+    } else if is_half_full() {
+        count(Counter::CopyCut as u32);
         put::<{ COPY_ROOMS[1] }>(scene, flow, key, reply);
     } else if length <= COPY_ROOMS[2] {
         put::<{ COPY_ROOMS[2] }>(scene, flow, key, reply);
@@ -176,6 +181,11 @@ fn meta(scene: &Scene<'_>, flow: &FlowState, reply: bool) -> [u8; 12] {
         clean: false,
     }
     .encode()
+}
+
+#[inline(always)]
+fn is_half_full() -> bool {
+    COPIES.query(BPF_RB_AVAIL_DATA as u64) > COPIES.query(BPF_RB_RING_SIZE as u64) / 2
 }
 
 #[inline(always)]

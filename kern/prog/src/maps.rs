@@ -55,7 +55,7 @@ pub static ANSWER_PIECES: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
 /// Copies of frames, for whoever judges beside the traffic.
 #[map]
-pub static COPIES: RingBuf = RingBuf::with_byte_size(8 << 20, 0);
+pub static COPIES: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
 
 /// What need not be copied.
 #[map]
@@ -70,7 +70,7 @@ pub static REQUEST_RULES: HashMap<u32, RequestRules> =
 pub static REQUEST_STATES: Array<RequestState> = Array::with_max_entries(16_384, 0);
 /// Requests that were allowed here.
 #[map]
-pub static REQUESTS: RingBuf = RingBuf::with_byte_size(4 << 20, 0);
+pub static REQUESTS: RingBuf = RingBuf::with_byte_size(2 << 20, 0);
 
 /// See [`SCRATCH`].
 #[repr(C)]

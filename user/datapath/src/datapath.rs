@@ -48,8 +48,6 @@ pub struct Settings {
     pub names_max: u32,
     /// Endpoints.
     pub endpoints_max: u32,
-    /// Bytes of the ring of copies: a power of two, whole pages. A ring that is pinned already keeps its size.
-    pub copies_bytes: u32,
     /// TCP flows without a packet for so long are forgotten, in seconds.
     pub tcp_idle_s: u64,
     /// TCP flows after FIN or RST, or before the first reply, in seconds.
@@ -73,7 +71,6 @@ impl Default for Settings {
             ipcache_entries_max: 1 << 20,
             names_max: 262_144,
             endpoints_max: 4096,
-            copies_bytes: 4 << 20,
             // As long as Cilium's: 6 hours, 10 seconds, 1 minute.
             tcp_idle_s: 21_600,
             tcp_closing_s: 10,

@@ -59,7 +59,6 @@ pub(crate) fn load(settings: &Settings) -> Result<Ebpf, DatapathError> {
         .map_max_entries(names::IPCACHE, settings.ipcache_entries_max)
         .map_max_entries(names::NAMES, settings.names_max)
         .map_max_entries(names::ENDPOINTS, settings.endpoints_max)
-        .map_max_entries(names::COPIES, settings.copies_bytes)
         .verifier_log_level(VerifierLogLevel::STATS);
     for &name in MAPS {
         loader.map_pin_path(name, maps_dir.join(name));

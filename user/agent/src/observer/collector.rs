@@ -39,7 +39,7 @@ use super::{
 /// doubles the pause, for these looks are most of what an idle agent does.
 const BUSY: Duration = Duration::from_millis(5);
 const IDLE: Duration = Duration::from_millis(50);
-const IDLE_MAX: Duration = Duration::from_millis(200);
+const IDLE_MAX: Duration = Duration::from_millis(100);
 /// Records of each queue that are taken before somebody else has a turn.
 const BATCH: usize = 2048;
 /// Answers that wait for the records of their requests at most; further ones wait in the kernel's ring, which counts what

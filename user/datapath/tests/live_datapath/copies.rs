@@ -1,8 +1,8 @@
 //! Copies beside the traffic: of what they are made, how much there is in them, and when they end.
 
 use seventh_abi::{
-    CopyHeader, CopySkip, Counter, Direction, DropReason, Endpoint, EndpointFlags, EventKind, IDENTITY_ANY, PolicyKey,
-    PolicyVerdict, PuntMeta,
+    COPY_ROOMS, CopyHeader, CopySkip, Counter, Direction, DropReason, Endpoint, EndpointFlags, EventKind, IDENTITY_ANY,
+    PolicyKey, PolicyVerdict, PuntMeta,
 };
 use seventh_datapath::{AttachMode, CopyReader, EventReader};
 
@@ -29,7 +29,11 @@ fn audit(lab: &mut Lab, epoch: u32) {
 }
 
 fn audited() -> Lab {
-    let mut lab = Lab::new(AttachMode::Auto, 1500, &[]);
+    audited_over(1500)
+}
+
+fn audited_over(mtu: u32) -> Lab {
+    let mut lab = Lab::new(AttachMode::Auto, mtu, &[]);
     let (bits, key, entry) = row(Direction::Egress, IDENTITY_ANY, 8080, PolicyVerdict::Inspect);
     let key = PolicyKey {
         policy_id: 2_u32.to_be_bytes(),
@@ -109,6 +113,36 @@ fn data_is_copied_whole_until_somebody_says_that_it_need_not() {
         audit(&mut lab, 3);
         assert_eq!(sent(&lab, &mut reader, 9201, 100).len(), 1);
         assert_eq!((lab.counter(Counter::Copied), lab.counter(Counter::CopyLost)), (6, 0));
+        lab.end();
+    });
+}
+
+#[test]
+fn long_frames_are_cut_when_nobody_reads_their_copies() {
+    const FRAMES: usize = 400;
+    const LONG: usize = 8000;
+    isolated(|| {
+        let mut lab = audited_over(9000);
+        let mut reader = lab.datapath.take_copies().unwrap();
+        open(&lab, 1000);
+        for number in 0..FRAMES {
+            let seq = 1001 + u32::try_from(number * LONG).unwrap();
+            from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, seq, 5001, ACK, LONG));
+        }
+        let lengths: Vec<_> = copies(&mut reader).iter().map(|(_, frame)| frame.len()).collect();
+        // Rooms of 16 KiB in the first 2 MiB, of 2 KiB in the others.
+        let whole = lengths.iter().take_while(|&&length| length > LONG).count();
+        assert!((100..150).contains(&whole), "{whole}");
+        assert!(
+            lengths[whole..].iter().all(|&length| length == COPY_ROOMS[1]),
+            "{lengths:?}"
+        );
+        assert_eq!(lengths.len(), FRAMES);
+        let [cut, lost] = [Counter::CopyCut, Counter::CopyLost].map(|counter| lab.counter(counter));
+        assert_eq!((cut, lost), ((FRAMES - whole) as u64, 0));
+        // There is room again.
+        let seq = 1001 + u32::try_from(FRAMES * LONG).unwrap();
+        assert!(sent(&lab, &mut reader, seq, LONG)[0].1.len() > LONG);
         lab.end();
     });
 }
