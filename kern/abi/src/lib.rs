@@ -84,6 +84,8 @@ pub mod names {
     pub const TC_FROM_PUNT: &str = "tc_from_punt";
     /// Program on the far end of a punt pair: hands frames to the worker's AF_XDP socket.
     pub const XDP_PUNT: &str = "xdp_punt";
+    /// The same on kernels before 5.18, where all frames are in one piece.
+    pub const XDP_PUNT_WHOLE: &str = "xdp_punt_whole";
     /// [`super::DatapathConfig`], one element.
     pub const CONFIG: &str = "CONFIG";
     /// Interface index → [`super::Endpoint`].

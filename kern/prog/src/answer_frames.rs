@@ -18,7 +18,7 @@ use seventh_abi::{AnswerPiece, Counter, FlowFlags, FlowState, Frames, PIECE_LEN_
 use crate::{
     counters::{PASS, QUIETLY, count},
     maps::{ANSWER_PIECES, FLOWS, SCRATCH, Scratch},
-    packet::{FRAGMENT_NONE, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN},
+    packet::{FRAGMENT_NONE, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, some_length},
 };
 
 const HEADER_LEN: u32 = 9;
@@ -263,7 +263,7 @@ fn copy(ctx: &TcContext, scratch: &mut Scratch, flow: &mut FlowState, left: u32)
         lose_piece(flow);
         return 0;
     }
-    if len > 0 {
+    if let Some(len) = some_length(len, PIECE_LEN_MAX as u32) {
         // SAFETY: `len` bytes fit, as just compared; the memory is this CPU's, which nobody else uses.
         let loaded = unsafe { bpf_skb_load_bytes(ctx.skb.skb.cast(), offset, (&raw mut piece.bytes).cast(), len) };
         if loaded != 0 {

@@ -1,9 +1,9 @@
 //! The kernel half of Seventh: decides L3/L4, lets inspected bytes pass, and sends what must be read to the engine.
 //!
-//! Seven programs. `tc_from_endpoint` and `tc_to_endpoint` sit on the host side of every endpoint's veth and share one
-//! decision, [`hook::classify`]. `xdp_punt` hands punted frames to a worker's AF_XDP socket; `tc_from_punt` takes back what
-//! the engine returns. `tc_requests` goes on where the opener's bytes are to be read, `tc_beside` where what passes is judged
-//! beside the traffic, `tc_answers` where it is an answer of HTTP/2.
+//! Eight programs, of which a kernel takes seven at most. `tc_from_endpoint` and `tc_to_endpoint` sit on the host side of
+//! every endpoint's veth and share one decision, [`hook::classify`]. `xdp_punt` hands punted frames to a worker's AF_XDP
+//! socket; `tc_from_punt` takes back what the engine returns. `tc_requests` goes on where the opener's bytes are to be read,
+//! `tc_beside` where what passes is judged beside the traffic, `tc_answers` where it is an answer of HTTP/2.
 //!
 //! On any other target than BPF this is an empty program, so that the ordinary stable clippy can read it.
 #![cfg_attr(target_arch = "bpf", no_std, no_main, feature(asm_experimental_arch))]
@@ -74,6 +74,12 @@ pub fn tc_from_punt(ctx: TcContext) -> i32 {
 /// Far end of a punt pair: to the worker's socket.
 #[xdp(frags)]
 pub fn xdp_punt(ctx: XdpContext) -> u32 {
+    punt::to_worker(&ctx)
+}
+
+/// The same for kernels before 5.18: they refuse a program that says it knows frames in several pieces.
+#[xdp]
+pub fn xdp_punt_whole(ctx: XdpContext) -> u32 {
     punt::to_worker(&ctx)
 }
 

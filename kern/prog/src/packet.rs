@@ -133,6 +133,15 @@ pub fn read<T: Copy>(ctx: &TcContext, offset: usize) -> Option<T> {
     Some(unsafe { ptr::read_unaligned(start as *const T) })
 }
 
+/// `len`, if it is 1 to `max`, in a form in which every verifier sees that. Helpers take no length that may be 0, and kernels
+/// before 6.8 learn nothing about a number from its being another one than 0: so it is compared as one less. The compiler, which
+/// would make one comparison of both, must not know that it is the same number.
+#[inline(always)]
+pub fn some_length(len: u32, max: u32) -> Option<u32> {
+    let one_less = core::hint::black_box(len.wrapping_sub(1));
+    if one_less < max { Some(one_less + 1) } else { None }
+}
+
 #[inline(never)]
 fn parse_linear(ctx: &TcContext, packet: &mut Packet) -> Result<Frame, Fault> {
     let mut offset = ETHERNET_LENGTH;

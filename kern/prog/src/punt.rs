@@ -26,12 +26,28 @@ pub fn to_engine(scene: &Scene<'_>, flow: &mut FlowState, reply: bool) -> i32 {
     to_engine_with(scene, flow, reply, false)
 }
 
-/// The same; `repeats` as in [`Frontier`].
-#[inline(never)]
+/// The same; `repeats`: the packet begins with the request that was let through last.
+///
+/// What refuses is told here and not in [`hand_over`]: to tell takes a frame of stack, and the frames of one chain of calls
+/// must not be over 512 bytes, each rounded up to 32 (by kernels before 6.8; later ones round to 16).
+#[inline(always)]
 pub fn to_engine_with(scene: &Scene<'_>, flow: &mut FlowState, reply: bool, repeats: bool) -> i32 {
+    let action = hand_over(scene, flow, reply, repeats);
+    if action >= REFUSED {
+        return drop_packet(scene, flow.peer_identity, (action - REFUSED) as u8);
+    }
+    action
+}
+
+/// Added to a reason: the packet is to be dropped for it. More than any action.
+const REFUSED: i32 = 1 << 8;
+
+/// The action, or [`REFUSED`] and a reason.
+#[inline(never)]
+fn hand_over(scene: &Scene<'_>, flow: &mut FlowState, reply: bool, repeats: bool) -> i32 {
     let workers = scene.config.workers;
     if workers == 0 || workers as usize > WORKERS_MAX {
-        return refuse(scene, flow, DropReason::NoWorker);
+        return refused(DropReason::NoWorker);
     }
     // The compiler can prove the bound and would drop the mask; the verifier cannot and needs it.
     let worker = core::hint::black_box(flow_hash(&scene.scratch.key) % workers) as usize & (WORKERS_MAX - 1);
@@ -42,15 +58,15 @@ pub fn to_engine_with(scene: &Scene<'_>, flow: &mut FlowState, reply: bool, repe
         return pass_unread(flow);
     }
     if !fits(scene) {
-        return refuse(scene, flow, DropReason::PuntTooLarge);
+        return refused(DropReason::PuntTooLarge);
     }
     let Some(head) = read::<[u8; 14]>(scene.ctx, 0) else {
-        return refuse(scene, flow, DropReason::FrameAccess);
+        return refused(DropReason::FrameAccess);
     };
     let ether_type = u16::from_be_bytes([head[12], head[13]]);
     let connection = flow.connection;
     let Some([high, low]) = (PuntedType { ether_type, connection }).encode() else {
-        return refuse(scene, flow, DropReason::UnsupportedL3Protocol);
+        return refused(DropReason::UnsupportedL3Protocol);
     };
     if !reply {
         flow.mac_destination = [head[0], head[1], head[2], head[3], head[4], head[5]];
@@ -79,7 +95,7 @@ pub fn to_engine_with(scene: &Scene<'_>, flow: &mut FlowState, reply: bool, repe
     let [m0, m1, m2, m3, m4, m5, m6, m7, m8, m9, m10, m11] = meta.encode();
     let head = [m0, m1, m2, m3, m4, m5, m6, m7, m8, m9, m10, m11, high, low];
     if scene.ctx.store(0, &head, 0).is_err() {
-        return refuse(scene, flow, DropReason::FrameAccess);
+        return refused(DropReason::FrameAccess);
     }
     count(Counter::Punted as u32);
     // SAFETY: the helper only records where the frame goes; an unknown device drops it.
@@ -109,9 +125,11 @@ fn frontier(packet: &Packet, flow: &FlowState, repeats: bool) -> Option<Frontier
     {
         return None;
     }
+    let kept_end = flow.kept_seq.wrapping_add(flow.kept_len as u32);
     Some(Frontier {
         seq: boundary,
-        repeats,
+        // What the engine let through after that request was not compared with anything here.
+        repeats: repeats && kept_end == boundary,
         answered: !is_own || packet.acknowledgement != flow.kept_ack,
     })
 }
@@ -147,8 +165,8 @@ fn flow_hash(key: &FlowKey) -> u32 {
 }
 
 #[inline(always)]
-fn refuse(scene: &Scene<'_>, flow: &FlowState, reason: DropReason) -> i32 {
-    drop_packet(scene, flow.peer_identity, reason as u8)
+fn refused(reason: DropReason) -> i32 {
+    REFUSED + reason as i32
 }
 
 /// `xdp_punt`: only frames with punt metadata reach a socket; without a socket the answer is a counted drop.

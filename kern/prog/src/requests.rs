@@ -27,7 +27,7 @@ use crate::{
     inspect::{after, note_sent},
     maps::{CONFIG, ENDPOINTS, FLOWS, REQUEST_RULES, REQUEST_STATES, REQUESTS, Request, SCRATCH, Scratch, TAILS},
     onward,
-    packet::{Packet, TCP_ACK, TCP_PSH},
+    packet::{Packet, TCP_ACK, TCP_PSH, some_length},
     punt, sip_hash,
 };
 
@@ -298,11 +298,9 @@ pub fn note_onward(packet: &Packet, action: &InjectAction, flow: &mut FlowState)
 /// which it goes on to write (sendfile, vmsplice), and what was judged is what must arrive.
 #[inline(always)]
 fn load(scene: &mut Scene<'_>, len: u32) -> bool {
-    // The compiler must not know more of the length than the verifier.
-    let len = core::hint::black_box(len);
-    if len == 0 || len > REQUEST_LEN_MAX as u32 {
+    let Some(len) = some_length(len, REQUEST_LEN_MAX as u32) else {
         return false;
-    }
+    };
     let Scratch { packet, request, .. } = &mut *scene.scratch;
     if scene.ctx.pull_data(packet.payload_offset.wrapping_add(len)).is_err() {
         return false;
@@ -350,11 +348,9 @@ fn tell(scene: &Scene<'_>, flow: &FlowState, rule: u32) {
 #[inline(never)]
 fn put<const ROOM: usize>(scene: &Scene<'_>, flow: &FlowState, rule: u32) {
     let packet = &scene.scratch.packet;
-    // The compiler must not know more of the length than the verifier.
-    let len = core::hint::black_box(packet.payload_length);
-    if len == 0 || len > ROOM as u32 {
+    let Some(len) = some_length(packet.payload_length, ROOM as u32) else {
         return;
-    }
+    };
     let Some(mut slot) = REQUESTS.reserve::<Record<ROOM>>(0) else {
         return count(Counter::RequestLost as u32);
     };

@@ -11,7 +11,7 @@ use seventh_abi::{
     ABI_VERSION, ConfigFlags, DatapathConfig, Endpoint, FLOW_LAYOUT, FlowKey, FlowState, IdleLimits, IpcacheEntry,
     POLICY_SHUT, PolicyKey, RequestState, WORKERS_MAX, names,
 };
-use tracing::info;
+use tracing::{debug, info};
 
 use crate::{
     AnswerReader, AttachMode, CopyReader, CounterReader, DatapathError, EventReader, FillReader, FlowTable,
@@ -19,7 +19,7 @@ use crate::{
     attach::{self, Attached, Attachment},
     carry_over::{CarryOver, Pass},
     maps::{self, Maps},
-    object,
+    object::{self, LoadedProgram},
     punt_pair::{PuntPair, ifindex, largest_mtu},
     requests::{RequestAutomata, RequestTables, hash_key},
     xsk::Xsk,
@@ -151,12 +151,23 @@ impl Datapath {
             channels.push(Box::new(datapath.open_worker(worker).await?));
         }
         datapath.write_config()?;
+        for program in datapath.programs()? {
+            debug!(program.name, program.verified_instructions, "program loaded");
+        }
         info!(
             workers = datapath.pairs.len(),
             punt_mtu = datapath.punt_mtu,
             "datapath loaded"
         );
         Ok((datapath, channels))
+    }
+
+    /// The programs that the kernel has taken: all, or on kernels that lack what one needs all others.
+    ///
+    /// # Errors
+    /// The kernel does not tell.
+    pub fn programs(&self) -> Result<Vec<LoadedProgram>, DatapathError> {
+        object::loaded(&self.object)
     }
 
     async fn open_worker(&mut self, worker: usize) -> Result<Xsk, DatapathError> {

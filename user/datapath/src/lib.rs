@@ -37,6 +37,7 @@ pub use events::{AnswerReader, EventReader, PieceReader, RingReader, RingRecord}
 pub use fill::{FillReader, MapFill};
 pub use maps::{IpcachePrefix, PolicyRow};
 pub use names::{FlowTable, NameTable};
+pub use object::LoadedProgram;
 pub use probe::Prober;
 pub use requests::{RequestAutomata, RequestReader};
 pub use schedule::{give_way, prefer_batches};

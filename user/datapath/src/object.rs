@@ -10,7 +10,7 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::ProgramArray,
-    programs::{Program, SchedClassifier, Xdp},
+    programs::{Program, ProgramError, SchedClassifier, Xdp},
     util::KernelVersion,
 };
 use seventh_abi::{ABI_VERSION, names};
@@ -43,6 +43,8 @@ const MAPS: &[&str] = &[
 /// By their places in the map of this name.
 const TAILS: [(u32, &str); 2] = [(0, names::TC_ANSWERS), (1, names::TC_BESIDE)];
 const TAIL_REQUESTS: u32 = 2;
+/// How often a program is given to the verifier that was interrupted.
+const LOADS_MAX: u32 = 5;
 pub(crate) const TC_PROGRAMS: &[&str] = &[names::TC_FROM_ENDPOINT, names::TC_TO_ENDPOINT, names::TC_FROM_PUNT];
 
 /// Loads the object and all its programs; maps that an earlier agent of the same ABI pinned are taken over.
@@ -65,25 +67,35 @@ pub(crate) fn load(settings: &Settings) -> Result<Ebpf, DatapathError> {
     }
     let mut object = loader.load(OBJECT).map_err(|e| DatapathError::Load(chain(&e)))?;
     for &name in TC_PROGRAMS {
-        classifier(&mut object, name)?
-            .load()
-            .map_err(|e| DatapathError::Load(format!("{name}: {}", chain(&e))))?;
+        let program = classifier(&mut object, name)?;
+        patiently(|| program.load()).map_err(|e| DatapathError::Load(format!("{name}: {}", chain(&e))))?;
     }
     for (place, name) in TAILS {
         load_tail(&mut object, place, name)?;
     }
     load_requests(&mut object)?;
-    xdp(&mut object)?
-        .load()
-        .map_err(|e| DatapathError::Load(format!("{}: {}", names::XDP_PUNT, chain(&e))))?;
+    let program = xdp(&mut object)?;
+    patiently(|| program.load()).map_err(|e| DatapathError::Load(format!("{}: {}", names::XDP_PUNT, chain(&e))))?;
     Ok(object)
+}
+
+/// The verifier gives up as soon as its caller has a signal or other work to see to (`EAGAIN`), which may have nothing to do with
+/// us: so, as libbpf does, it is asked again.
+fn patiently(mut load: impl FnMut() -> Result<(), ProgramError>) -> Result<(), ProgramError> {
+    for _ in 1..LOADS_MAX {
+        match load() {
+            Err(ProgramError::LoadError { io_error, .. }) if io_error.raw_os_error() == Some(libc::EAGAIN) => {}
+            result => return result,
+        }
+    }
+    load()
 }
 
 /// Loads a program that others go on to. Its place is pinned as all maps are, and keeps it when the agent is gone.
 fn load_tail(object: &mut Ebpf, place: u32, name: &'static str) -> Result<(), DatapathError> {
     let failed = |e: &dyn Error| DatapathError::Load(format!("{name}: {}", chain(e)));
     let tail = classifier(object, name)?;
-    tail.load().map_err(|e| failed(&e))?;
+    patiently(|| tail.load()).map_err(|e| failed(&e))?;
     let tail = tail.fd().map_err(|e| failed(&e))?;
     let tail = tail.try_clone().map_err(|e| failed(&e))?;
     let map = object
@@ -96,12 +108,43 @@ fn load_tail(object: &mut Ebpf, place: u32, name: &'static str) -> Result<(), Da
 /// It exchanges words atomically and has the kernel call back, which kernels before 5.17 do not know. There the engine reads
 /// every request.
 fn load_requests(object: &mut Ebpf) -> Result<(), DatapathError> {
-    let version = KernelVersion::current().map_err(|e| DatapathError::Load(format!("version of the kernel: {e}")))?;
-    if version < KernelVersion::new(5, 17, 0) {
-        info!(%version, "the kernel judges no requests by itself before 5.17");
+    if kernel_is_before(5, 17)? {
+        info!("the kernel judges no requests by itself before Linux 5.17");
         return Ok(());
     }
     load_tail(object, TAIL_REQUESTS, names::TC_REQUESTS)
+}
+
+fn kernel_is_before(major: u8, minor: u8) -> Result<bool, DatapathError> {
+    let version = KernelVersion::current().map_err(|e| DatapathError::Load(format!("version of the kernel: {e}")))?;
+    Ok(version < KernelVersion::new(major, minor, 0))
+}
+
+/// A program that the kernel has taken.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct LoadedProgram {
+    /// Its name.
+    pub name: String,
+    /// How many instructions the verifier walked through, of at most a million. None before Linux 5.16, which does not tell.
+    pub verified_instructions: Option<u32>,
+}
+
+/// All programs that are loaded, by name.
+pub(crate) fn loaded(object: &Ebpf) -> Result<Vec<LoadedProgram>, DatapathError> {
+    let mut programs = Vec::new();
+    for (name, program) in object.programs() {
+        let verified_instructions = match program.info() {
+            Ok(info) => info.verified_instruction_count(),
+            Err(ProgramError::NotLoaded) => continue,
+            Err(e) => return Err(DatapathError::Load(format!("{name}: {}", chain(&e)))),
+        };
+        programs.push(LoadedProgram {
+            name: name.to_owned(),
+            verified_instructions,
+        });
+    }
+    programs.sort_unstable_by(|a, b| a.name.cmp(&b.name));
+    Ok(programs)
 }
 
 /// Where this version pins its maps.
@@ -120,12 +163,18 @@ pub(crate) fn classifier<'a>(
         .ok_or(DatapathError::Missing(name))
 }
 
-/// The XDP program.
+/// The XDP program: of the two the one that this kernel takes. Whoever says that a program knows frames in several pieces is
+/// refused before 5.18, and who does not say so is refused at devices whose frames may have them.
 pub(crate) fn xdp(object: &mut Ebpf) -> Result<&mut Xdp, DatapathError> {
+    let name = if kernel_is_before(5, 18)? {
+        names::XDP_PUNT_WHOLE
+    } else {
+        names::XDP_PUNT
+    };
     object
-        .program_mut(names::XDP_PUNT)
+        .program_mut(name)
         .and_then(|p: &mut Program| <&mut Xdp>::try_from(p).ok())
-        .ok_or(DatapathError::Missing(names::XDP_PUNT))
+        .ok_or(DatapathError::Missing(name))
 }
 
 /// Removes the maps of agents with another ABI; call once the new programs are attached everywhere.

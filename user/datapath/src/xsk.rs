@@ -259,7 +259,13 @@ impl Xsk {
             shed: 0,
         };
         socket.refill();
-        bind(&socket.fd, ifindex, frame_max + HEADROOM > chunk_size).map_err(fail("bind"))?;
+        let several_chunks = frame_max + HEADROOM > chunk_size;
+        let step = if several_chunks {
+            "bind for frames of several pieces, which needs Linux 6.6 (some device's MTU is too large for one)"
+        } else {
+            "bind"
+        };
+        bind(&socket.fd, ifindex, several_chunks).map_err(fail(step))?;
         Ok(socket)
     }
 

@@ -229,6 +229,9 @@ fn while_a_request_is_under_way_the_next_one_is_the_engines() {
         // The stand-in has let that pass, and says where the next begins; nothing of it was acknowledged yet.
         assert_eq!(talk.send(end + len, &request), Way::Engine(None));
         talk.acknowledge(end + 2 * len);
+        // Of all that came before the place where an engine may begin now, the kernel knows the first request alone.
+        let other = [&request[..], &get("/b/17")].concat();
+        assert_eq!(talk.send(BASE, &other), engine(end + 2 * len, false, true));
         assert_eq!(talk.send(end + 2 * len, &request), Way::Allowed);
         talk.lab.end();
     });

@@ -185,7 +185,7 @@ impl Kernel {
         let knows = self.boundary_valid && !after(self.sent_next, self.boundary);
         (knows && (is_own || self.boundary == self.acked)).then(|| Frontier {
             seq: self.boundary,
-            repeats,
+            repeats: repeats && self.kept_end() == self.boundary,
             answered: !is_own || self.kept.as_ref().is_none_or(|(_, _, ack)| *ack != packet.ack),
         })
     }
