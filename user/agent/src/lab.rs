@@ -26,8 +26,9 @@ use nix::{
     unistd::Pid,
 };
 
-/// How long an agent may take to get ready.
-const READY_MAX: Duration = Duration::from_secs(20);
+/// How long an agent may take to get ready, in seconds; `SEVENTH_LAB_READY_S` says otherwise. Where the processor is emulated,
+/// the verifier takes most of a minute.
+const READY_MAX_S: u64 = 20;
 
 static LABS: AtomicU32 = AtomicU32::new(0);
 
@@ -417,7 +418,8 @@ impl Lab {
     /// As [`Self::start_agent`].
     pub fn launch_agent_with(&mut self, binary: &Path, flags: &[&str]) -> Result<u32> {
         let pid = self.begin(binary, flags, "info,seventh=debug")?;
-        let deadline = Instant::now() + READY_MAX;
+        let ready_max_s = std::env::var("SEVENTH_LAB_READY_S").map_or(Ok(READY_MAX_S), |seconds| seconds.parse())?;
+        let deadline = Instant::now() + Duration::from_secs(ready_max_s);
         while !self.agent_is_ready(binary) {
             let exited = self.exited("agent")?;
             if exited || Instant::now() > deadline {

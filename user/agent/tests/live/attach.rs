@@ -2,12 +2,13 @@
 
 use crate::{
     client::{IMPATIENCE, PATIENCE, fetch, is_silence},
-    stage::{PUBLIC, stage, status},
+    stage::{PUBLIC, TCX, kernel_has, stage, status},
 };
 
 #[test]
 fn clsact_enforces_like_tcx() {
-    for (config, mode) in [("attach: clsact", "clsact"), ("attach: auto", "tcx")] {
+    let auto = if kernel_has(TCX) { "tcx" } else { "clsact" };
+    for (config, mode) in [("attach: clsact", "clsact"), ("attach: auto", auto)] {
         let Some(lab) = stage(PUBLIC, config) else { return };
         assert_eq!(status(&lab)["attach"], mode);
         let filters = lab

@@ -18,6 +18,18 @@ pub(crate) fn binary() -> &'static Path {
 
 pub(crate) const MTU: u32 = 1500;
 
+/// The release of Linux that has tcx; before, programs are attached by clsact.
+pub(crate) const TCX: (u32, u32) = (6, 6);
+/// The release with what the kernel needs to judge whole requests by itself; before, the engine judges all.
+pub(crate) const KERNEL_JUDGES: (u32, u32) = (5, 17);
+
+/// Whether the kernel is of this release or a later one.
+pub(crate) fn kernel_has(release: (u32, u32)) -> bool {
+    let text = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
+    let mut parts = text.split('.').map(|part| part.parse().unwrap());
+    (parts.next().unwrap(), parts.next().unwrap()) >= release
+}
+
 /// The endpoints: a client with HTTP rules, a friend with an L4 rule only, an intruder without any, and the server.
 pub(crate) const CAST: &[(&str, &str)] = &[
     ("client", "client"),

@@ -12,6 +12,7 @@ mod link;
 mod requests;
 mod reused;
 mod stand_in;
+mod verifier;
 mod workers;
 
 use std::{
