@@ -14,12 +14,16 @@ use std::{
     time::{Duration, Instant},
 };
 
+use nix::{
+    sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    unistd::Pid,
+};
 use seventh::lab::Lab;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
     client::{Connection, PATIENCE, get},
-    stage::{CAST, MTU, PUBLIC, binary, lab_of, policy, status},
+    stage::{CAST, MTU, PUBLIC, binary, lab_of, policy, skip, status},
 };
 
 /// How long each flood is kept up; `SEVENTH_FLOOD_MS` says otherwise.
@@ -28,6 +32,14 @@ const FLOOD_MS: u64 = 1500;
 const SLOW_CONNECTIONS: u64 = 1500;
 /// What a flood may add to the agent's memory, in KiB: less than its limits allow it (`heldBytesMax`, 64 MiB).
 const GROWTH_MAX_KIB: u64 = 96 << 10;
+
+/// Of this one no rule speaks: what goes there ends in the kernel.
+const UNKNOWN_PORT: u16 = 5353;
+/// How long one measure takes of who has a processor of its own, and how often each is taken; `SEVENTH_ROUNDS` says otherwise.
+const SLICE: Duration = Duration::from_millis(100);
+const ROUNDS: u64 = 6;
+/// What must be left of its rate, even while builds and other tests use the same processors.
+const RATE_KEPT_MIN: f64 = 0.3;
 
 /// Beside the usual policy of the server: the flooder may ask it for pages as the client may, and for few names.
 pub(crate) fn policies() -> String {
@@ -111,6 +123,22 @@ impl Flood {
     }
 }
 
+/// A flood of questions for names at random.
+fn ask_for_names(lab: &Lab, port: u16, threads: usize) -> Flood {
+    let server = lab.endpoint("server").unwrap().ipv4;
+    Flood::start(lab, threads, || {
+        let connect = move || {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            socket.connect((server, port)).unwrap();
+            socket
+        };
+        let socket = lab.endpoint("flood").unwrap().run(connect).unwrap();
+        move |number| {
+            let _ = socket.send(&question(number));
+        }
+    })
+}
+
 /// Requests of an honest endpoint on one connection in this time: how many were answered, and the longest wait.
 fn honest(lab: &Lab, from: &str, time: Duration) -> (u32, Duration) {
     let server = SocketAddr::from((lab.endpoint("server").unwrap().ipv4, 8080));
@@ -176,21 +204,11 @@ fn who_floods_the_engine_takes_its_own_turns_and_nobody_elses() {
         let _ = writeln!(out, "alone: {answered} {what}, the longest took {longest:?}");
     }
     // The same flood on a port of which no rule speaks ends in the kernel: what it costs everybody is its sending.
-    for (name, port) in [("datagrams that the kernel drops", 5353), ("names at random", 53)] {
-        let flood = Flood::start(&lab, 2, || {
-            let socket = lab
-                .endpoint("flood")
-                .unwrap()
-                .run(move || {
-                    let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-                    socket.connect((server, port)).unwrap();
-                    socket
-                })
-                .unwrap();
-            move |number| {
-                let _ = socket.send(&question(number));
-            }
-        });
+    for (name, port) in [
+        ("datagrams that the kernel drops", UNKNOWN_PORT),
+        ("names at random", 53),
+    ] {
+        let flood = ask_for_names(&lab, port, 2);
         beside(&lab, name, flood, time, &mut out);
     }
     let flood = Flood::start(&lab, 1, || {
@@ -220,6 +238,57 @@ fn who_floods_the_engine_takes_its_own_turns_and_nobody_elses() {
     let _ = writeln!(out, "memory: {before_kib} KiB before, {grown_kib} KiB more at the end");
     println!("{out}");
     assert!(grown_kib < GROWTH_MAX_KIB, "{grown_kib} KiB");
+}
+
+/// Does it on one processor, with whatever it starts.
+fn on_processor<T>(processor: usize, job: impl FnOnce() -> T) -> T {
+    let this_thread = Pid::from_raw(0);
+    let before = sched_getaffinity(this_thread).unwrap();
+    let mut only = CpuSet::new();
+    only.set(processor).unwrap();
+    sched_setaffinity(this_thread, &only).unwrap();
+    let done = job();
+    sched_setaffinity(this_thread, &before).unwrap();
+    done
+}
+
+/// Flooder and agent share one processor, an honest client and the server the other one: what the flood takes from them is
+/// not time of the processor, and what the engine adds to that is told by a flood that does not reach it.
+#[test]
+fn who_has_a_processor_of_its_own_and_what_the_kernel_judges_keeps_its_rate_beside_a_flood_of_names() {
+    let may_use = sched_getaffinity(Pid::from_raw(0)).unwrap();
+    let mut processors = (0..CpuSet::count()).filter(|processor| may_use.is_set(*processor).unwrap());
+    let (Some(honest_one), Some(floods)) = (processors.next(), processors.next()) else {
+        return skip("it takes two processors");
+    };
+    let Some(mut lab) = lab_of(&[CAST, &[("flood", "flood")]].concat(), MTU) else {
+        return;
+    };
+    on_processor(honest_one, || lab.start_nginx("server", None)).unwrap();
+    on_processor(floods, || lab.start_agent(binary(), &policies(), "")).unwrap();
+    let kinds = [("friend", "at L4"), ("client", "that the kernel judges")];
+    let mut answered = [[0; 3]; 2];
+    for _ in 0..number("SEVENTH_ROUNDS", ROUNDS) {
+        for (place, port) in [None, Some(UNKNOWN_PORT), Some(53)].into_iter().enumerate() {
+            let flood = port.map(|port| on_processor(floods, || ask_for_names(&lab, port, 1)));
+            thread::sleep(Duration::from_millis(20));
+            for ((from, _), counts) in kinds.iter().zip(&mut answered) {
+                counts[place] += on_processor(honest_one, || honest(&lab, from, SLICE)).0;
+            }
+            flood.map(Flood::end);
+        }
+    }
+    for ((_, what), [alone, ends_in_kernel, reaches_engine]) in kinds.iter().zip(answered) {
+        let kept = f64::from(reaches_engine) / f64::from(alone);
+        println!(
+            "requests {what}: {alone} alone, {ends_in_kernel} beside a flood that ends in the kernel, {reaches_engine} beside \
+             one that reaches the engine: {kept:.2}"
+        );
+        assert!(kept > RATE_KEPT_MIN, "{what}: {kept}");
+    }
+    let lost = status(&lab)["workers"][0]["frames_lost"].as_u64().unwrap();
+    println!("{lost} frames of the flood lost");
+    assert!(lost > 0, "it was more than the engine takes");
 }
 
 /// Connections whose requests have begun and come to no end.

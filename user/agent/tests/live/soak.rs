@@ -77,10 +77,14 @@ fn under_mixed_load_and_changing_policies_nothing_grows() {
     let idle = Holdings::of(&lab, pid);
     let load = Load::start(&lab);
     let (began, mut changes, mut warm) = (Instant::now(), 0_usize, None);
+    let mut resident_kib_each_tenth = Vec::new();
     while began.elapsed() < time {
         thread::sleep(CHURN);
         changes += 1;
         replace_policy(&lab, &texts[changes % 2]);
+        if began.elapsed() > time / 10 * u32::try_from(resident_kib_each_tenth.len() + 1).unwrap() {
+            resident_kib_each_tenth.push(resident_kib(pid));
+        }
         if warm.is_none() && began.elapsed() > time / 3 {
             warm = Some(Holdings::of(&lab, pid));
         }
@@ -95,7 +99,8 @@ fn under_mixed_load_and_changing_policies_nothing_grows() {
     let end = Holdings::of(&lab, pid);
     let _ = writeln!(
         seen,
-        "{changes} changes of policy in {time:?}\nidle {idle:?}\nwarm {warm:?}\nend  {end:?}"
+        "{changes} changes of policy in {time:?}\nidle {idle:?}\nwarm {warm:?}\nend  {end:?}\nresident KiB at each tenth: \
+         {resident_kib_each_tenth:?}"
     );
     println!("{seen}");
     assert!(end.resident_kib < warm.resident_kib + GROWTH_MAX_KIB, "resident memory");
