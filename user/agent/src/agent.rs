@@ -25,7 +25,8 @@ use tracing::{error, info, warn};
 
 use crate::{
     api,
-    audit::{AuditModes, AuditSink, CopyCounts, Onlooker},
+    audit::{AuditModes, AuditSink, CopyCounts, look_on},
+    background::Background,
     config::Config,
     confine::confine,
     export,
@@ -89,7 +90,7 @@ pub(crate) struct State {
     pub(crate) workers: Workers,
     /// From the kernel to them.
     pub(crate) ways: Ways,
-    onlooker: Onlooker,
+    onlooker: Background,
     pub(crate) findings: Vec<Finding>,
     pub(crate) rejections: usize,
     pub(crate) dangling: usize,
@@ -105,7 +106,7 @@ impl State {
         (store, inventory, loaded): (PolicyStore, Inventory, Loaded),
         publisher: Publisher,
         workers: Workers,
-        onlooker: Onlooker,
+        onlooker: Background,
     ) -> Self {
         let prober = publisher.datapath().prober();
         let prober =
@@ -384,7 +385,7 @@ async fn start(
     observer.set_directory(directory(&publisher, &store, &inventory));
     observer.agent_started(publisher.endpoints());
     let counts = Arc::new(CopyCounts::default());
-    let looking = Onlooker::start(copies, &onlooker, limits(config), started, &counts)?;
+    let looking = look_on(copies, &onlooker, limits(config), started, &counts)?;
     let shared = Arc::new(Shared {
         node: config.node.clone(),
         config: config.clone(),
@@ -586,7 +587,7 @@ async fn end(shared: &Shared, tasks: Vec<JoinHandle<()>>, keep: bool) -> Result<
     let publisher = {
         let mut state = shared.state();
         state.workers.stop();
-        state.onlooker.stop();
+        state.onlooker.end();
         state.publisher.take()
     };
     keep_policies(shared).await;

@@ -20,6 +20,7 @@
 pub mod agent;
 pub mod api;
 mod audit;
+mod background;
 pub mod cli;
 pub mod config;
 mod confine;

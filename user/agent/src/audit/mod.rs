@@ -12,4 +12,4 @@ mod reader;
 
 pub(crate) use modes::AuditModes;
 pub(crate) use names::AuditSink;
-pub(crate) use reader::{CopyCounts, Onlooker};
+pub(crate) use reader::{CopyCounts, look_on};

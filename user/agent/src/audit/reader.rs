@@ -5,18 +5,20 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
-    thread::{self, JoinHandle},
     time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, Result};
 use nix::time::{ClockId, clock_gettime};
 use seventh_abi::{CopyHeader, CopySkip};
-use seventh_datapath::{CopyReader, give_way};
+use seventh_datapath::CopyReader;
 use seventh_engine::{Beside, Denials, EngineLimits, EngineShared, Seen};
 use tracing::{debug, error};
 
-use crate::worker::nanoseconds;
+use crate::{
+    background::{Background, Stop},
+    worker::nanoseconds,
+};
 
 /// How long the reader sleeps while copies come, and when none have come for [`QUIET`]. The kernel calls it earlier if
 /// the ring begins to fill.
@@ -53,55 +55,26 @@ impl CopyCounts {
     }
 }
 
-/// The thread.
-#[derive(Debug)]
-pub(crate) struct Onlooker {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Onlooker {
-    /// Starts it.
-    ///
-    /// # Errors
-    /// The system gives no thread.
-    pub(crate) fn start(
-        copies: Option<CopyReader>,
-        shared: &Arc<EngineShared>,
-        limits: EngineLimits,
-        started: Instant,
-        counts: &Arc<CopyCounts>,
-    ) -> Result<Self> {
-        let copies = copies.context("the ring of copies has a reader already")?;
-        let stop = Arc::new(AtomicBool::new(false));
-        let job = Job {
-            copies,
-            beside: Beside::new(Arc::clone(shared), limits, Denials::Audited),
-            shared: Arc::clone(shared),
-            clock_base_ns: clock_base_ns(started),
-            started,
-            counts: Arc::clone(counts),
-        };
-        let told = Arc::clone(&stop);
-        let thread = thread::Builder::new().name("onlooker".to_owned());
-        let thread = thread
-            .spawn(move || job.run(&told))
-            .context("cannot start the thread that reads copies")?;
-        Ok(Self {
-            stop,
-            thread: Some(thread),
-        })
-    }
-
-    /// Ends it and waits.
-    pub(crate) fn stop(&mut self) {
-        // Relaxed: the join orders everything.
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // A panic has been reported when it happened.
-            let _ = thread.join();
-        }
-    }
+/// Starts the thread that reads copies.
+///
+/// # Errors
+/// The system gives no thread.
+pub(crate) fn look_on(
+    copies: Option<CopyReader>,
+    shared: &Arc<EngineShared>,
+    limits: EngineLimits,
+    started: Instant,
+    counts: &Arc<CopyCounts>,
+) -> Result<Background> {
+    let job = Job {
+        copies: copies.context("the ring of copies has a reader already")?,
+        beside: Beside::new(Arc::clone(shared), limits, Denials::Audited),
+        shared: Arc::clone(shared),
+        clock_base_ns: clock_base_ns(started),
+        started,
+        counts: Arc::clone(counts),
+    };
+    Background::start("onlooker", NICENESS, move |stop| job.run(&stop))
 }
 
 /// What the kernel's clock showed when the engine's began.
@@ -121,14 +94,10 @@ struct Job {
 }
 
 impl Job {
-    fn run(mut self, stop: &AtomicBool) {
-        if let Err(e) = give_way(NICENESS) {
-            debug!(error = %e, "copies are read at the cost of the traffic");
-        }
+    fn run(mut self, stop: &Stop) {
         let _dead = Dead(Arc::clone(&self.counts));
         let (mut last_copy, mut next_tick) = (Instant::now(), Instant::now());
-        // Relaxed: set once, seen soon enough.
-        while !stop.load(Ordering::Relaxed) {
+        while !stop.is_told() {
             let read = self.turn();
             let now = Instant::now();
             if now >= next_tick {

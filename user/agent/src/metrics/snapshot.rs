@@ -297,7 +297,7 @@ fn of_kernel(snapshot: &mut Snapshot, kernel: &[u64], engine: &EngineCounters, r
             Counter::EventLost => snapshot.count(&table::LOST, one("source", "kernel_events"), count),
             Counter::AnswerLost => snapshot.count(&table::LOST, one("source", "kernel_answers"), count),
             Counter::CopyLost => snapshot.count(&table::LOST, one("source", "kernel_copies"), count),
-            Counter::CopyCut => snapshot.count(&table::LOST, one("source", "kernel_copy_ends"), count),
+            Counter::CopyCut => snapshot.count(&table::LOST, one("source", "kernel_copies_cut"), count),
             Counter::RequestLost => snapshot.count(&table::LOST, one("source", "kernel_requests"), count),
             _ => snapshot.count(&table::PACKETS, one("path", name), count),
         }

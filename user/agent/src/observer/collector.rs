@@ -4,21 +4,18 @@
 mod tests;
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread::{self, JoinHandle},
+    sync::Arc,
+    thread,
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use prost_types::Timestamp;
 use seventh_abi::{Answer, Event, EventKind, Verdict};
-use seventh_datapath::{AnswerReader, EventReader, PieceReader, RequestReader, give_way};
+use seventh_datapath::{AnswerReader, EventReader, PieceReader, RequestReader};
 use seventh_engine::{EngineShared, Http2Stream, L7Record, NameLimits, PolicyView, RecordVerdict};
 use seventh_flows::{Read, Redaction, RingWriter, json::to_json, pb::flow::LostEventSource};
-use tracing::{Level, debug};
+use tracing::Level;
 
 use super::{
     Observer,
@@ -34,6 +31,7 @@ use super::{
     record::{Answered, Seen, Uuids, tellings},
     streams::{Said, Streams, Told},
 };
+use crate::background::{Background, Stop};
 
 /// How often queues are looked at while there is something in them, and when there is not: each look that finds nothing
 /// doubles the pause, for these looks are most of what an idle agent does.
@@ -98,24 +96,6 @@ enum By {
 struct Awaited {
     by: By,
     record: Arc<L7Record>,
-}
-
-/// The thread of a collector. Ended when dropped.
-pub(crate) struct Collecting {
-    stop: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Drop for Collecting {
-    fn drop(&mut self) {
-        // Relaxed: the join orders everything.
-        self.stop.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
-            // A panic has been reported when it happened.
-            let _ = thread.join();
-        }
-    }
 }
 
 /// The only writer of the ring.
@@ -185,30 +165,17 @@ impl Collector {
         }
     }
 
-    /// Starts the thread, which gives way to the traffic of which it tells.
+    /// Starts the thread.
     ///
     /// # Errors
     /// The system gives no thread.
-    pub(crate) fn start(self) -> Result<Collecting> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let told = Arc::clone(&stop);
-        let thread = thread::Builder::new().name("collector".to_owned());
-        let thread = thread
-            .spawn(move || self.run(&told))
-            .context("cannot start the thread that collects records")?;
-        Ok(Collecting {
-            stop,
-            thread: Some(thread),
-        })
+    pub(crate) fn start(self) -> Result<Background> {
+        Background::start("collector", NICENESS, move |stop| self.run(&stop))
     }
 
-    fn run(mut self, stop: &AtomicBool) {
-        if let Err(e) = give_way(NICENESS) {
-            debug!(error = %e, "records are collected at the cost of the traffic");
-        }
+    fn run(mut self, stop: &Stop) {
         let mut idle = IDLE;
-        // Relaxed: set once, seen soon enough.
-        while !stop.load(Ordering::Relaxed) {
+        while !stop.is_told() {
             let taken = self.turn();
             if Instant::now() >= self.next_loss_look {
                 self.next_loss_look = Instant::now() + LOSS_LOOK;
