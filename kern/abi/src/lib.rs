@@ -16,6 +16,7 @@ mod protocol;
 mod punt;
 mod reason;
 mod request;
+mod share;
 
 use core::net::IpAddr;
 
@@ -38,6 +39,7 @@ pub use request::{
     PassedRequest, REQUEST_BYTES, REQUEST_HOST_LEN_MAX, REQUEST_LEN_MAX, REQUEST_LINES_MAX, REQUEST_ROOMS,
     REQUEST_RULE_SETS_MAX, REQUEST_RULES_MAX, REQUEST_STATES_MAX, RequestRules, RequestState, RequestStep, RequestWalk,
 };
+pub use share::{SHARE_CLIENTS, SHARE_ENDPOINTS, Share, ShareCount, WorkerShares, share_waiting};
 
 /// Version of every layout and number in this crate; stored in the configuration map.
 pub const ABI_VERSION: u32 = 14;
@@ -104,6 +106,8 @@ pub mod names {
     pub const PUNT_WORKERS: &str = "PUNT_WORKERS";
     /// Worker → AF_XDP socket.
     pub const XSKS: &str = "XSKS";
+    /// Worker → [`super::WorkerShares`]; its memory is shared with user space. Each agent has its own.
+    pub const SHARES: &str = "SHARES";
     /// Per-CPU counters, indexed by [`super::Counter`] and [`super::drop_counter`].
     pub const COUNTERS: &str = "COUNTERS";
     /// Ring buffer of [`super::Event`].

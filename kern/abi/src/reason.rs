@@ -108,6 +108,8 @@ reasons! {
     AcceptsOtherSyn = 29, "accepts_other_syn", hubble 0;
     /// A packet of an inspected flow says that it has urgent data: readers take a byte of those out of the stream.
     UrgentFlag = 30, "urgent_flag", hubble 0;
+    /// So many frames of the same client, or of the same endpoint, wait for the worker that there would be no room for others.
+    ShareUsedUp = 31, "share_used_up", hubble 205;
 
     /// No HTTP rule allows the request.
     HttpPolicyDenied = 64, "http_policy_denied", hubble 133;

@@ -28,6 +28,7 @@ mod policy;
 mod punt;
 mod requests;
 mod sip_hash;
+mod to_worker;
 
 use aya_ebpf::{
     macros::{classifier, xdp},
@@ -74,13 +75,13 @@ pub fn tc_from_punt(ctx: TcContext) -> i32 {
 /// Far end of a punt pair: to the worker's socket.
 #[xdp(frags)]
 pub fn xdp_punt(ctx: XdpContext) -> u32 {
-    punt::to_worker(&ctx)
+    to_worker::run(&ctx)
 }
 
 /// The same for kernels before 5.18: they refuse a program that says it knows frames in several pieces.
 #[xdp]
 pub fn xdp_punt_whole(ctx: XdpContext) -> u32 {
-    punt::to_worker(&ctx)
+    to_worker::run(&ctx)
 }
 
 #[cfg(not(target_arch = "bpf"))]

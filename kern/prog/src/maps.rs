@@ -1,14 +1,14 @@
 //! Every map, with the default sizes; the agent sets others when it loads the object.
 
 use aya_ebpf::{
-    bindings::BPF_F_NO_PREALLOC,
+    bindings::{BPF_F_MMAPABLE, BPF_F_NO_PREALLOC},
     macros::map,
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, ProgramArray, RingBuf, XskMap},
 };
 use seventh_abi::{
     AnswerPiece, COUNTERS_MAX, CopySkip, DatapathConfig, Endpoint, FlowKey, FlowState, FragmentKey, IpcacheEntry,
     IpcacheKey, NameEntry, NameKey, PIECE_LEN_MAX, PolicyEntry, PolicyKey, REQUEST_LEN_MAX, REQUEST_RULE_SETS_MAX,
-    RequestRules, RequestState, RequestWalk, WORKERS_MAX,
+    RequestRules, RequestState, RequestWalk, WORKERS_MAX, WorkerShares,
 };
 
 use crate::{packet::Packet, policy::Question};
@@ -32,6 +32,8 @@ pub static FRAGMENTS: LruHashMap<FragmentKey, u32> = LruHashMap::with_max_entrie
 pub static PUNT_WORKERS: HashMap<u32, u32> = HashMap::with_max_entries(WORKERS_MAX as u32, 0);
 #[map]
 pub static XSKS: XskMap = XskMap::with_max_entries(WORKERS_MAX as u32, 0);
+#[map]
+pub static SHARES: Array<WorkerShares> = Array::with_max_entries(WORKERS_MAX as u32, BPF_F_MMAPABLE);
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_MAX, 0);
 /// Working memory of one packet: more than the 512 bytes of stack hold. A program runs to its end on one CPU before

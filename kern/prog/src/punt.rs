@@ -1,9 +1,9 @@
 //! The way to the engine and back.
 
 use aya_ebpf::{
-    bindings::{BPF_F_INGRESS, xdp_action},
+    bindings::BPF_F_INGRESS,
     helpers::{bpf_ktime_get_ns, bpf_redirect},
-    programs::{TcContext, XdpContext},
+    programs::TcContext,
 };
 use seventh_abi::{
     ConfigFlags, Counter, DropReason, FlowFlags, FlowKey, FlowState, Frontier, Hook, InjectAction, InjectMeta,
@@ -167,34 +167,6 @@ fn flow_hash(key: &FlowKey) -> u32 {
 #[inline(always)]
 fn refused(reason: DropReason) -> i32 {
     REFUSED + reason as i32
-}
-
-/// `xdp_punt`: only frames with punt metadata reach a socket; without a socket the answer is a counted drop.
-#[inline(always)]
-pub fn to_worker(ctx: &XdpContext) -> u32 {
-    let start = ctx.data();
-    if start + 12 > ctx.data_end() {
-        count(drop_counter(DropReason::InjectInvalid));
-        return xdp_action::XDP_DROP;
-    }
-    // SAFETY: twelve bytes are there, as just compared.
-    let meta = unsafe { core::ptr::read_unaligned(start as *const [u8; 12]) };
-    if PuntMeta::decode(&meta).is_none() {
-        count(drop_counter(DropReason::InjectInvalid));
-        return xdp_action::XDP_DROP;
-    }
-    // SAFETY: reads a field of the context that the kernel passed in.
-    let ifindex = unsafe { (*ctx.ctx).ingress_ifindex };
-    // SAFETY: the element is one word that changes only when workers are set up.
-    let worker = unsafe { PUNT_WORKERS.get(&ifindex) };
-    if let Some(worker) = worker
-        && let Ok(action) = XSKS.redirect(*worker, xdp_action::XDP_DROP as u64)
-    {
-        count(Counter::ToWorker as u32);
-        return action;
-    }
-    count(drop_counter(DropReason::NoWorker));
-    xdp_action::XDP_DROP
 }
 
 /// `tc_from_punt`: a frame from the engine continues where its flow was taken, or goes back to the opener.

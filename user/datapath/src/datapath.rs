@@ -22,6 +22,7 @@ use crate::{
     object::{self, LoadedProgram},
     punt_pair::{PuntPair, ifindex, largest_mtu},
     requests::{RequestAutomata, RequestTables, hash_key},
+    shares::Shares,
     xsk::Xsk,
 };
 
@@ -183,7 +184,8 @@ impl Datapath {
         let link = attach::attach_xdp(&mut self.object, &pair.far, pair.far_ifindex, &self.links)?;
         self.xdp_links.push(link);
         pair.up().await?;
-        let socket = Xsk::open(&pair.far, pair.far_ifindex, self.punt_mtu)?;
+        let shares = Shares::open(&self.object, worker, Xsk::room(self.punt_mtu))?;
+        let socket = Xsk::open(&pair.far, pair.far_ifindex, self.punt_mtu, shares)?;
         let index = u32::try_from(worker).map_err(|_| setting("workers", "too many"))?;
         self.maps.set_punt_worker(pair.far_ifindex, index)?;
         self.maps

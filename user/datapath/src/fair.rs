@@ -1,13 +1,9 @@
 //! Who is next when more frames wait than a worker decides: every endpoint in turn, and at each endpoint everybody who opens
 //! connections there in turn. What there is no room for goes from where most waits.
 
-use std::{
-    array,
-    collections::VecDeque,
-    hash::{BuildHasher as _, RandomState},
-};
+use std::{array, collections::VecDeque};
 
-use seventh_abi::{PuntMeta, PuntedType};
+use crate::shares::Owner;
 
 /// Queues of one endpoint: those who open connections there are spread over them by their addresses. As many as a word has
 /// bits.
@@ -15,42 +11,21 @@ const QUEUES: u32 = 64;
 
 /// Whose turn a frame takes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) struct Share {
+pub(crate) struct Turn {
     ifindex: u32,
     queue: u32,
 }
 
-/// Reads whose turn a frame takes. The secret keeps strangers from choosing addresses that share somebody's queue.
-#[derive(Default)]
-pub(crate) struct Shares {
-    secret: RandomState,
-}
-
-impl Shares {
-    /// By the device at which it was taken and the address of who opened the connection.
-    pub(crate) fn of(&self, frame: &[u8]) -> Share {
-        let meta = frame.first_chunk().and_then(PuntMeta::decode);
-        let Some(meta) = meta else {
-            return Share { ifindex: 0, queue: 0 };
-        };
-        let place = frame.get(12..).and_then(|rest| rest.first_chunk());
-        let punted = place.and_then(|place| PuntedType::decode(*place));
-        let (source, destination) = match punted.map(|punted| punted.ether_type) {
-            Some(0x0800) => (frame.get(26..30), frame.get(30..34)),
-            Some(0x86dd) => (frame.get(22..38), frame.get(38..54)),
-            // Tagged frames of one endpoint share a turn.
-            _ => (None, None),
-        };
-        let opener = if meta.reply { destination } else { source };
-        let hash = opener.map_or(0, |opener| self.secret.hash_one(opener));
-        Share {
-            ifindex: meta.ifindex,
-            queue: u32::try_from(hash % u64::from(QUEUES)).unwrap_or(0),
+impl From<Owner> for Turn {
+    fn from(owner: Owner) -> Self {
+        Self {
+            ifindex: owner.ifindex,
+            queue: u32::from(owner.share.client) % QUEUES,
         }
     }
 }
 
-/// Frames that wait, in order within each share.
+/// Frames that wait, in order within each turn.
 pub(crate) struct Fair<T> {
     /// Those of whom something waits.
     endpoints: Vec<Endpoint<T>>,
@@ -132,16 +107,16 @@ impl<T> Fair<T> {
     }
 
     /// Adds one; returns what had to go for it, perhaps that one itself.
-    pub(crate) fn push(&mut self, share: Share, item: T) -> Option<T> {
+    pub(crate) fn push(&mut self, of: Turn, item: T) -> Option<T> {
         let known = self
             .endpoints
             .iter()
-            .position(|endpoint| endpoint.ifindex == share.ifindex);
+            .position(|endpoint| endpoint.ifindex == of.ifindex);
         let place = known.unwrap_or_else(|| {
-            self.endpoints.push(Endpoint::new(share.ifindex));
+            self.endpoints.push(Endpoint::new(of.ifindex));
             self.endpoints.len() - 1
         });
-        self.endpoints.get_mut(place)?.push(share.queue, item);
+        self.endpoints.get_mut(place)?.push(of.queue, item);
         self.len += 1;
         if self.len <= self.max {
             return None;
@@ -179,12 +154,10 @@ impl<T> Fair<T> {
 
 #[cfg(test)]
 mod tests {
-    use seventh_abi::{Hook, PuntMeta};
+    use super::{Fair, Turn};
 
-    use super::{Fair, Share, Shares};
-
-    const fn share(ifindex: u32, queue: u32) -> Share {
-        Share { ifindex, queue }
+    const fn turn(ifindex: u32, queue: u32) -> Turn {
+        Turn { ifindex, queue }
     }
 
     /// What comes out, of as many as went in.
@@ -196,10 +169,10 @@ mod tests {
     fn a_flood_of_one_endpoint_takes_every_second_turn_only() {
         let mut fair = Fair::new(1000);
         for n in 0..900 {
-            assert_eq!(fair.push(share(7, n % 64), (7, n)), None);
+            assert_eq!(fair.push(turn(7, n % 64), (7, n)), None);
         }
         for n in 0..10 {
-            assert_eq!(fair.push(share(8, 3), (8, n)), None);
+            assert_eq!(fair.push(turn(8, 3), (8, n)), None);
         }
         let first: Vec<_> = (0..20).filter_map(|_| fair.pop()).collect();
         let quiet: Vec<u32> = first.iter().filter(|(who, _)| *who == 8).map(|(_, n)| *n).collect();
@@ -216,11 +189,11 @@ mod tests {
     fn a_flood_of_one_client_leaves_the_others_of_the_endpoint_their_turns() {
         let mut fair = Fair::new(1000);
         for n in 0..900 {
-            fair.push(share(7, 5), (5, n));
+            fair.push(turn(7, 5), (5, n));
         }
         for n in 0..10 {
-            fair.push(share(7, 63), (63, n));
-            fair.push(share(7, 0), (0, n));
+            fair.push(turn(7, 63), (63, n));
+            fair.push(turn(7, 0), (0, n));
         }
         let first: Vec<_> = (0..30).filter_map(|_| fair.pop()).collect();
         for who in [5, 63, 0] {
@@ -236,55 +209,21 @@ mod tests {
     fn what_there_is_no_room_for_goes_from_where_most_waits() {
         let mut fair = Fair::new(100);
         for n in 0..500 {
-            let shed = fair.push(share(7, n % 2), (7, n));
+            let shed = fair.push(turn(7, n % 2), (7, n));
             assert_eq!(shed.is_some(), n >= 100);
         }
         for n in 0..40 {
-            let shed = fair.push(share(8, 0), (8, n)).expect("it is full");
+            let shed = fair.push(turn(8, 0), (8, n)).expect("it is full");
             assert_eq!(shed.0, 7, "not from the one of whom little waits");
         }
         for n in 0..200 {
-            assert!(fair.push(share(9, n % 64), (9, n)).is_some());
+            assert!(fair.push(turn(9, n % 64), (9, n)).is_some());
         }
         let left = drained(&mut fair);
         assert_eq!(left.len(), 100);
         for who in [7, 8, 9] {
             let of_one: Vec<u32> = left.iter().filter(|(seen, _)| *seen == who).map(|(_, n)| *n).collect();
             assert!((30..=40).contains(&of_one.len()), "{who}: {of_one:?}");
-        }
-    }
-
-    #[test]
-    fn a_share_is_of_who_opened_the_connection_at_which_device() {
-        let shares = Shares::default();
-        let frame = |reply, ifindex, from: [u8; 4], to: [u8; 4]| {
-            let meta = PuntMeta {
-                hook: Hook::ToEndpoint,
-                ifindex,
-                base_seq: None,
-                acked_seq: None,
-                reply_idle: false,
-                closed: false,
-                reply,
-                frontier: None,
-                clean: false,
-            };
-            let mut frame = meta.encode().to_vec();
-            frame.extend([0x07, 0xff, 0x45, 0, 0, 0, 0, 0, 0, 0, 64, 6, 0, 0]);
-            frame.extend([from, to].concat());
-            frame
-        };
-        let (client, server) = ([10, 0, 0, 1], [10, 0, 0, 2]);
-        let asks = shares.of(&frame(false, 4, client, server));
-        assert_eq!(asks, shares.of(&frame(true, 4, server, client)), "its answers, too");
-        assert_eq!(asks.ifindex, 4);
-        let others = (0..=255).map(|last| shares.of(&frame(false, 4, [10, 0, 9, last], server)).queue);
-        let used: std::collections::HashSet<u32> = others.collect();
-        assert!(used.len() > 32, "spread over {} queues", used.len());
-        for length in 0..34 {
-            let whole = frame(false, 4, client, server);
-            // Cut anywhere it is somebody's, and nothing panics.
-            let _ = shares.of(&whole[..length]);
         }
     }
 }

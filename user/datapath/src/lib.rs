@@ -19,12 +19,14 @@ mod events;
 mod fair;
 mod fill;
 mod maps;
+mod memory;
 mod names;
 mod object;
 mod probe;
 mod punt_pair;
 mod requests;
 mod schedule;
+mod shares;
 mod xsk;
 
 pub use attach::AttachMode;

@@ -17,8 +17,10 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::{
     ChannelStats, DatapathError, Decide, Disposition, Outgoing, PuntChannel,
-    fair::{Fair, Shares},
+    fair::Fair,
+    memory::Mapping,
     punt_pair::LINK_HEADERS,
+    shares::{Owner, Shares},
 };
 
 /// Chunks of the area, half of them for receiving.
@@ -43,23 +45,25 @@ struct Ring<T> {
     producer: NonNull<AtomicU32>,
     consumer: NonNull<AtomicU32>,
     entries: NonNull<T>,
-    mapping: (NonNull<libc::c_void>, usize),
+    /// Where those three lie. A ring that stays mapped keeps the socket alive and its queue busy.
+    _memory: Mapping,
 }
 
 impl<T: Copy> Ring<T> {
     fn map(fd: RawFd, offsets: libc::xdp_ring_offset, page: libc::off_t) -> io::Result<Self> {
         let bytes = offset(offsets.desc)? + RING_SIZE as usize * size_of::<T>();
-        let base = map_memory(bytes, libc::MAP_SHARED | libc::MAP_POPULATE, fd, page)?;
+        let memory = Mapping::shared(bytes, fd, page)?;
+        let base = memory.base();
         let at = |o: u64| -> io::Result<NonNull<u8>> {
             let o = offset(o)?;
             // SAFETY: the kernel gave offsets inside the mapping of the size it asks for.
-            Ok(unsafe { base.cast::<u8>().add(o) })
+            Ok(unsafe { base.add(o) })
         };
         Ok(Self {
             producer: at(offsets.producer)?.cast(),
             consumer: at(offsets.consumer)?.cast(),
             entries: at(offsets.desc)?.cast(),
-            mapping: (base, bytes),
+            _memory: memory,
         })
     }
 
@@ -118,22 +122,16 @@ impl<T: Copy> Ring<T> {
     }
 }
 
-impl<T> Drop for Ring<T> {
-    fn drop(&mut self) {
-        // SAFETY: unmaps what `map` mapped, once. A mapping that stays keeps the socket alive and its queue busy.
-        unsafe { libc::munmap(self.mapping.0.as_ptr(), self.mapping.1) };
-    }
-}
-
 /// The memory that frames lie in.
 struct Area {
     view: AreaView,
+    _memory: Mapping,
 }
 
 /// Where the area is; valid as long as its [`Area`].
 #[derive(Clone, Copy)]
 struct AreaView {
-    base: NonNull<libc::c_void>,
+    base: NonNull<u8>,
     chunk_size: u32,
 }
 
@@ -150,16 +148,9 @@ impl AreaView {
         let start = usize::try_from(address).unwrap_or(usize::MAX).min(self.length());
         let length = (length as usize).min(self.length() - start);
         // SAFETY: the range lies in the mapping, which starts at `base`.
-        let first = unsafe { self.base.cast::<u8>().add(start) };
+        let first = unsafe { self.base.add(start) };
         // SAFETY: `length` bytes from there lie in the mapping; the caller promised that nobody else touches them.
         unsafe { slice::from_raw_parts_mut(first.as_ptr(), length) }
-    }
-}
-
-impl Drop for Area {
-    fn drop(&mut self) {
-        // SAFETY: unmaps what `Xsk::open` mapped, once.
-        unsafe { libc::munmap(self.view.base.as_ptr(), self.view.length()) };
     }
 }
 
@@ -181,11 +172,12 @@ pub(crate) struct Xsk {
     stats: ChannelStats,
     /// Frames that were received and wait for their turn.
     waiting: Fair<Held>,
-    shares: Shares,
     /// Chunks of those.
     waiting_chunks: usize,
     /// Frames that had to go.
     shed: u64,
+    /// Whose frames wait in the receive ring.
+    shares: Shares,
 }
 
 /// A frame in our hands: its chunks by address and length.
@@ -207,8 +199,13 @@ impl Held {
 unsafe impl Send for Xsk {}
 
 impl Xsk {
-    /// Opens the socket and binds it to queue 0 of the device.
-    pub(crate) fn open(device: &str, ifindex: u32, mtu: u32) -> Result<Self, DatapathError> {
+    /// Frames that the receive ring holds, if devices have this MTU.
+    pub(crate) fn room(mtu: u32) -> u32 {
+        RING_SIZE / (mtu + LINK_HEADERS + HEADROOM).div_ceil(chunk_size(mtu))
+    }
+
+    /// Opens the socket and binds it to queue 0 of the device. `shares` have [`Xsk::room`].
+    pub(crate) fn open(device: &str, ifindex: u32, mtu: u32, shares: Shares) -> Result<Self, DatapathError> {
         let fail = |step: &'static str| {
             move |source: io::Error| DatapathError::Socket {
                 device: device.to_owned(),
@@ -217,7 +214,7 @@ impl Xsk {
             }
         };
         let frame_max = mtu + LINK_HEADERS;
-        let chunk_size = if frame_max + HEADROOM <= 2048 { 2048 } else { 4096 };
+        let chunk_size = chunk_size(mtu);
         // SAFETY: no preconditions; the result is checked.
         let raw = unsafe { libc::socket(libc::AF_XDP, libc::SOCK_RAW | libc::SOCK_CLOEXEC, 0) };
         let fd = match raw {
@@ -226,9 +223,11 @@ impl Xsk {
             raw => unsafe { OwnedFd::from_raw_fd(raw) },
         };
         let bytes = CHUNKS as usize * chunk_size as usize;
-        let base = map_memory(bytes, libc::MAP_PRIVATE | libc::MAP_ANONYMOUS, -1, 0).map_err(fail("memory"))?;
+        let memory = Mapping::anonymous(bytes).map_err(fail("memory"))?;
+        let base = memory.base();
         let area = Area {
             view: AreaView { base, chunk_size },
+            _memory: memory,
         };
         register(&fd, &area).map_err(fail("register memory"))?;
         let offsets = ring_offsets(&fd).map_err(fail("ring offsets"))?;
@@ -254,9 +253,9 @@ impl Xsk {
             frame_max,
             stats: ChannelStats::default(),
             waiting: Fair::new((WAITING / frame_max.div_ceil(chunk_size)) as usize),
-            shares: Shares::default(),
             waiting_chunks: 0,
             shed: 0,
+            shares,
         };
         socket.refill();
         let several_chunks = frame_max + HEADROOM > chunk_size;
@@ -339,9 +338,11 @@ impl Xsk {
         while decided < BATCH {
             let mut chunks = [(0, 0); FRAGMENTS_MAX];
             let Some(count) = self.receive_frame(&mut chunks) else {
+                self.shares.settle();
                 break;
             };
             decided += 1;
+            self.take(&chunks);
             match chunks.get(..count) {
                 Some([single]) => self.handle_single(*single, decide),
                 Some(several) => self.handle_joined(several, decide),
@@ -356,24 +357,30 @@ impl Xsk {
         for _ in 0..RING_SIZE {
             let mut chunks = [(0, 0); FRAGMENTS_MAX];
             let Some(count) = self.receive_frame(&mut chunks) else {
+                self.shares.settle();
                 return;
             };
-            let (Some(&(address, length)), Some(all)) = (chunks.first(), chunks.get(..count)) else {
-                return;
-            };
-            // SAFETY: the chunk was just received and is ours.
-            let share = self.shares.of(unsafe { self.area.view.bytes(address, length) });
+            let Some(all) = chunks.get(..count) else { return };
+            let owner = self.take(&chunks);
             let frame = match all {
                 [single] => Held::Single(*single),
                 several => Held::Several(several.into()),
             };
             self.waiting_chunks += count;
-            if let Some(shed) = self.waiting.push(share, frame) {
+            if let Some(shed) = self.waiting.push(owner.into(), frame) {
                 self.shed += 1;
                 self.waiting_chunks -= shed.chunks();
                 self.release_all(&shed);
             }
         }
+    }
+
+    /// Counts a frame that was just received, and says whose it is.
+    fn take(&self, &[(address, length), ..]: &[(u64, u32); FRAGMENTS_MAX]) -> Owner {
+        // SAFETY: the chunk is ours.
+        let owner = self.shares.owner(unsafe { self.area.view.bytes(address, length) });
+        self.shares.take(owner);
+        owner
     }
 
     fn decide_in_turn(&mut self, decide: &mut Decide<'_>) -> usize {
@@ -537,6 +544,7 @@ impl PuntChannel for Xsk {
         if let Ok(kernel) = kernel_statistics(&self.fd) {
             stats.lost_receiving = kernel.rx_dropped + kernel.rx_ring_full + self.shed;
         }
+        stats.lost_receiving += self.shares.refused();
         stats.unaccounted = u64::from(CHUNKS).saturating_sub(self.accounted() as u64);
         stats
     }
@@ -575,26 +583,17 @@ impl Outgoing for Queue<'_> {
     }
 }
 
-fn offset(value: u64) -> io::Result<usize> {
-    usize::try_from(value).map_err(|_| io::ErrorKind::InvalidData.into())
+/// Of the area, if devices have this MTU.
+fn chunk_size(mtu: u32) -> u32 {
+    if mtu + LINK_HEADERS + HEADROOM <= 2048 {
+        2048
+    } else {
+        4096
+    }
 }
 
-fn map_memory(bytes: usize, flags: libc::c_int, fd: RawFd, page: libc::off_t) -> io::Result<NonNull<libc::c_void>> {
-    // SAFETY: asks for a new mapping anywhere; the result is checked.
-    let base = unsafe {
-        libc::mmap(
-            ptr::null_mut(),
-            bytes,
-            libc::PROT_READ | libc::PROT_WRITE,
-            flags,
-            fd,
-            page,
-        )
-    };
-    if base == libc::MAP_FAILED {
-        return Err(io::Error::last_os_error());
-    }
-    NonNull::new(base).ok_or_else(|| io::ErrorKind::OutOfMemory.into())
+fn offset(value: u64) -> io::Result<usize> {
+    usize::try_from(value).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
 /// `struct xdp_umem_reg` of Linux 5.4: later fields are optional.

@@ -17,6 +17,7 @@ mod cluster_nodes;
 mod cluster_scale;
 mod cni;
 mod config;
+mod crowd;
 mod demo;
 mod differential;
 mod dns;
