@@ -6,7 +6,7 @@
 
 use std::collections::HashSet;
 
-use regex_automata::dfa::{Automaton as _, StartKind, dense};
+use regex_automata::dfa::{Automaton, StartKind, dense, sparse};
 use regex_automata::nfa::thompson::{self, WhichCaptures};
 use regex_automata::util::primitives::StateID;
 use regex_automata::util::{start, syntax};
@@ -16,23 +16,31 @@ use regex_automata::{Anchored, MatchKind};
 pub const AUTOMATON_BYTES_MAX: usize = 512 << 10;
 /// Bytes that building it may use besides. This is what bounds the time as well: about 0.1 s.
 const AUTOMATON_BUILD_BYTES_MAX: usize = 2 << 20;
-/// Bytes of the common automaton of all patterns of one field of a rule set at most. Patterns that exceed it together
-/// keep an automaton each.
+/// Bytes of the common automaton of all patterns of one field of a rule set at most.
 const COMMON_BYTES_MAX: usize = 1 << 20;
 /// Bytes that building it may use besides.
 const COMMON_BUILD_BYTES_MAX: usize = 512 << 10;
+/// From so many patterns on, one pass through a common automaton is worth more than its size: it is built as large as this,
+/// and then packed, to about a fifteenth and for two to four times as long a step. Patterns that exceed it keep an automaton each.
+const PACKED_FROM: usize = 32;
+const UNPACKED_BYTES_MAX: usize = 64 << 20;
+/// Bytes that building it may use besides. With the bound before it this bounds the time, to some seconds.
+const PACKED_BUILD_BYTES_MAX: usize = 32 << 20;
 /// Bytes of the automata of one field of a rule set, and of all patterns of one document, at most.
 pub const AUTOMATA_BYTES_MAX: usize = 32 << 20;
 /// Nesting of one pattern's syntax at most.
 pub(crate) const NEST_MAX: u32 = 100;
 
 type Dfa = dense::DFA<Vec<u32>>;
+type PackedDfa = sparse::DFA<Vec<u8>>;
 
 /// Patterns, each of which must match the whole text.
 #[derive(Debug)]
 pub(crate) enum Patterns {
     /// One automaton that knows them all.
     Common(Box<Dfa>),
+    /// The same in less space.
+    Packed(Box<PackedDfa>),
     /// One for each.
     Each(Vec<Dfa>),
 }
@@ -42,6 +50,8 @@ pub(crate) enum Patterns {
 pub(crate) enum Found<'a> {
     /// The state in which the common automaton ended, if it is one of a match.
     Common(&'a Dfa, Option<StateID>),
+    /// The same of a packed one.
+    Packed(&'a PackedDfa, Option<StateID>),
     /// Each automaton is asked when somebody wants to know.
     Each(&'a [Dfa], &'a str),
     /// No pattern matches.
@@ -57,6 +67,9 @@ impl Patterns {
         }
         if let Ok(common) = build(patterns, COMMON_BYTES_MAX, COMMON_BUILD_BYTES_MAX) {
             return Ok(Self::Common(Box::new(common)));
+        }
+        if let Some(packed) = packed(patterns) {
+            return Ok(Self::Packed(Box::new(packed)));
         }
         let mut bytes = 0;
         let mut each = Vec::with_capacity(patterns.len());
@@ -79,7 +92,8 @@ impl Patterns {
             return Found::Nothing;
         }
         match self {
-            Patterns::Common(automaton) => Found::Common(automaton, run(automaton, text)),
+            Patterns::Common(automaton) => Found::Common(automaton, run(&**automaton, text)),
+            Patterns::Packed(automaton) => Found::Packed(automaton, run(&**automaton, text)),
             Patterns::Each(automata) => Found::Each(automata, text),
         }
     }
@@ -93,10 +107,11 @@ pub(crate) enum Stepper<'a> {
 }
 
 impl Patterns {
-    /// For following a text; `None` if the patterns have no automaton in common.
+    /// For following a text; `None` if the patterns have no automaton in common that can be followed fast.
     pub(crate) fn stepper(&self) -> Option<Stepper<'_>> {
         match self {
             Patterns::Common(automaton) => Some(Stepper::Common(automaton)),
+            Patterns::Packed(_) => None,
             Patterns::Each(automata) => automata.is_empty().then_some(Stepper::Nothing),
         }
     }
@@ -143,14 +158,12 @@ impl Found<'_> {
     /// Whether the pattern with this index matches.
     pub(crate) fn has(&self, pattern: usize) -> bool {
         match self {
-            Found::Common(automaton, Some(state)) => {
-                let mut matching = (0..automaton.match_len(*state)).map(|i| automaton.match_pattern(*state, i));
-                matching.any(|id| id.as_usize() == pattern)
-            }
+            Found::Common(automaton, Some(state)) => ends_in(*automaton, *state, pattern),
+            Found::Packed(automaton, Some(state)) => ends_in(*automaton, *state, pattern),
             Found::Each(automata, text) => automata
                 .get(pattern)
                 .is_some_and(|automaton| run(automaton, text).is_some()),
-            Found::Common(_, None) | Found::Nothing => false,
+            Found::Common(_, None) | Found::Packed(_, None) | Found::Nothing => false,
         }
     }
 }
@@ -197,8 +210,14 @@ impl Examined {
     }
 }
 
+/// Whether this state of a match is one of this pattern.
+fn ends_in(automaton: &impl Automaton, state: StateID, pattern: usize) -> bool {
+    let mut matching = (0..automaton.match_len(state)).map(|i| automaton.match_pattern(state, i));
+    matching.any(|id| id.as_usize() == pattern)
+}
+
 /// The state of a match in which the automaton ends, if it does.
-fn run(automaton: &Dfa, text: &str) -> Option<StateID> {
+fn run(automaton: &impl Automaton, text: &str) -> Option<StateID> {
     let start = start::Config::new().anchored(Anchored::Yes);
     let mut state = automaton.start_state(&start).ok()?;
     for byte in text.bytes() {
@@ -209,6 +228,16 @@ fn run(automaton: &Dfa, text: &str) -> Option<StateID> {
     }
     let end = automaton.next_eoi_state(state);
     automaton.is_match_state(end).then_some(end)
+}
+
+/// The common automaton of many patterns, if it keeps within its bounds.
+fn packed(patterns: &[&str]) -> Option<PackedDfa> {
+    if patterns.len() < PACKED_FROM {
+        return None;
+    }
+    let unpacked = build(patterns, UNPACKED_BYTES_MAX, PACKED_BUILD_BYTES_MAX).ok()?;
+    let packed = unpacked.to_sparse().ok()?;
+    (packed.memory_usage() <= AUTOMATA_BYTES_MAX).then_some(packed)
 }
 
 /// Compiles `\A(?:pattern)\z` for each. Classes mean ASCII unless a pattern can only be read with Unicode tables; for

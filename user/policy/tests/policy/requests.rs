@@ -255,6 +255,30 @@ fn patterns_that_need_huge_automata_are_refused() {
     assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
 }
 
+/// Too many for a table of 1 MiB: the verdicts are the same, and a request costs one pass through it and not ten thousand.
+#[test]
+fn ten_thousand_rules_are_matched_in_one_pass() {
+    let rules: Vec<String> = (0..10_000)
+        .map(|n| format!("{{method: GET, path: '/s-{n}/(items|orders)'}}"))
+        .collect();
+    let mut world = world(&rules.join(", "));
+    let start = std::time::Instant::now();
+    for n in 0..1000 {
+        for (path, status) in [
+            (format!("/s-{}/orders", n * 10), 200),
+            (format!("/s-{n}/others"), 403),
+            (format!("/s-1{n:04}/items"), 403),
+        ] {
+            assert_eq!(
+                world.http(Ingress, "app=a", "app=b", 80, &request("GET", &path)),
+                status,
+                "{path}"
+            );
+        }
+    }
+    assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
+}
+
 #[test]
 fn many_rules_are_matched_together() {
     let rules: Vec<String> = (0..500)
