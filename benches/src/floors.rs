@@ -12,10 +12,12 @@ const KEEP_ALIVE: [Load; 3] = [Load::KeepAlive(1), Load::KeepAlive(8), Load::Kee
 
 /// One promise.
 pub(crate) struct Floor {
-    what: &'static str,
-    promise: String,
-    measured: f64,
+    pub(crate) what: &'static str,
+    pub(crate) promise: String,
+    pub(crate) measured: f64,
     met: bool,
+    /// What the same says without any enforcement, if it compares with somebody else: nobody can do better.
+    bound: Option<f64>,
 }
 
 impl Floor {
@@ -25,6 +27,7 @@ impl Floor {
             promise: format!("at least {least} × {of}"),
             measured,
             met: measured >= least,
+            bound: None,
         }
     }
 
@@ -34,7 +37,18 @@ impl Floor {
             promise: promise.to_owned(),
             measured,
             met: measured <= most,
+            bound: None,
         }
+    }
+
+    #[cfg(test)]
+    pub(crate) fn example() -> Floor {
+        Floor::at_least("speed", 2.0, "none", 2.5)
+    }
+
+    fn within(mut self, bound: f64) -> Floor {
+        self.bound = Some(bound);
+        self
     }
 }
 
@@ -65,8 +79,12 @@ fn rates(report: &Report) -> Vec<Floor> {
         Floor::at_least(what, promised, "no enforcement", least(ratios))
     };
     let envoy = |what, promised, loads: &[Load]| {
-        let ratio = |&load: &Load| report.ratio(load, Way::SeventhHttp, Way::Envoy2, Sample::rate);
-        Floor::at_least(what, promised, "Envoy", least(loads.iter().map(ratio)))
+        let ratio = |way| {
+            loads
+                .iter()
+                .map(move |&load| report.ratio(load, way, Way::Envoy2, Sample::rate))
+        };
+        Floor::at_least(what, promised, "Envoy", least(ratio(Way::SeventhHttp))).within(least(ratio(Way::None)))
     };
     let http = Way::SeventhHttp;
     vec![
@@ -114,7 +132,8 @@ fn costs(report: &Report) -> Vec<Floor> {
             "at most ¼ of Envoy's",
             0.25,
             report.ratio(one, http, envoy, p99),
-        ),
+        )
+        .within(report.ratio(one, Way::None, envoy, p99)),
         Floor::at_most(
             "enforcer's CPU per request, keep-alive (worst load)",
             "at most 1/15 of Envoy's",
@@ -141,15 +160,17 @@ fn greatest(values: impl Iterator<Item = f64>) -> f64 {
 
 /// As a table.
 pub(crate) fn table(floors: &[Floor]) -> String {
-    let mut text = "| what | promised | measured | kept |\n|---|---|---:|---|\n".to_owned();
+    let head = "| what | promised | measured | kept | no enforcement itself |\n|---|---|---:|---|---:|\n";
+    let mut text = head.to_owned();
     for floor in floors {
         let kept = if floor.met { "yes" } else { "**no**" };
         let _ = writeln!(
             text,
-            "| {} | {} | {} | {kept} |",
+            "| {} | {} | {} | {kept} | {} |",
             floor.what,
             floor.promise,
-            Cell(floor.measured, 3)
+            Cell(floor.measured, 3),
+            Cell(floor.bound.unwrap_or(f64::NAN), 3)
         );
     }
     text
@@ -177,10 +198,23 @@ mod tests {
         }
         let text = table(&floors(&report));
         assert!(
-            text.contains("| at least 0.7 × no enforcement | 0.600 | **no** |"),
+            text.contains("| at least 0.7 × no enforcement | 0.600 | **no** |  |"),
             "{text}"
         );
-        assert!(text.contains("| at most 15 µs | 10.000 | yes |"), "{text}");
+        assert!(text.contains("| at most 15 µs | 10.000 | yes |  |"), "{text}");
         assert!(!text.contains("Envoy") && !text.contains("DNS"), "{text}");
+    }
+
+    #[test]
+    fn beside_what_is_promised_of_envoy_stands_what_no_enforcement_has() {
+        let mut report = Report::default();
+        for (way, rate) in [(Way::None, 300.0), (Way::SeventhHttp, 270.0), (Way::Envoy2, 100.0)] {
+            report.add(1, Load::KeepAlive(8), way, sample(rate, 40.0));
+        }
+        let text = table(&floors(&report));
+        assert!(
+            text.contains("| at least 4 × Envoy | 2.700 | **no** | 3.000 |"),
+            "{text}"
+        );
     }
 }

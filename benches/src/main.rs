@@ -20,6 +20,7 @@ mod proxies;
 mod report;
 mod resolve;
 mod rules;
+mod runs;
 mod way;
 mod wrk;
 

@@ -10,7 +10,7 @@ use crate::{
     load::{Kind, Load},
     proxies::Programs,
     report::{Report, Row},
-    rules,
+    rules, runs,
 };
 
 /// Writes the page and its plots into the folder of documents.
@@ -20,8 +20,10 @@ pub(crate) fn write(folder: &Path, report: &Report, programs: &Programs, seconds
     for (name, picture) in pictures(report) {
         fs::write(plots.join(name), picture)?;
     }
+    let runs = plots.join("runs.tsv");
+    runs::add(&runs, &machine(), &floors::floors(report))?;
     let page = folder.join("benchmarks.md");
-    fs::write(&page, text(report, programs, seconds)).with_context(|| page.display().to_string())
+    fs::write(&page, text(report, programs, seconds, &runs::table(&runs))).with_context(|| page.display().to_string())
 }
 
 fn pictures(report: &Report) -> Vec<(&'static str, String)> {
@@ -88,7 +90,7 @@ fn pictures(report: &Report) -> Vec<(&'static str, String)> {
     ]
 }
 
-fn text(report: &Report, programs: &Programs, seconds: u64) -> String {
+fn text(report: &Report, programs: &Programs, seconds: u64, runs: &str) -> String {
     let mut text = format!(
         "# Benchmarks\n\nHow much does it cost to read every request, and what do others take for the same? This page is written by the \
          program that measures:\n\n```\n./seventh-dev bench e2e --publish\n```\n\n{}\n\n",
@@ -98,6 +100,11 @@ fn text(report: &Report, programs: &Programs, seconds: u64) -> String {
         text,
         "## What is promised\n\n{}\n",
         floors::table(&floors::floors(report))
+    );
+    let _ = write!(
+        text,
+        "What compares with others depends on the machine as much as on either: one that makes a proxy faster has less for it \
+         to waste. The last published runs (numbers of both sides vary by a tenth from run to run):\n\n{runs}\n"
     );
     text.push_str("## At a glance\n\n");
     for (name, alt) in [
@@ -139,7 +146,8 @@ fn method(rounds: usize, seconds: u64) -> String {
     )
 }
 
-fn versions(programs: &Programs) -> String {
+/// In one line.
+fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = read("/proc/cpuinfo");
     let field = |name: &str| {
@@ -166,11 +174,15 @@ fn versions(programs: &Programs) -> String {
     } else {
         ""
     };
-    let mut text = format!(
-        "{cores} cores of {}{hypervisor}, {memory} GiB, Linux {}.\n\n",
+    format!(
+        "{cores} cores of {}{hypervisor}, {memory} GiB, Linux {}",
         field("model name"),
         read("/proc/sys/kernel/osrelease").trim()
-    );
+    )
+}
+
+fn versions(programs: &Programs) -> String {
+    let mut text = format!("{}.\n\n", machine());
     let envoy = programs.envoy.to_string_lossy();
     let seventh = programs.seventh.to_string_lossy();
     for (program, arguments) in [
