@@ -33,7 +33,7 @@ pub use policy::{
     PolicyEntryFlags, PolicyKey, PolicyVerdict, WORKERS_MAX,
 };
 pub use protocol::{PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP};
-pub use punt::{Frontier, Hook, InjectAction, InjectMeta, PuntMeta, Replies};
+pub use punt::{Frontier, Hook, InjectAction, InjectMeta, PUNT_IFINDEX_MAX, PuntMeta, Replies};
 pub use reason::DropReason;
 pub use request::{
     PassedRequest, REQUEST_BYTES, REQUEST_HOST_LEN_MAX, REQUEST_LEN_MAX, REQUEST_LINES_MAX, REQUEST_ROOMS,
@@ -42,7 +42,7 @@ pub use request::{
 pub use share::{SHARE_CLIENTS, SHARE_ENDPOINTS, Share, ShareCount, WorkerShares, share_waiting};
 
 /// Version of every layout and number in this crate; stored in the configuration map.
-pub const ABI_VERSION: u32 = 14;
+pub const ABI_VERSION: u32 = 15;
 
 /// Version of [`FlowKey`] and [`FlowState`]: raise it with any change of their layout or meaning. An agent of another ABI
 /// takes over the flows of an earlier one only if this is in [`FLOW_LAYOUTS_READ`]. Never 0, which says that nobody knows.

@@ -2,7 +2,7 @@
 //! [`crate::PuntedType`] follows.
 //!
 //! Both ways: byte 0 is a locally administered unicast address byte (bit 1 set, bit 0 clear) whose other six bits are
-//! flags, bytes 1–3 are the interface index of the endpoint (and one more flag), the last eight depend on the way.
+//! flags, bytes 1–3 are the interface index of the endpoint (and two more flags), the last eight depend on the way.
 
 use crate::ConnectionNumber;
 
@@ -18,16 +18,18 @@ pub enum Hook {
 
 const MAGIC: u8 = 0b10;
 const MAGIC_MASK: u8 = 0b11;
-const IFINDEX_MAX: u32 = 0x007f_ffff;
-/// Highest bit of the three bytes of the interface index.
+/// Highest index of an interface of which frames can go to the engine: four million devices made since the node started.
+pub const PUNT_IFINDEX_MAX: u32 = 0x003f_ffff;
+/// Highest bit of the three bytes of the interface index, and the next one.
 const CLEAN: u32 = 0x0080_0000;
+const COMPARED: u32 = 0x0040_0000;
 
 /// Kernel → engine: what the engine cannot see in the frame.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct PuntMeta {
     /// Where the frame was taken.
     pub hook: Hook,
-    /// Host-side interface of the endpoint, below 2^23.
+    /// Host-side interface of the endpoint, at most [`PUNT_IFINDEX_MAX`].
     pub ifindex: u32,
     /// First data sequence number of the opener, if its SYN was seen.
     pub base_seq: Option<u32>,
@@ -41,6 +43,9 @@ pub struct PuntMeta {
     pub reply: bool,
     /// Where a request begins of which nothing was let through yet. Then `acked_seq` is known only if it is this.
     pub frontier: Option<Frontier>,
+    /// The frame's bytes before this one are those of the request that the kernel let through last. Beside a frontier, it is
+    /// that; alone, `base_seq` is known, and `acked_seq` is not told.
+    pub compared_to: Option<u32>,
     /// Whatever was let through of the opener's bytes has been acknowledged.
     pub clean: bool,
 }
@@ -51,8 +56,6 @@ pub struct PuntMeta {
 pub struct Frontier {
     /// Sequence number of the request's first byte.
     pub seq: u32,
-    /// The frame's bytes before it are those that were let through.
-    pub repeats: bool,
     /// The request before it has been answered, as far as the frame's acknowledgement tells.
     pub answered: bool,
 }
@@ -96,7 +99,9 @@ impl PuntMeta {
         // connection is always known then, so that the two bits that say so are.
         if let Some(frontier) = self.frontier {
             first = first & !(Self::BASE | Self::ACKED) | Self::CLOSED | Self::REPLY;
-            if frontier.repeats {
+            if let Some(compared_to) = self.compared_to
+                && compared_to == frontier.seq
+            {
                 first |= Self::BASE;
             }
             if frontier.answered {
@@ -104,8 +109,13 @@ impl PuntMeta {
             }
             acked = frontier.seq;
         }
-        let clean = if self.clean { CLEAN } else { 0 };
-        pack(first, self.ifindex & IFINDEX_MAX | clean, base, acked)
+        let mut flags = if self.clean { CLEAN } else { 0 };
+        if let (Some(compared_to), Some(_), None) = (self.compared_to, self.base_seq, self.frontier) {
+            first = first & !(Self::BASE | Self::ACKED) | Self::CLOSED | Self::REPLY;
+            flags |= COMPARED;
+            acked = compared_to;
+        }
+        pack(first, self.ifindex & PUNT_IFINDEX_MAX | flags, base, acked)
     }
 
     /// Reads the twelve bytes; `None` if they are not a punt header.
@@ -116,37 +126,40 @@ impl PuntMeta {
             return None;
         };
         let clean = ifindex & CLEAN != 0;
-        let has_frontier = first & (Self::CLOSED | Self::REPLY) == Self::CLOSED | Self::REPLY;
+        // In place of what is acknowledged, the second word is another place.
+        let is_other = first & (Self::CLOSED | Self::REPLY) == Self::CLOSED | Self::REPLY;
+        let has_frontier = is_other && ifindex & COMPARED == 0;
         let frontier = if has_frontier {
             Some(Frontier {
                 seq: acked,
-                repeats: first & Self::BASE != 0,
                 answered: first & Self::ACKED != 0,
             })
         } else {
             None
         };
+        let is_compared = is_other && (!has_frontier || first & Self::BASE != 0);
         Some(Self {
             hook: if first & Self::HOOK != 0 {
                 Hook::ToEndpoint
             } else {
                 Hook::FromEndpoint
             },
-            ifindex: ifindex & IFINDEX_MAX,
-            base_seq: if has_frontier || first & Self::BASE != 0 {
+            ifindex: ifindex & PUNT_IFINDEX_MAX,
+            base_seq: if is_other || first & Self::BASE != 0 {
                 Some(base)
             } else {
                 None
             },
-            acked_seq: if has_frontier && clean || !has_frontier && first & Self::ACKED != 0 {
+            acked_seq: if has_frontier && clean || !is_other && first & Self::ACKED != 0 {
                 Some(acked)
             } else {
                 None
             },
             reply_idle: first & Self::IDLE != 0,
-            closed: first & Self::CLOSED != 0 && !has_frontier,
-            reply: first & Self::REPLY != 0 && !has_frontier,
+            closed: first & Self::CLOSED != 0 && !is_other,
+            reply: first & Self::REPLY != 0 && !is_other,
             frontier,
+            compared_to: if is_compared { Some(acked) } else { None },
             clean,
         })
     }
@@ -209,7 +222,7 @@ pub enum Replies {
 pub struct InjectMeta {
     /// Hook at which the flow is inspected; the frame continues from there.
     pub hook: Hook,
-    /// Host-side interface of the endpoint, below 2^23.
+    /// Host-side interface of the endpoint, at most [`PUNT_IFINDEX_MAX`].
     pub ifindex: u32,
     /// The frame goes back to the opener instead of on to the other side.
     pub reverse: bool,
@@ -273,7 +286,7 @@ impl InjectMeta {
         } else {
             0
         };
-        pack(first, self.ifindex & IFINDEX_MAX | high, first_word, second_word)
+        pack(first, self.ifindex & PUNT_IFINDEX_MAX | high, first_word, second_word)
     }
 
     /// How far before the payload's end a range begins, and its length, of as much of it as can be told.
@@ -327,7 +340,7 @@ impl InjectMeta {
             } else {
                 Hook::FromEndpoint
             },
-            ifindex: ifindex & IFINDEX_MAX,
+            ifindex: ifindex & PUNT_IFINDEX_MAX,
             reverse: first & Self::REVERSE != 0,
             connection: (number & Self::NUMBER) as u16,
             action,
@@ -359,7 +372,7 @@ const fn unpack(m: &[u8; 12]) -> Option<(u8, u32, u32, u32)> {
 
 #[cfg(test)]
 mod tests {
-    use super::{Frontier, Hook, IFINDEX_MAX, InjectAction, InjectMeta, PuntMeta, Replies};
+    use super::{Frontier, Hook, InjectAction, InjectMeta, PUNT_IFINDEX_MAX, PuntMeta, Replies};
 
     #[test]
     fn punt_meta_survives_the_wire() {
@@ -378,6 +391,7 @@ mod tests {
                             closed,
                             reply,
                             frontier: None,
+                            compared_to: None,
                             clean: closed,
                         };
                         assert_eq!(PuntMeta::decode(&meta.encode()), Some(meta));
@@ -400,15 +414,42 @@ mod tests {
                     reply_idle: bit(1),
                     closed: false,
                     reply: false,
-                    frontier: Some(Frontier {
-                        seq,
-                        repeats: bit(2),
-                        answered: bit(3),
-                    }),
+                    frontier: Some(Frontier { seq, answered: bit(3) }),
+                    compared_to: bit(2).then_some(seq),
                     clean: bit(0),
                 };
                 assert_eq!(PuntMeta::decode(&meta.encode()), Some(meta));
             }
+        }
+    }
+
+    #[test]
+    fn where_the_kernel_has_compared_to_survives_the_wire_without_a_frontier() {
+        for (compared_to, reply_idle, clean) in [(0, true, false), (77, false, true), (u32::MAX, true, true)] {
+            let meta = PuntMeta {
+                hook: Hook::FromEndpoint,
+                ifindex: PUNT_IFINDEX_MAX,
+                base_seq: Some(5),
+                acked_seq: None,
+                reply_idle,
+                closed: false,
+                reply: false,
+                frontier: None,
+                compared_to: Some(compared_to),
+                clean,
+            };
+            assert_eq!(PuntMeta::decode(&meta.encode()), Some(meta));
+            let acknowledged = PuntMeta {
+                acked_seq: Some(3),
+                ..meta
+            };
+            assert_eq!(PuntMeta::decode(&acknowledged.encode()), Some(meta), "one of the two");
+            let unknown = PuntMeta { base_seq: None, ..meta };
+            let without = PuntMeta {
+                compared_to: None,
+                ..unknown
+            };
+            assert_eq!(PuntMeta::decode(&unknown.encode()), Some(without));
         }
     }
 
@@ -418,7 +459,7 @@ mod tests {
     fn inject(action: InjectAction) -> InjectMeta {
         InjectMeta {
             hook: Hook::ToEndpoint,
-            ifindex: IFINDEX_MAX,
+            ifindex: PUNT_IFINDEX_MAX,
             reverse: false,
             connection: 0x1fff,
             action,

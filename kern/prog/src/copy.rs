@@ -178,6 +178,7 @@ fn meta(scene: &Scene<'_>, flow: &FlowState, reply: bool) -> [u8; 12] {
         closed: flow.verdict == Verdict::Closed as u8,
         reply,
         frontier: None,
+        compared_to: None,
         clean: false,
     }
     .encode()

@@ -7,7 +7,7 @@ use aya_ebpf::{
 };
 use seventh_abi::{
     ConfigFlags, Counter, DropReason, FlowFlags, FlowKey, FlowState, Frontier, Hook, InjectAction, InjectMeta,
-    PROTOCOL_TCP, PuntMeta, PuntedType, Replies, Verdict, WORKERS_MAX, drop_counter,
+    PROTOCOL_TCP, PuntMeta, PuntedType, Replies, Verdict, WORKERS_MAX,
 };
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     counters::{count, drop_packet, pass, shot},
     hook::{Scene, fill_key, own_direction},
     inspect,
-    maps::{CONFIG, FLOWS, PUNT_WORKERS, SCRATCH, Scratch, XSKS},
+    maps::{CONFIG, FLOWS, SCRATCH, Scratch, XSKS},
     packet::{Frame, Packet, parse, read},
     requests,
 };
@@ -75,8 +75,9 @@ fn hand_over(scene: &Scene<'_>, flow: &mut FlowState, reply: bool, repeats: bool
     let frontier = if reply {
         None
     } else {
-        frontier(&scene.scratch.packet, flow, repeats)
+        frontier(&scene.scratch.packet, flow)
     };
+    let kept_end = flow.kept_seq.wrapping_add(flow.kept_len as u32);
     let meta = PuntMeta {
         hook: scene.hook,
         ifindex: scene.ifindex,
@@ -87,6 +88,7 @@ fn hand_over(scene: &Scene<'_>, flow: &mut FlowState, reply: bool, repeats: bool
         closed: flow.verdict == Verdict::Closed as u8,
         reply,
         frontier,
+        compared_to: if repeats { Some(kept_end) } else { None },
         clean: match frontier {
             Some(frontier) => frontier.seq == flow.acked_seq,
             None => flow.sent_next_seq == flow.acked_seq,
@@ -114,7 +116,7 @@ fn pass_unread(flow: &mut FlowState) -> i32 {
 /// See [`PuntMeta::frontier`]. Where the engine itself has said last where a request begins, it follows the stream and is to
 /// know what has been acknowledged, unless that comes to the same.
 #[inline(always)]
-fn frontier(packet: &Packet, flow: &FlowState, repeats: bool) -> Option<Frontier> {
+fn frontier(packet: &Packet, flow: &FlowState) -> Option<Frontier> {
     const NEEDED: u16 = FlowFlags::BASE_VALID | FlowFlags::REPLY_VALID | FlowFlags::BOUNDARY_VALID;
     let (_, boundary) = FlowState::unpack_request(flow.request);
     let is_own = boundary != flow.told_seq;
@@ -125,11 +127,8 @@ fn frontier(packet: &Packet, flow: &FlowState, repeats: bool) -> Option<Frontier
     {
         return None;
     }
-    let kept_end = flow.kept_seq.wrapping_add(flow.kept_len as u32);
     Some(Frontier {
         seq: boundary,
-        // What the engine let through after that request was not compared with anything here.
-        repeats: repeats && kept_end == boundary,
         answered: !is_own || packet.acknowledgement != flow.kept_ack,
     })
 }

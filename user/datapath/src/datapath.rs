@@ -9,7 +9,7 @@ use std::{
 use aya::{Ebpf, programs::links::PinnedLink};
 use seventh_abi::{
     ABI_VERSION, ConfigFlags, DatapathConfig, Endpoint, FLOW_LAYOUT, FlowKey, FlowState, IdleLimits, IpcacheEntry,
-    POLICY_SHUT, PolicyKey, RequestState, WORKERS_MAX, names,
+    POLICY_SHUT, PUNT_IFINDEX_MAX, PolicyKey, RequestState, WORKERS_MAX, names,
 };
 use tracing::{debug, info};
 
@@ -234,9 +234,15 @@ impl Datapath {
     /// first: a device without an entry passes nothing.
     ///
     /// # Errors
-    /// No such device, or the kernel refuses.
+    /// No such device, its index is over [`PUNT_IFINDEX_MAX`], or the kernel refuses.
     pub fn attach_endpoint(&mut self, interface: &str) -> Result<u32, DatapathError> {
         let ifindex = ifindex(interface)?;
+        if ifindex > PUNT_IFINDEX_MAX {
+            return Err(DatapathError::IndexTooHigh {
+                interface: interface.to_owned(),
+                ifindex,
+            });
+        }
         self.carry_over.copy(ifindex, &mut self.maps.flows, Pass::BeforeSwap)?;
         let mut attached = Vec::new();
         for (program, ingress) in [(names::TC_FROM_ENDPOINT, true), (names::TC_TO_ENDPOINT, false)] {

@@ -2,6 +2,8 @@
 
 use std::{io, path::PathBuf};
 
+use seventh_abi::PUNT_IFINDEX_MAX;
+
 /// An error of the datapath; the text says what was tried and, where there is one, what to do next.
 #[derive(Debug, thiserror::Error)]
 pub enum DatapathError {
@@ -24,6 +26,17 @@ pub enum DatapathError {
     /// There is no such device in this network namespace.
     #[error("no interface `{0}` in this network namespace (see `ip link`)")]
     NoInterface(String),
+    /// A device whose index finds no room beside a punted frame.
+    #[error(
+        "the index of interface `{interface}`, {ifindex}, is over {PUNT_IFINDEX_MAX}, the highest that can be enforced: indices \
+         begin anew when the node is restarted"
+    )]
+    IndexTooHigh {
+        /// Name of the device.
+        interface: String,
+        /// Its index.
+        ifindex: u32,
+    },
     /// A map could not be read or written.
     #[error("map {map}: {reason}")]
     Map {

@@ -96,6 +96,7 @@ fn frame(number: u64) -> [u8; FRAME_LEN] {
         closed: false,
         reply: false,
         frontier: None,
+        compared_to: None,
         clean: false,
     };
     let mut frame = [0; FRAME_LEN];

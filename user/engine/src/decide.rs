@@ -235,8 +235,8 @@ impl Engine {
     /// How many of the segment's first bytes cannot be compared with what was let through in their place.
     fn gone(&mut self, segment: &Segment<'_>, place: usize) -> Result<usize, Decision> {
         let stream = &self.flow(place)?.stream;
-        let compared_to = segment.punted.meta.frontier.filter(|frontier| frontier.repeats);
-        if compared_to.is_some_and(|frontier| frontier.seq == stream.floor()) {
+        // The kernel has compared them, up to where what is known here begins.
+        if segment.punted.meta.compared_to == Some(stream.floor()) {
             return Ok(0);
         }
         Ok(stream.gone(segment.tcp.seq, segment.payload.len()))
@@ -602,7 +602,11 @@ fn refused(
         .stream
         .next()
         .wrapping_sub(u32::try_from(flow.inspector.pending()).unwrap_or(0));
-    let received = meta.acked_seq.is_none_or(|acked| !before(acked, begin));
+    let received = match meta.acked_seq {
+        Some(acked) => !before(acked, begin),
+        // What the kernel let through comes again.
+        None => meta.frontier.is_some() || meta.compared_to.is_none(),
+    };
     let answered = flow.request_ack != Some(segment.tcp.ack);
     // A broken body is the fault of the request itself: its server waits for the rest and will not answer first.
     let is_time = match inspection.patience {

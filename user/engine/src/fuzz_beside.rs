@@ -73,6 +73,7 @@ fn frame(flags: u8, offset: u32, payload: &[u8], port: u16, udp: bool) -> Vec<u8
         closed: false,
         reply: flags & 4 != 0,
         frontier: None,
+        compared_to: None,
         clean: true,
     };
     let ports = if meta.reply { [port, 40_000] } else { [40_000, port] };

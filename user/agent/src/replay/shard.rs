@@ -179,6 +179,7 @@ fn show(
             closed: false,
             reply: sender == Sender::Other,
             frontier: None,
+            compared_to: None,
             clean: true,
         };
         if let Some(room) = frame.first_chunk_mut() {

@@ -13,12 +13,32 @@ use nix::{
     unistd::Pid,
 };
 use seventh_abi::{
-    Direction, FlowFlags, FlowKey, FlowState, IpcacheEntry, POLICY_PREFIX_FULL, PolicyKey, PolicyVerdict, Verdict,
-    mapped,
+    Direction, FlowFlags, FlowKey, FlowState, IpcacheEntry, POLICY_PREFIX_FULL, PUNT_IFINDEX_MAX, PolicyKey,
+    PolicyVerdict, Verdict, mapped,
 };
 use seventh_datapath::{AttachMode, IpcachePrefix, Settings};
 
-use super::{CLIENT, Lab, any, echo_once, entry, isolated, row};
+use super::{CLIENT, Lab, any, echo_once, entry, ip, isolated, row};
+
+#[test]
+fn a_device_whose_index_cannot_be_told_beside_a_frame_is_not_enforced_under_another_ones() {
+    isolated(|| {
+        let mut lab = Lab::with(Settings::default(), 1500, &[]);
+        let (last, beyond) = (PUNT_IFINDEX_MAX, PUNT_IFINDEX_MAX + 1);
+        for (name, index) in [("last", last), ("beyond", beyond)] {
+            ip(&format!("link add {name} index {index} type veth peer name {name}x"));
+        }
+        let endpoint = lab.datapath.endpoints()[&lab.indices[0]];
+        lab.datapath.set_endpoint(last, endpoint).unwrap();
+        assert_eq!(lab.datapath.attach_endpoint("last").unwrap(), last);
+        let refused = lab.datapath.attach_endpoint("beyond").unwrap_err().to_string();
+        assert!(
+            refused.contains(&beyond.to_string()) && refused.contains("restarted"),
+            "{refused}"
+        );
+        lab.end();
+    });
+}
 
 #[test]
 fn a_full_table_of_rules_or_of_addresses_refuses_what_is_new_and_keeps_what_is_in_force() {

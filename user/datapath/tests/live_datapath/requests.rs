@@ -87,7 +87,8 @@ impl Talk {
             (0, 1, 0) => Way::Repeated,
             (0, 0, 1) => {
                 let frame = self.lab.last_frame.lock().unwrap();
-                Way::Engine(PuntMeta::decode(frame.first_chunk().unwrap()).unwrap().frontier)
+                let meta = PuntMeta::decode(frame.first_chunk().unwrap()).unwrap();
+                Way::Engine(meta.frontier, meta.compared_to)
             }
             other => panic!("{other:?}"),
         }
@@ -108,12 +109,13 @@ impl Talk {
 enum Way {
     Allowed,
     Repeated,
-    Engine(Option<Frontier>),
+    /// With where it may begin, and to where the kernel has compared.
+    Engine(Option<Frontier>, Option<u32>),
 }
 
 /// At the engine, which may begin at this place.
 fn engine(seq: u32, repeats: bool, answered: bool) -> Way {
-    Way::Engine(Some(Frontier { seq, repeats, answered }))
+    Way::Engine(Some(Frontier { seq, answered }), repeats.then_some(seq))
 }
 
 #[test]
@@ -227,7 +229,9 @@ fn while_a_request_is_under_way_the_next_one_is_the_engines() {
             "its beginning is known"
         );
         // The stand-in has let that pass, and says where the next begins; nothing of it was acknowledged yet.
-        assert_eq!(talk.send(end + len, &request), Way::Engine(None));
+        assert_eq!(talk.send(end + len, &request), Way::Engine(None, None));
+        // What it knows itself it compares; what came before that was compared here.
+        assert_eq!(talk.send(BASE, &both), Way::Engine(None, Some(end)));
         talk.acknowledge(end + 2 * len);
         // Of all that came before the place where an engine may begin now, the kernel knows the first request alone.
         let other = [&request[..], &get("/b/17")].concat();
@@ -245,14 +249,17 @@ fn what_waits_at_the_engine_is_known_even_if_it_came_when_no_request_could_begin
         let (first, second) = request.split_at(10);
         let middle = BASE + u32::try_from(first.len()).unwrap();
         let end = BASE + u32::try_from(request.len()).unwrap();
-        assert!(matches!(talk.send(BASE, first), Way::Engine(_)));
+        assert!(matches!(talk.send(BASE, first), Way::Engine(..)));
         // The stand-in has let that pass without a word of where a request begins.
         let waiting = [b"POST /a HTTP/1.1\r\n", stand_in::WAITS].concat();
-        assert!(matches!(talk.send(end, &waiting), Way::Engine(_)));
+        assert!(matches!(talk.send(end, &waiting), Way::Engine(..)));
         talk.lab.tells_boundaries.store(true, Ordering::Relaxed);
-        assert!(matches!(talk.send(middle, second), Way::Engine(_)));
+        assert!(matches!(talk.send(middle, second), Way::Engine(..)));
         talk.acknowledge(end);
-        assert!(matches!(talk.send(end, &request), Way::Engine(_)), "its place is taken");
+        assert!(
+            matches!(talk.send(end, &request), Way::Engine(..)),
+            "its place is taken"
+        );
         talk.lab.end();
     });
 }

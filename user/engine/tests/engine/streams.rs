@@ -218,6 +218,46 @@ fn a_range_given_free_is_forgotten_long_before_its_numbers_come_round() {
 }
 
 #[test]
+fn what_the_kernel_let_pass_goes_on_again_with_what_the_engine_did_where_the_kernel_has_compared_it() {
+    let (second, third) = (get("/public"), get("/public/3"));
+    let begins = 5000 - second.len();
+    let merged = [second.clone(), third.clone()].concat();
+    for (compared_to, other, goes_on) in [
+        (Some(5000), false, Some(0)),
+        (None, false, Some(second.len())),
+        (Some(4999), false, Some(second.len())),
+        (Some(5000), true, None),
+    ] {
+        let mut world = World::new();
+        let mut connection = Connection::new();
+        connection.request_begins_at(5000);
+        connection.meta.clean = false;
+        connection.send(&mut world, 5000, &third).forwarded();
+        connection.meta.frontier = None;
+        connection.meta.compared_to = compared_to.map(|offset| connection.seq(offset));
+        let again = if other {
+            merged.replace("/public/3", "/secret/3")
+        } else {
+            merged.clone()
+        };
+        let outcome = connection.send(&mut world, begins, &again);
+        match goes_on {
+            Some(cut) => {
+                let sent: Vec<_> = outcome.forwarded.iter().chain(&outcome.made).collect();
+                assert!(
+                    matches!(sent[..], [sent] if sent.payload == again.as_bytes()[cut..]),
+                    "{outcome:?}"
+                );
+            }
+            None => {
+                outcome.nothing();
+                assert_eq!(world.reason(DropReason::RetransmissionDiffers), 1);
+            }
+        }
+    }
+}
+
+#[test]
 fn a_connection_is_taken_up_only_where_the_kernel_knows_that_a_request_begins() {
     for (boundary, path, expected) in [
         (true, "/public", EngineCounter::RequestAllowed),

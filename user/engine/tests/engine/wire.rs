@@ -198,6 +198,7 @@ pub(crate) fn punt(hook: Hook, ifindex: u32) -> PuntMeta {
         closed: false,
         reply: false,
         frontier: None,
+        compared_to: None,
         clean: true,
     }
 }

@@ -295,7 +295,6 @@ impl Connection {
     pub(crate) fn request_begins_at(&mut self, offset: usize) {
         self.meta.frontier = Some(Frontier {
             seq: self.seq(offset),
-            repeats: false,
             answered: true,
         });
     }

@@ -69,6 +69,7 @@ impl Opener {
             closed: false,
             reply: false,
             frontier: None,
+            compared_to: None,
             clean: true,
         };
         let length = 40 + u16::try_from(payload.len()).unwrap();

@@ -154,12 +154,13 @@ impl Kernel {
             self.punted_next = end;
         }
         let mut meta = self.meta(connection, packet.ack);
-        meta.frontier = self.frontier(packet, repeats);
+        meta.frontier = self.frontier(packet);
+        meta.compared_to = repeats.then(|| self.kept_end());
         if let Some(frontier) = meta.frontier {
             meta.clean = frontier.seq == self.acked;
-            meta.acked_seq = meta.clean.then_some(frontier.seq);
         }
-        Way::Punt(meta)
+        // What does not fit beside what is told is left out.
+        Way::Punt(PuntMeta::decode(&meta.encode()).expect("it was encoded"))
     }
 
     fn kept_end(&self) -> u32 {
@@ -180,12 +181,11 @@ impl Kernel {
         self.table.as_ref().is_some_and(|table| table.judge(payload).is_some())
     }
 
-    fn frontier(&self, packet: &Packet<'_>, repeats: bool) -> Option<Frontier> {
+    fn frontier(&self, packet: &Packet<'_>) -> Option<Frontier> {
         let is_own = self.boundary != self.told;
         let knows = self.boundary_valid && !after(self.sent_next, self.boundary);
         (knows && (is_own || self.boundary == self.acked)).then(|| Frontier {
             seq: self.boundary,
-            repeats: repeats && self.kept_end() == self.boundary,
             answered: !is_own || self.kept.as_ref().is_none_or(|(_, _, ack)| *ack != packet.ack),
         })
     }
