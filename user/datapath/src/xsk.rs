@@ -354,7 +354,11 @@ impl Xsk {
 
     /// Takes everything that has come off the receive ring, which would overflow at the cost of whoever comes last.
     fn sort_in(&mut self) {
-        for _ in 0..RING_SIZE {
+        for taken in 0..RING_SIZE as usize {
+            if taken % BATCH == 0 {
+                // What is taken lets others come: they need chunks.
+                self.refill();
+            }
             let mut chunks = [(0, 0); FRAGMENTS_MAX];
             let Some(count) = self.receive_frame(&mut chunks) else {
                 self.shares.settle();

@@ -16,6 +16,7 @@ use std::{
 
 use nix::{
     sched::{CpuSet, sched_getaffinity, sched_setaffinity},
+    sys::signal::Signal,
     unistd::Pid,
 };
 use seventh::lab::Lab;
@@ -23,7 +24,7 @@ use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
     client::{Connection, PATIENCE, get},
-    stage::{CAST, MTU, PUBLIC, binary, lab_of, policy, skip, status},
+    stage::{CAST, MTU, PUBLIC, binary, drops, lab_of, policy, skip, status},
 };
 
 /// How long each flood is kept up; `SEVENTH_FLOOD_MS` says otherwise.
@@ -240,6 +241,43 @@ fn who_floods_the_engine_takes_its_own_turns_and_nobody_elses() {
     let _ = writeln!(out, "memory: {before_kib} KiB before, {grown_kib} KiB more at the end");
     println!("{out}");
     assert!(grown_kib < GROWTH_MAX_KIB, "{grown_kib} KiB");
+}
+
+/// Whose single question is lost gets no answer: nobody asks again.
+#[test]
+fn while_nobody_takes_frames_a_flood_leaves_room_for_who_comes_late() {
+    let Some(mut lab) = lab_of(&[CAST, &[("flood", "flood"), ("asker", "flood")]].concat(), MTU) else {
+        return;
+    };
+    lab.start_agent(binary(), &policies(), "").unwrap();
+    let server = lab.endpoint("server").unwrap().ipv4;
+    let ask = move |count: u32| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.connect((server, 53)).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        for number in 0..count {
+            socket.send(&question(number)).unwrap();
+        }
+        socket
+    };
+    // The ways to everybody are known.
+    let refused = |socket: &UdpSocket| {
+        let mut answer = [0; 512];
+        let length = socket.recv(&mut answer).unwrap();
+        assert_eq!(answer[..length][3] & 15, 5, "REFUSED");
+    };
+    for endpoint in ["flood", "asker"] {
+        refused(&lab.endpoint(endpoint).unwrap().run(move || ask(1)).unwrap());
+    }
+    lab.signal("agent", Signal::SIGSTOP).unwrap();
+    // Three times what the ring holds.
+    let _flood = lab.endpoint("flood").unwrap().run(move || ask(6144)).unwrap();
+    let late = lab.endpoint("asker").unwrap().run(move || ask(1)).unwrap();
+    lab.signal("agent", Signal::SIGCONT).unwrap();
+    refused(&late);
+    assert!(drops(&lab, "share_used_up") > 4000);
+    // What the flood has taken is free again.
+    refused(&lab.endpoint("flood").unwrap().run(move || ask(1)).unwrap());
 }
 
 /// Does it on one processor, with whatever it starts.
