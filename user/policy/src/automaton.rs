@@ -20,12 +20,12 @@ const AUTOMATON_BUILD_BYTES_MAX: usize = 2 << 20;
 const COMMON_BYTES_MAX: usize = 1 << 20;
 /// Bytes that building it may use besides.
 const COMMON_BUILD_BYTES_MAX: usize = 512 << 10;
-/// From so many patterns on, one pass through a common automaton is worth more than its size: it is built as large as this,
-/// and then packed, to about a fifteenth and for two to four times as long a step. Patterns that exceed it keep an automaton each.
+/// From so many patterns on, one pass through a common automaton is worth more than its size: it is built and then packed, to
+/// about a fifteenth and for two to four times as long a step.
 const PACKED_FROM: usize = 32;
+/// It may be as large as the automata of each together, and building it may use as much besides: patterns that have little to do with
+/// each other keep within that, and of others nobody waits for a product that explodes. Those keep an automaton each.
 const UNPACKED_BYTES_MAX: usize = 64 << 20;
-/// Bytes that building it may use besides. With the bound before it this bounds the time, to some seconds.
-const PACKED_BUILD_BYTES_MAX: usize = 32 << 20;
 /// Bytes of the automata of one field of a rule set, and of all patterns of one document, at most.
 pub const AUTOMATA_BYTES_MAX: usize = 32 << 20;
 /// Nesting of one pattern's syntax at most.
@@ -50,8 +50,8 @@ pub(crate) enum Patterns {
 pub(crate) enum Found<'a> {
     /// The state in which the common automaton ended, if it is one of a match.
     Common(&'a Dfa, Option<StateID>),
-    /// The same of a packed one.
-    Packed(&'a PackedDfa, Option<StateID>),
+    /// The patterns that match by a packed one, a bit each: to ask it costs more.
+    Packed(Box<[u64]>),
     /// Each automaton is asked when somebody wants to know.
     Each(&'a [Dfa], &'a str),
     /// No pattern matches.
@@ -68,20 +68,27 @@ impl Patterns {
         if let Ok(common) = build(patterns, COMMON_BYTES_MAX, COMMON_BUILD_BYTES_MAX) {
             return Ok(Self::Common(Box::new(common)));
         }
-        if let Some(packed) = packed(patterns) {
-            return Ok(Self::Packed(Box::new(packed)));
-        }
         let mut bytes = 0;
-        let mut each = Vec::with_capacity(patterns.len());
+        let mut each = Vec::new();
         for pattern in patterns {
             let automaton = build(&[pattern], AUTOMATON_BYTES_MAX, AUTOMATON_BUILD_BYTES_MAX)?;
             bytes += automaton.memory_usage();
-            if bytes > AUTOMATA_BYTES_MAX {
-                return Err(format!(
-                    "the patterns of these rules need more than {AUTOMATA_BYTES_MAX} bytes together"
-                ));
+            if bytes <= AUTOMATA_BYTES_MAX {
+                each.push(automaton);
+            } else {
+                each = Vec::new();
             }
-            each.push(automaton);
+            if bytes > UNPACKED_BYTES_MAX {
+                break;
+            }
+        }
+        if let Some(packed) = packed(patterns, bytes) {
+            return Ok(Self::Packed(Box::new(packed)));
+        }
+        if bytes > AUTOMATA_BYTES_MAX {
+            return Err(format!(
+                "the patterns of these rules need more than {AUTOMATA_BYTES_MAX} bytes together"
+            ));
         }
         Ok(Self::Each(each))
     }
@@ -93,7 +100,10 @@ impl Patterns {
         }
         match self {
             Patterns::Common(automaton) => Found::Common(automaton, run(&**automaton, text)),
-            Patterns::Packed(automaton) => Found::Packed(automaton, run(&**automaton, text)),
+            Patterns::Packed(automaton) => match run(&**automaton, text) {
+                Some(state) => Found::Packed(all_of(automaton, state)),
+                None => Found::Nothing,
+            },
             Patterns::Each(automata) => Found::Each(automata, text),
         }
     }
@@ -158,12 +168,18 @@ impl Found<'_> {
     /// Whether the pattern with this index matches.
     pub(crate) fn has(&self, pattern: usize) -> bool {
         match self {
-            Found::Common(automaton, Some(state)) => ends_in(*automaton, *state, pattern),
-            Found::Packed(automaton, Some(state)) => ends_in(*automaton, *state, pattern),
+            Found::Common(automaton, Some(state)) => {
+                let mut matching = (0..automaton.match_len(*state)).map(|i| automaton.match_pattern(*state, i));
+                matching.any(|id| id.as_usize() == pattern)
+            }
+            Found::Packed(matching) => {
+                let word = matching.get(pattern / 64);
+                word.is_some_and(|word| word >> (pattern % 64) & 1 == 1)
+            }
             Found::Each(automata, text) => automata
                 .get(pattern)
                 .is_some_and(|automaton| run(automaton, text).is_some()),
-            Found::Common(_, None) | Found::Packed(_, None) | Found::Nothing => false,
+            Found::Common(_, None) | Found::Nothing => false,
         }
     }
 }
@@ -210,10 +226,16 @@ impl Examined {
     }
 }
 
-/// Whether this state of a match is one of this pattern.
-fn ends_in(automaton: &impl Automaton, state: StateID, pattern: usize) -> bool {
-    let mut matching = (0..automaton.match_len(state)).map(|i| automaton.match_pattern(state, i));
-    matching.any(|id| id.as_usize() == pattern)
+/// The patterns of which this is a state of a match, a bit each.
+fn all_of(automaton: &PackedDfa, state: StateID) -> Box<[u64]> {
+    let mut bits = vec![0; automaton.pattern_len().div_ceil(64)];
+    for i in 0..automaton.match_len(state) {
+        let pattern = automaton.match_pattern(state, i).as_usize();
+        if let Some(word) = bits.get_mut(pattern / 64) {
+            *word |= 1_u64 << (pattern % 64);
+        }
+    }
+    bits.into()
 }
 
 /// The state of a match in which the automaton ends, if it does.
@@ -230,12 +252,12 @@ fn run(automaton: &impl Automaton, text: &str) -> Option<StateID> {
     automaton.is_match_state(end).then_some(end)
 }
 
-/// The common automaton of many patterns, if it keeps within its bounds.
-fn packed(patterns: &[&str]) -> Option<PackedDfa> {
-    if patterns.len() < PACKED_FROM {
+/// The common automaton of many patterns whose own are so large together, if it keeps within its bounds.
+fn packed(patterns: &[&str], bytes: usize) -> Option<PackedDfa> {
+    if patterns.len() < PACKED_FROM || bytes > UNPACKED_BYTES_MAX {
         return None;
     }
-    let unpacked = build(patterns, UNPACKED_BYTES_MAX, PACKED_BUILD_BYTES_MAX).ok()?;
+    let unpacked = build(patterns, bytes, bytes).ok()?;
     let packed = unpacked.to_sparse().ok()?;
     (packed.memory_usage() <= AUTOMATA_BYTES_MAX).then_some(packed)
 }

@@ -279,6 +279,44 @@ fn ten_thousand_rules_are_matched_in_one_pass() {
     assert!(start.elapsed().as_secs() < 10, "{:?}", start.elapsed());
 }
 
+/// Each is small, all together would be huge: nobody waits for that, when a policy is read or when a request comes.
+#[test]
+fn patterns_that_explode_together_cost_little_time() {
+    let letters: Vec<char> = ('a'..='z').chain('A'..='Z').collect();
+    let rules: Vec<String> = (0..150)
+        .map(|n| format!("{{path: '/[^/]*{}{}[^/]{{5}}'}}", letters[n % 52], letters[n / 52]))
+        .collect();
+    let start = std::time::Instant::now();
+    let mut world = world(&rules.join(", "));
+    for (path, status) in [
+        ("/11aa11111", 200),
+        ("/11aa1111", 403),
+        ("/11Xb11111", 200),
+        ("/11Xc11111", 403),
+    ] {
+        assert_eq!(
+            world.http(Ingress, "app=a", "app=b", 80, &request("GET", path)),
+            status,
+            "{path}"
+        );
+    }
+    assert!(start.elapsed().as_secs() < 20, "{:?}", start.elapsed());
+}
+
+/// All patterns match the path, and what else each rule wants is not there.
+#[test]
+fn a_path_that_thousands_of_rules_match_costs_each_of_them_once() {
+    let rules: Vec<String> = (0..5000)
+        .map(|n| format!("{{path: '/x|/s-{n}', host: 'h{n}[.]test'}}"))
+        .collect();
+    let mut world = world(&rules.join(", "));
+    let start = std::time::Instant::now();
+    for _ in 0..20 {
+        assert_eq!(world.http(Ingress, "app=a", "app=b", 80, &request("GET", "/x")), 403);
+    }
+    assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+}
+
 #[test]
 fn many_rules_are_matched_together() {
     let rules: Vec<String> = (0..500)
