@@ -23,16 +23,21 @@ use crate::{
 /// Sends the frame to the worker of its flow; the MAC addresses of an opener's frame stay behind in the flow entry.
 #[inline(always)]
 pub fn to_engine(scene: &Scene<'_>, flow: &mut FlowState, reply: bool) -> i32 {
-    to_engine_with(scene, flow, reply, false)
+    to_engine_with(scene, flow, reply, None)
 }
 
-/// The same; `repeats`: the packet begins with the request that was let through last.
+/// The same; the packet's bytes before `compared_to` are those of the request that was let through last.
 ///
 /// What refuses is told here and not in [`hand_over`]: to tell takes a frame of stack, and the frames of one chain of calls
 /// must not be over 512 bytes, each rounded up to 32 (by kernels before 6.8; later ones round to 16).
 #[inline(always)]
-pub fn to_engine_with(scene: &Scene<'_>, flow: &mut FlowState, reply: bool, repeats: bool) -> i32 {
-    let action = hand_over(scene, flow, reply, repeats);
+pub fn to_engine_with(scene: &Scene<'_>, flow: &mut FlowState, reply: bool, compared_to: Option<u32>) -> i32 {
+    // In two words: the verifier does not let the second half of nothing be handed on.
+    let (is_compared, end) = match compared_to {
+        Some(end) => (true, end),
+        None => (false, 0),
+    };
+    let action = hand_over(scene, flow, reply, is_compared, end);
     if action >= REFUSED {
         return drop_packet(scene, flow.peer_identity, (action - REFUSED) as u8);
     }
@@ -44,7 +49,7 @@ const REFUSED: i32 = 1 << 8;
 
 /// The action, or [`REFUSED`] and a reason.
 #[inline(never)]
-fn hand_over(scene: &Scene<'_>, flow: &mut FlowState, reply: bool, repeats: bool) -> i32 {
+fn hand_over(scene: &Scene<'_>, flow: &mut FlowState, reply: bool, is_compared: bool, compared_to: u32) -> i32 {
     let workers = scene.config.workers;
     if workers == 0 || workers as usize > WORKERS_MAX {
         return refused(DropReason::NoWorker);
@@ -77,7 +82,6 @@ fn hand_over(scene: &Scene<'_>, flow: &mut FlowState, reply: bool, repeats: bool
     } else {
         frontier(&scene.scratch.packet, flow)
     };
-    let kept_end = flow.kept_seq.wrapping_add(flow.kept_len as u32);
     let meta = PuntMeta {
         hook: scene.hook,
         ifindex: scene.ifindex,
@@ -88,7 +92,7 @@ fn hand_over(scene: &Scene<'_>, flow: &mut FlowState, reply: bool, repeats: bool
         closed: flow.verdict == Verdict::Closed as u8,
         reply,
         frontier,
-        compared_to: if repeats { Some(kept_end) } else { None },
+        compared_to: if is_compared { Some(compared_to) } else { None },
         clean: match frontier {
             Some(frontier) => frontier.seq == flow.acked_seq,
             None => flow.sent_next_seq == flow.acked_seq,

@@ -90,8 +90,10 @@ pub fn run(ctx: &TcContext) -> i32 {
 #[inline(always)]
 fn decide(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
     let request = atomic::load(&flow.request);
-    let repeats = repeats_kept(scene, flow);
-    if repeats && scene.scratch.packet.payload_length == flow.kept_len as u32 {
+    let packet = &scene.scratch.packet;
+    let end = packet.sequence.wrapping_add(packet.payload_length);
+    let compared_to = repeats_kept(scene, flow);
+    if compared_to == Some(end) {
         return pass(Counter::Bypassed);
     }
     if stands_alone(scene, flow, request)
@@ -103,21 +105,27 @@ fn decide(scene: &mut Scene<'_>, flow: &mut FlowState) -> i32 {
     if !note_punted(&scene.scratch.packet, flow) {
         return drop_packet(scene, flow.peer_identity, DropReason::RequestContended as u8);
     }
-    punt::to_engine_with(scene, flow, false, repeats)
+    punt::to_engine_with(scene, flow, false, compared_to)
 }
 
-/// The packet begins with the request that was let through last, byte for byte. Sequence numbers come round: where nothing
-/// has been sent yet, nothing is repeated.
+/// The packet begins with the request that was let through last, byte for byte: where that ends. Sequence numbers come round:
+/// where nothing has been sent yet, nothing is repeated.
+///
+/// Another CPU may let the next request through meanwhile. So the length is read once, and what counts is where it ended that
+/// was compared: nobody may ask the entry again.
 #[inline(always)]
-fn repeats_kept(scene: &mut Scene<'_>, flow: &FlowState) -> bool {
-    let len = flow.kept_len as u32;
+fn repeats_kept(scene: &mut Scene<'_>, flow: &FlowState) -> Option<u32> {
+    let len = atomic::load_half(&flow.kept_len) as u32;
     let packet = &scene.scratch.packet;
-    len > 0
-        && packet.sequence == flow.kept_seq
-        && !after(flow.kept_seq.wrapping_add(len), flow.sent_next_seq)
+    let sequence = packet.sequence;
+    let end = sequence.wrapping_add(len);
+    let may_repeat = len > 0
+        && sequence == flow.kept_seq
+        && !after(end, flow.sent_next_seq)
         && packet.payload_length >= len
-        && load(scene, len)
-        && hash(scene, flow.kept_seq, len) == flow.kept_hash
+        && load(scene, len);
+    let repeats = may_repeat && hash(scene, sequence, len) == atomic::load(&flow.kept_hash);
+    if repeats { Some(end) } else { None }
 }
 
 /// The packet may be a request and nothing else, and its place is that of the next request: everything before it has been
