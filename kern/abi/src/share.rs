@@ -8,8 +8,12 @@ pub const SHARE_ENDPOINTS: usize = 256;
 /// See [`SHARE_ENDPOINTS`].
 pub const SHARE_CLIENTS: usize = 512;
 
-/// One of so many parts of the room is kept for those who have nothing there: in a ring of 2048 frames for all of them.
+/// One of so many parts of the room is kept for those who have nothing there, and the last of it for endpoints that have few
+/// frames there: they do not feel it if somebody comes to another one from a thousand addresses.
 const KEPT: u32 = 4;
+const KEPT_FOR_ENDPOINTS: u32 = 8;
+/// Few are less than one of so many parts.
+const FEW: u32 = 64;
 /// How many times as much as is left free of the others each endpoint may hold, and of an endpoint's part each client. One alone
 /// comes to more than half of the room.
 const TIMES_FREE: u32 = 4;
@@ -59,8 +63,11 @@ impl Share {
     #[must_use]
     pub const fn admits(room: u32, all: u32, endpoint: u32, client: u32) -> bool {
         let free = room.saturating_sub(all);
-        if client == 0 {
+        if endpoint < room / FEW {
             return free > 0;
+        }
+        if client == 0 {
+            return free > room / KEPT_FOR_ENDPOINTS;
         }
         let of_endpoint = free
             .saturating_sub(room / KEPT)
@@ -70,11 +77,14 @@ impl Share {
     }
 }
 
-/// One to one, and each bit of the number changes half of the upper ones.
+/// One to one, and each bit of the number changes about half of all: the finalizer of `SplitMix64` (Steele, Lea, Flood: "Fast
+/// splittable pseudorandom number generators", 2014).
 #[inline(always)]
 const fn mix(number: u64) -> u64 {
-    let product = number.wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    (product ^ product >> 32).wrapping_mul(0xd6e8_feb8_6659_fd93)
+    let mixed = number.wrapping_add(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ mixed >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    let mixed = (mixed ^ mixed >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
+    mixed ^ mixed >> 31
 }
 
 /// Frames that have come and frames that were taken, each counted round and round.
@@ -124,7 +134,7 @@ mod tests {
 
     use std::{collections::HashSet, vec, vec::Vec};
 
-    use super::{SHARE_CLIENTS, Share, share_waiting};
+    use super::{FEW, SHARE_CLIENTS, Share, share_waiting};
     use crate::mapped_v4;
 
     const ROOM: u32 = 2048;
@@ -186,11 +196,39 @@ mod tests {
         }
     }
 
+    /// All places of clients are taken by one who comes to one endpoint from many addresses, after some have filled it.
+    #[test]
+    fn an_endpoint_with_few_frames_finds_room_whoever_has_come_to_another() {
+        for heavy in [1, 3, 200, 500] {
+            let mut all = Counts::full(&[heavy]).all;
+            for _ in heavy..SHARE_CLIENTS {
+                all += u32::from(Share::admits(ROOM, all, all, 0));
+            }
+            for few in 0..ROOM / FEW {
+                assert!(Share::admits(ROOM, all + few, few, 1 + few), "{heavy}: {all} and {few}");
+            }
+        }
+    }
+
+    #[test]
+    fn places_of_addresses_that_differ_little_are_as_good_as_any() {
+        let secrets = (0..4000_u64).map(|n| super::mix(n ^ 0x5eed));
+        for difference in [1, 0xc000, 0x00c0_0000, 0x0101_0101, 1 << 31] {
+            let meet = |secret| {
+                let place = |address: u32| Share::of(secret, 7, &mapped_v4(address.to_be_bytes())).client;
+                place(0x0a00_0105) == place(0x0a00_0105 ^ difference)
+            };
+            // One of 512 by chance: 8 of these.
+            let meetings = secrets.clone().filter(|secret| meet(*secret)).count();
+            assert!(meetings < 24, "{difference:x}: {meetings}");
+        }
+    }
+
     #[test]
     fn there_is_room_for_everybody_who_has_nothing_whatever_the_others_hold() {
         for heavy in [1, 3, 200, 500] {
             let all = Counts::full(&[heavy]).all;
-            let late = u32::try_from(SHARE_CLIENTS - heavy).unwrap();
+            let late = u32::try_from(SHARE_CLIENTS - heavy).unwrap().min(ROOM - ROOM / 8 - all);
             assert!(
                 (0..late).all(|before| Share::admits(ROOM, all + before, all, 0)),
                 "{heavy}"

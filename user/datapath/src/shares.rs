@@ -1,7 +1,7 @@
 //! A worker's side of the counts by which the kernel leaves everybody a part of its ring ([`seventh_abi::WorkerShares`]).
 //!
 //! The kernel counts what it hands to the socket, the worker what it takes. A frame that is lost between the two would take room
-//! for ever: what had come some time ago and is not in the ring any more is counted as taken.
+//! for ever: what seems to be on its way at every one of several looks into an empty ring is counted as taken.
 
 use std::{
     hash::{BuildHasher as _, RandomState},
@@ -19,8 +19,9 @@ use seventh_abi::{
 
 use crate::{DatapathError, memory::Mapping};
 
-/// Longer than any frame is on its way from the kernel's count to the ring.
+/// Longer than any frame is on its way from the kernel's count to the ring, and how often it is looked meanwhile for what is.
 const ON_THE_WAY_MAX: Duration = Duration::from_millis(100);
+const LOOK: Duration = Duration::from_millis(5);
 const ELEMENT: usize = size_of::<WorkerShares>();
 /// Counts of one worker: of all, of endpoints, of clients.
 const COUNTS: usize = 1 + SHARE_ENDPOINTS + SHARE_CLIENTS;
@@ -83,8 +84,15 @@ pub(crate) struct Shares {
     /// Of this worker's element, in bytes.
     at: usize,
     secret: u64,
-    /// What had come at this time, by count.
-    earlier: Option<(Instant, Box<[u32]>)>,
+    looks: Option<Looks>,
+}
+
+/// What was on its way at several moments at which the ring was empty.
+struct Looks {
+    first: Instant,
+    last: Instant,
+    /// The least, by count.
+    least: Box<[u32]>,
 }
 
 impl Shares {
@@ -110,7 +118,7 @@ impl Shares {
             memory,
             at,
             secret: RandomState::new().hash_one(worker),
-            earlier: None,
+            looks: None,
         };
         shares.element().secret.store(shares.secret, Ordering::Relaxed);
         shares.element().room.store(room, Ordering::Relaxed);
@@ -145,32 +153,47 @@ impl Shares {
         self.element().refused.load(Ordering::Relaxed)
     }
 
-    /// Call it when the ring has been found empty: what had come long before is lost, if it was not taken.
+    /// Call it when the ring has been found empty: of what is on its way all the time, something was lost.
     pub(crate) fn settle(&mut self) {
         let Count { arrived, taken } = self.count(0);
-        if arrived.load(Ordering::Relaxed) != taken.load(Ordering::Relaxed) {
-            self.settle_at(Instant::now());
+        if arrived.load(Ordering::Relaxed) == taken.load(Ordering::Relaxed) {
+            self.looks = None;
+            return;
         }
+        self.settle_at(Instant::now());
     }
 
     fn settle_at(&mut self, now: Instant) {
-        let Some((since, earlier)) = &self.earlier else {
-            let arrived = (0..COUNTS).map(|index| self.count(index).arrived.load(Ordering::Relaxed));
-            self.earlier = Some((now, arrived.collect()));
-            return;
-        };
-        if now.saturating_duration_since(*since) < ON_THE_WAY_MAX {
-            return;
-        }
-        for (index, earlier) in earlier.iter().enumerate() {
-            let Count { arrived, taken } = self.count(index);
-            let now_taken = taken.load(Ordering::Relaxed);
-            let is_ahead = share_waiting(now_taken, arrived.load(Ordering::Relaxed)) > 0;
-            if is_ahead || share_waiting(*earlier, now_taken) > 0 {
-                taken.store(*earlier, Ordering::Relaxed);
+        let since = |then: Instant| now.saturating_duration_since(then);
+        let mut looks = self.looks.take().unwrap_or_else(|| Looks {
+            first: now,
+            last: now,
+            least: vec![u32::MAX; COUNTS].into(),
+        });
+        if looks.first == now || since(looks.last) >= LOOK {
+            looks.last = now;
+            for (index, least) in looks.least.iter_mut().enumerate() {
+                let Count { arrived, taken } = self.count(index);
+                let waiting = share_waiting(arrived.load(Ordering::Relaxed), taken.load(Ordering::Relaxed));
+                *least = waiting.min(*least);
             }
         }
-        self.earlier = None;
+        if since(looks.first) < ON_THE_WAY_MAX {
+            self.looks = Some(looks);
+            return;
+        }
+        for (index, lost) in looks.least.iter().enumerate() {
+            let Count { arrived, taken } = self.count(index);
+            let (now_arrived, now_taken) = (arrived.load(Ordering::Relaxed), taken.load(Ordering::Relaxed));
+            // What was given up and came after all was taken twice.
+            let is_ahead = share_waiting(now_taken, now_arrived) > 0;
+            let settled = if is_ahead {
+                now_arrived
+            } else {
+                now_taken.wrapping_add(*lost)
+            };
+            taken.store(settled, Ordering::Relaxed);
+        }
     }
 
     /// What has come and what was taken, of all (0), an endpoint's place or a client's.
@@ -261,12 +284,13 @@ mod tests {
         let (mut shares, owner) = shares();
         arrive(&shares, owner, 10);
         (0..7).for_each(|_| shares.take(owner));
-        assert_eq!(on_the_way(&shares, owner), [3, 3, 3]);
         let began = Instant::now();
         shares.settle_at(began);
         shares.settle_at(began + ON_THE_WAY_MAX / 2);
         assert_eq!(on_the_way(&shares, owner), [3, 3, 3], "it may still come");
-        arrive(&shares, owner, 5);
+        // Traffic goes on, more than what is missing.
+        arrive(&shares, owner, 500);
+        (0..495).for_each(|_| shares.take(owner));
         shares.settle_at(began + ON_THE_WAY_MAX);
         assert_eq!(on_the_way(&shares, owner), [5, 5, 5], "those came later");
         (0..5).for_each(|_| shares.take(owner));
@@ -275,7 +299,7 @@ mod tests {
     }
 
     #[test]
-    fn what_was_given_up_and_is_taken_after_all_is_forgotten_too() {
+    fn what_was_given_up_and_is_taken_after_all_shuts_nobody_out() {
         let (mut shares, owner) = shares();
         arrive(&shares, owner, 1);
         let began = Instant::now();
@@ -284,6 +308,8 @@ mod tests {
         shares.take(owner);
         assert_eq!(on_the_way(&shares, owner), [-1, -1, -1]);
         shares.settle_at(began + Duration::from_secs(1));
+        arrive(&shares, owner, 5000);
+        (0..5000).for_each(|_| shares.take(owner));
         shares.settle_at(began + Duration::from_secs(2));
         assert_eq!(on_the_way(&shares, owner), [0, 0, 0]);
     }

@@ -23,14 +23,14 @@ use crate::{
     shares::{Owner, Shares},
 };
 
-/// Chunks of the area, half of them for receiving.
-const CHUNKS: u32 = 4096;
+/// Chunks of the area, two thirds of them for receiving.
+const CHUNKS: u32 = 3072;
 const RING_SIZE: u32 = 2048;
 /// Frames per turn.
 const BATCH: usize = 64;
 /// Chunks of frames that wait for their turn at most, when more come than a turn decides. What is left beside those and the
 /// kernel's is for sending.
-const WAITING: u32 = 1024;
+const WAITING: u32 = 512;
 /// The kernel keeps this much of a chunk in front of a received frame (`XDP_PACKET_HEADROOM`).
 const HEADROOM: u32 = 256;
 /// A frame of several chunks, at most.
@@ -201,7 +201,7 @@ unsafe impl Send for Xsk {}
 impl Xsk {
     /// Frames that the receive ring holds, if devices have this MTU.
     pub(crate) fn room(mtu: u32) -> u32 {
-        RING_SIZE / (mtu + LINK_HEADERS + HEADROOM).div_ceil(chunk_size(mtu))
+        RING_SIZE / pieces(mtu)
     }
 
     /// Opens the socket and binds it to queue 0 of the device. `shares` have [`Xsk::room`].
@@ -252,13 +252,13 @@ impl Xsk {
             joined: Vec::new(),
             frame_max,
             stats: ChannelStats::default(),
-            waiting: Fair::new((WAITING / frame_max.div_ceil(chunk_size)) as usize),
+            waiting: Fair::new((WAITING / pieces(mtu)) as usize),
             waiting_chunks: 0,
             shed: 0,
             shares,
         };
         socket.refill();
-        let several_chunks = frame_max + HEADROOM > chunk_size;
+        let several_chunks = pieces(mtu) > 1;
         let step = if several_chunks {
             "bind for frames of several pieces, which needs Linux 6.6 (some device's MTU is too large for one)"
         } else {
@@ -517,6 +517,7 @@ impl PuntChannel for Xsk {
         let more_than_one_turn = self.receive.readable() as usize > BATCH;
         let decided = if more_than_one_turn || !self.waiting.is_empty() {
             self.sort_in();
+            self.refill();
             self.decide_in_turn(decide)
         } else {
             self.decide_as_received(decide)
@@ -594,6 +595,11 @@ fn chunk_size(mtu: u32) -> u32 {
     } else {
         4096
     }
+}
+
+/// Chunks of a frame, at most. The kernel leaves the headroom free in each.
+fn pieces(mtu: u32) -> u32 {
+    (mtu + LINK_HEADERS).div_ceil(chunk_size(mtu) - HEADROOM)
 }
 
 fn offset(value: u64) -> io::Result<usize> {

@@ -154,7 +154,8 @@ impl Engine {
         let next = self.flows.get(&segment.punted.id).map(|flow| flow.stream.next());
         self.close(&segment.punted.id, Closed::Reset);
         let tcp = &segment.tcp;
-        let acked = segment.punted.meta.acked_seq;
+        // Where the other side may be.
+        let acked = segment.punted.meta.acked_seq.or(segment.punted.meta.compared_to);
         let mut line = Line::of(segment, &self.desk.counters, out);
         if segment.punted.meta.reply {
             line.reset_opener(tcp.seq, tcp.ack);
@@ -176,7 +177,8 @@ impl Engine {
         self.desk.counters.count(EngineCounter::RequestDenied);
         self.record(segment, reason);
         let tcp = &segment.tcp;
-        let acked = segment.punted.meta.acked_seq;
+        // Where the other side may be.
+        let acked = segment.punted.meta.acked_seq.or(segment.punted.meta.compared_to);
         let mut line = Line::of(segment, &self.desk.counters, out);
         line.refuse(segment, &answer);
         // What the other side expects next: our first new byte; this segment's first if its beginning is the rest of

@@ -453,7 +453,13 @@ impl Engine {
         }
         let flow = self.flow(place)?;
         let Place::Repeats(repeated) = flow.stream.place(tcp.seq, segment.payload.len()) else {
-            return Err(Decision::Drop(DropReason::OutOfOrder));
+            // What is missing here was let through by the kernel, and will not come again.
+            let never_comes = meta.compared_to.is_some_and(|end| before(flow.stream.next(), end));
+            return Err(if never_comes {
+                Decision::Reset(DropReason::MidStream)
+            } else {
+                Decision::Drop(DropReason::OutOfOrder)
+            });
         };
         let old = segment.payload.get(..repeated).unwrap_or_default();
         if !flow.stream.repeats(tcp.seq, old) {

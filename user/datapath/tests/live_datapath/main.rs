@@ -27,7 +27,7 @@ use std::{
         mpsc,
     },
     thread,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use nix::{
@@ -398,7 +398,11 @@ fn tagged_frames_come_back_whole(tags: &'static [(u16, u16)]) {
     let sent = tagged_frame(tags);
     let frame = sent.clone();
     lab.client.run(move || send_frame("eth0", &frame));
-    thread::sleep(Duration::from_millis(100));
+    let deadline = Instant::now() + Duration::from_secs(5);
+    while lab.counter(Counter::Reinjected) == 0 {
+        assert!(Instant::now() < deadline, "it came back");
+        thread::sleep(Duration::from_millis(10));
+    }
     let seen = lab.last_frame.lock().unwrap().clone();
     assert_eq!(seen[12..], sent[12..], "the worker saw another frame");
     assert_eq!(lab.counter(Counter::Reinjected), 1);
