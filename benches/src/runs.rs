@@ -12,7 +12,7 @@ const SHOWN: usize = 4;
 /// One number of a run, a line of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 struct Entry {
-    /// Day and machine.
+    /// When and on which machine.
     run: String,
     what: String,
     measured: String,
@@ -29,10 +29,10 @@ impl Entry {
     }
 }
 
-/// Adds a run of today on this machine to the file.
+/// Adds a run that ends now, on this machine, to the file.
 pub(crate) fn add(file: &Path, machine: &str, floors: &[Floor]) -> Result<()> {
-    let today = Command::new("date").args(["-u", "+%F"]).output().context("date")?;
-    let run = format!("{}, {machine}", String::from_utf8_lossy(&today.stdout).trim());
+    let now = Command::new("date").args(["-u", "+%F %H:%M"]).output().context("date")?;
+    let run = format!("{}, {machine}", String::from_utf8_lossy(&now.stdout).trim());
     let mut text = fs::read_to_string(file).unwrap_or_default();
     for floor in floors {
         let _ = writeln!(text, "{run}\t{}\t{}", name(floor), Cell(floor.measured, 3));
