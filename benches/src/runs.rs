@@ -31,7 +31,10 @@ impl Entry {
 
 /// Adds a run that ends now, on this machine, to the file.
 pub(crate) fn add(file: &Path, machine: &str, floors: &[Floor]) -> Result<()> {
-    let now = Command::new("date").args(["-u", "+%F %H:%M"]).output().context("date")?;
+    let now = Command::new("date")
+        .args(["-u", "+%F %H:%M"])
+        .output()
+        .context("date")?;
     let run = format!("{}, {machine}", String::from_utf8_lossy(&now.stdout).trim());
     let mut text = fs::read_to_string(file).unwrap_or_default();
     for floor in floors {

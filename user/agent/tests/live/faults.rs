@@ -22,7 +22,7 @@ use crate::{
     client::{IMPATIENCE, PATIENCE, is_silence},
     flows::observe,
     requests::ask,
-    restarts::Load,
+    restarts::{Load, STALL_MAX},
     server,
     stage::{CAST, MTU, PUBLIC, binary, lab_of, policy, stage, status, until},
 };
@@ -51,7 +51,7 @@ fn an_agent_that_is_stopped_for_seconds_under_load_cuts_nothing_and_lets_nothing
     lab.signal("agent", Signal::SIGCONT).unwrap();
     let continued = Instant::now();
     load.goes_on();
-    let ([by_kernel, by_engine], mut seen) = load.end(&tally);
+    let ([by_kernel, by_engine], mut seen) = load.end(&tally, STALL_MAX);
     // What was on its way when it was stopped may have been answered a moment later.
     let meanwhile = |answered: &[Instant]| {
         let settled = stopped + Duration::from_millis(500);
@@ -129,7 +129,7 @@ fn when_the_time_of_day_jumps_under_load_records_go_along_and_nothing_is_cut_or_
         });
         thread::sleep(Duration::from_millis(300));
     }
-    let (_, seen) = load.end(&tally);
+    let (_, seen) = load.end(&tally, STALL_MAX);
     println!("{seen}");
 }
 
@@ -195,6 +195,6 @@ fn an_endpoint_that_vanishes_with_its_namespace_in_mid_flow_disturbs_nobody() {
         status(&lab)["problems"].to_string().contains("no interface `v-mayfly`")
     });
     load.goes_on();
-    let (_, seen) = load.end(&tally);
+    let (_, seen) = load.end(&tally, STALL_MAX);
     println!("{seen}");
 }
