@@ -19,6 +19,7 @@ mod reason;
 mod redact;
 mod ring;
 pub mod safe_text;
+mod slot;
 pub mod summary;
 pub mod timestamp;
 

@@ -6,9 +6,19 @@
 
 use std::ops::Deref;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
-use arc_swap::ArcSwapOption;
+#[cfg(loom)]
+use loom::{
+    hint::spin_loop,
+    sync::atomic::{AtomicU64, Ordering},
+};
+#[cfg(not(loom))]
+use std::{
+    hint::spin_loop,
+    sync::atomic::{AtomicU64, Ordering},
+};
+
+use crate::slot::Slot;
 
 /// Records of a ring that nobody has configured.
 pub const CAPACITY_DEFAULT: usize = 4095;
@@ -71,7 +81,7 @@ impl<T> Deref for Held<T> {
 /// What readers see.
 #[derive(Debug)]
 pub struct Ring<T> {
-    slots: Box<[ArcSwapOption<Numbered<T>>]>,
+    slots: Box<[Slot<Numbered<T>>]>,
     /// Number of the next record: how many were ever written.
     head: AtomicU64,
 }
@@ -104,7 +114,7 @@ impl<T> Ring<T> {
     #[must_use]
     pub fn create(capacity: RingCapacity) -> (RingWriter<T>, Arc<Self>) {
         let ring = Arc::new(Self {
-            slots: (0..capacity.records()).map(|_| ArcSwapOption::empty()).collect(),
+            slots: (0..capacity.records()).map(|_| Slot::empty()).collect(),
             head: AtomicU64::new(0),
         });
         (
@@ -161,14 +171,14 @@ impl<T> Ring<T> {
                 cursor.next = first;
                 return Read::Lost(lost);
             }
-            let slot = self.slot(cursor.next).and_then(ArcSwapOption::load_full);
+            let slot = self.slot(cursor.next).and_then(Slot::load);
             match slot {
                 Some(found) if found.number == cursor.next => {
                     cursor.next += 1;
                     return Read::Record(Held(found));
                 }
                 // Overtaken between the two looks: the head has moved on, or is about to.
-                _ => std::hint::spin_loop(),
+                _ => spin_loop(),
             }
         }
     }
@@ -176,7 +186,7 @@ impl<T> Ring<T> {
     /// Reads backwards: the record before the cursor, if the ring still holds it.
     pub fn read_back(&self, cursor: &mut Cursor) -> Option<Held<T>> {
         let number = cursor.next.checked_sub(1)?;
-        let found = self.slot(number)?.load_full()?;
+        let found = self.slot(number)?.load()?;
         (found.number == number).then(|| {
             cursor.next = number;
             Held(found)
@@ -187,7 +197,7 @@ impl<T> Ring<T> {
         head.saturating_sub(self.capacity())
     }
 
-    fn slot(&self, number: u64) -> Option<&ArcSwapOption<Numbered<T>>> {
+    fn slot(&self, number: u64) -> Option<&Slot<Numbered<T>>> {
         let index = usize::try_from(number % self.capacity()).ok()?;
         self.slots.get(index)
     }
@@ -200,7 +210,7 @@ impl<T> RingWriter<T> {
         // Relaxed: nobody else changes it.
         let number = self.ring.head.load(Ordering::Relaxed);
         let slot = self.ring.slot(number);
-        let oldest = slot.and_then(|slot| slot.swap(Some(Arc::new(Numbered { number, record }))));
+        let oldest = slot.and_then(|slot| slot.swap(Arc::new(Numbered { number, record })));
         // Release: whoever sees the new head finds the record; partner is `Ring::written`.
         self.ring.head.store(number + 1, Ordering::Release);
         Some(Arc::into_inner(oldest?)?.record)
@@ -213,7 +223,7 @@ impl<T> RingWriter<T> {
     }
 }
 
-#[cfg(test)]
+#[cfg(all(test, not(loom)))]
 mod tests {
     use super::{Read, Ring, RingCapacity, RingError};
     use std::sync::Arc;
