@@ -186,6 +186,22 @@ fn a_trace_knows_names_addresses_icmp_and_reserved_labels() {
         elsewhere.out
     );
     assert_eq!(elsewhere.status, Some(0));
+    assert!(
+        elsewhere
+            .err
+            .contains("no document is of namespace `default`; they are of: shop"),
+        "{}",
+        elsewhere.err
+    );
+    // Whoever comes from another namespace is no mistake, nor is one that a policy of the whole cluster governs.
+    assert_eq!(from("app=front", &[]).err, "");
+    let everywhere = "apiVersion: cilium.io/v2\nkind: CiliumClusterwideNetworkPolicy\nmetadata: {name: a}\n\
+                      spec: {endpointSelector: {}, ingress: [{}]}\n";
+    let everywhere = directory(everywhere);
+    assert_eq!(
+        trace(everywhere.path(), "app=front", "app=web", &["--port", "1"]).err,
+        ""
+    );
     assert_eq!(
         trace(
             dir.path(),

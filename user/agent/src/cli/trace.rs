@@ -1,6 +1,6 @@
 //! `seventh policy trace`: one question about documents, answered with the rule that decides it.
 
-use std::{fmt::Write as _, path::PathBuf, str::FromStr};
+use std::{collections::BTreeSet, fmt::Write as _, path::PathBuf, str::FromStr, sync::Arc};
 
 use anstream::{eprintln, println};
 use anyhow::{Context as _, Result, bail, ensure};
@@ -10,7 +10,8 @@ use seventh_engine::{asks_for_upgrade, http_reason};
 use seventh_parsers::http1::{HeadError, Limits, parse_head};
 use seventh_policy::{
     CompileOptions, Content, HttpRequest, NamedPorts, Outcome, Party, Severity, Surroundings, Trace, Tracer, Traffic,
-    document::{ICMP_V4, ICMP_V6, Protocol},
+    document::{Body, Document, ICMP_V4, ICMP_V6, Protocol},
+    label::{KEY_NAMESPACE, SOURCE_K8S},
     load_paths,
     name_pattern::NamePattern,
     resolve,
@@ -124,13 +125,16 @@ impl FromStr for NamedPort {
 
 /// Answers; 1 = denied.
 pub(super) fn run(question: Question) -> Result<Answer> {
-    let mut tracer = tracer(&question)?;
+    let (mut tracer, namespaces) = tracer(&question)?;
     let protocol = protocol(&question)?;
     let Question { from, mut to, port, .. } = question;
     ensure!(
         from.is_governed() || to.is_governed(),
         "neither `--from` nor `--to` is an endpoint of this cluster, so no policy applies; give the labels of one"
     );
+    if let Some(warning) = nobody_s(&namespaces, [&from, &to]) {
+        eprintln!("warning: {warning}");
+    }
     if let Party::Labelled(facts) = &mut to {
         let ports = question
             .named_port
@@ -171,8 +175,42 @@ pub(super) fn run(question: Question) -> Result<Answer> {
     })
 }
 
-/// Over documents without an error only: an answer from the rest of them would be another question's.
-fn tracer(question: &Question) -> Result<Tracer> {
+/// That the documents are of other namespaces than the endpoints in question, where that is so: then everything passes, and
+/// most often it was a namespace that was left out.
+fn nobody_s(namespaces: &BTreeSet<String>, parties: [&Party; 2]) -> Option<String> {
+    let of = |party: &Party| match party {
+        Party::Labelled(facts) if party.is_governed() => {
+            facts.labels.values(SOURCE_K8S, KEY_NAMESPACE).next().map(str::to_owned)
+        }
+        _ => None,
+    };
+    let asked: BTreeSet<String> = parties.into_iter().filter_map(of).collect();
+    // A policy of the whole cluster is of every namespace.
+    if asked.is_empty() || namespaces.contains("") || !asked.is_disjoint(namespaces) {
+        return None;
+    }
+    let list = |names: &BTreeSet<String>, before: &str| {
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        names.join(before)
+    };
+    let (asked, known) = (list(&asked, "` or `"), list(namespaces, ", "));
+    Some(format!(
+        "no document is of namespace `{asked}`; they are of: {known} (labels that name no namespace are of `default`: add \
+         `{KEY_NAMESPACE}=NAMESPACE`)"
+    ))
+}
+
+/// The namespaces that policies are of; empty = the whole cluster.
+fn namespaces(documents: &[Arc<Document>]) -> BTreeSet<String> {
+    let policies = documents
+        .iter()
+        .filter(|document| !matches!(document.body, Body::CidrGroup(_)));
+    policies.map(|document| document.origin.namespace.to_string()).collect()
+}
+
+/// Over documents without an error only: an answer from the rest of them would be another question's. Beside it, which
+/// namespaces they are of.
+fn tracer(question: &Question) -> Result<(Tracer, BTreeSet<String>)> {
     check_paths(&question.policy)?;
     let loaded = load_paths(&question.policy);
     let resolved = resolve(&loaded.documents, &Surroundings::default());
@@ -203,7 +241,7 @@ fn tracer(question: &Question) -> Result<Tracer> {
         enforcement: question.enforcement.into(),
         allow_localhost: question.allow_localhost,
     };
-    Ok(Tracer::new(resolved.rules, options))
+    Ok((Tracer::new(resolved.rules, options), namespaces(&loaded.documents)))
 }
 
 /// The protocol, which must be able to carry what is asked.

@@ -1,6 +1,6 @@
 //! The example application: its objects are Kubernetes', its policies say what its page says.
 
-use std::process::Command;
+use std::{path::Path, process::Command};
 
 use super::{documents, kinds, path, text};
 
@@ -11,6 +11,45 @@ fn seventh(arguments: &[&str]) -> (Option<i32>, String) {
         .unwrap();
     let said = [output.stdout, output.stderr].concat();
     (output.status.code(), String::from_utf8(said).unwrap())
+}
+
+/// Commands of the example's page that begin with `seventh policy`, as a shell would run them.
+fn commands_of_the_page() -> Vec<String> {
+    let page = text("examples/three-tier/README.md").replace("\\\n", " ");
+    let commands = page.lines().filter(|line| line.starts_with("seventh policy "));
+    commands.map(str::to_owned).collect()
+}
+
+#[test]
+fn the_page_s_own_commands_say_what_it_says_of_them() {
+    let program = Path::new(env!("CARGO_BIN_EXE_seventh"));
+    let programs = format!(
+        "{}:{}",
+        program.parent().unwrap().display(),
+        std::env::var("PATH").unwrap()
+    );
+    let run = |command: &str| {
+        let output = Command::new("sh")
+            .args(["-c", command])
+            .current_dir(path(".."))
+            .env("PATH", &programs)
+            .output()
+            .unwrap();
+        let said = String::from_utf8([output.stdout, output.stderr].concat()).unwrap();
+        assert!(!said.contains("warning:"), "{command}: {said}");
+        (output.status.code(), said)
+    };
+    let commands = commands_of_the_page();
+    let [validate, trace] = commands.as_slice() else {
+        panic!("{commands:?}")
+    };
+    assert_eq!(run(validate).0, Some(0));
+    let (status, said) = run(trace);
+    assert_eq!(status, Some(1), "{said}");
+    assert!(said.contains("shop/web") && said.contains("nearest"), "{said}");
+    // The same for what a visitor may do.
+    let (status, said) = run(&trace.replace("GET web/api/admin/orders", "GET web/api/items"));
+    assert_eq!(status, Some(0), "{said}");
 }
 
 #[test]
