@@ -13,6 +13,9 @@ use super::{
 
 /// Labels that a scraper puts there: the operator those of the pod, our relabelling the node.
 const OF_SCRAPERS: &[&str] = &["node", "pod", "namespace", "job", "instance", "le"];
+/// What others say of agents, which cannot say that they are not there: the scraper, and kube-state-metrics. Each is about
+/// everything in the cluster, but for the label that says whom it is asked of.
+const OF_OTHERS: &[(&str, &str)] = &[("up", "job"), ("kube_daemonset_status_number_unavailable", "daemonset")];
 /// Labels that come from the contexts that are configured.
 const OF_CONTEXTS: &[&str] = &["source", "destination"];
 
@@ -55,6 +58,12 @@ fn check(expression: &str) {
     let mut known: BTreeSet<&str> = OF_SCRAPERS.iter().chain(OF_CONTEXTS).copied().collect();
     let mut metrics = 0;
     for word in words(expression) {
+        if let Some((name, whose)) = OF_OTHERS.iter().find(|(name, _)| *name == word) {
+            let of_agents = [format!("{name}{{{whose}=\""), format!("{name}{{{whose}=~\"")];
+            assert!(of_agents.iter().any(|asked| expression.contains(asked)), "{expression}");
+            known.insert(*whose);
+            metrics += 1;
+        }
         if !word.starts_with("seventh_") && !word.starts_with("hubble_") {
             continue;
         }
@@ -96,6 +105,36 @@ fn alerts_ask_for_what_there_is_and_say_what_to_do() {
             }
         }
     }
+}
+
+/// An agent that is not there cannot say so; and a policy that no node can use is one alert, not one for each node.
+#[test]
+fn absent_agents_and_broken_policies_are_told_of_once_by_names_of_this_release() {
+    let values = serde_json::json!({"fullnameOverride": "l7", "metrics": {
+        "podMonitor": {"enabled": true}, "prometheusRule": {"enabled": true}}});
+    let all = objects(&values);
+    let rules: PrometheusRule = kinds::read(only(&all, "PrometheusRule"));
+    let alerts: Vec<_> = rules.spec.groups.iter().flat_map(|group| &group.rules).collect();
+    let expression = |name: &str| {
+        let alert = alerts.iter().find(|alert| alert.alert == name).unwrap();
+        alert.expr.as_str()
+    };
+    let name = |kind: &str| only(&all, kind)["metadata"]["name"].as_str().unwrap().to_owned();
+    let missing = expression("SeventhAgentMissing");
+    assert!(
+        missing.contains(&format!("{{daemonset=\"{}\"}}", name("DaemonSet"))),
+        "{missing}"
+    );
+    // A PodMonitor's job is NAMESPACE/NAME, a Service's its name.
+    let (monitor, service) = (name("PodMonitor"), name("Service"));
+    let scraped = expression("SeventhAgentNotScraped");
+    assert_eq!(service, format!("{monitor}-metrics"));
+    assert!(
+        scraped.contains(&format!("{{job=~\"(.+/)?{monitor}(-metrics)?\"}}")),
+        "{scraped}"
+    );
+    assert!(labels(expression("SeventhPolicyNotCurrent")).contains("node"));
+    assert!(expression("SeventhPolicyNotCurrent").starts_with("count("));
 }
 
 #[test]
@@ -151,5 +190,6 @@ fn what_is_not_there_is_found() {
         refused("seventh_verdict_seconds"),
         "of a histogram only its parts are there"
     );
-    assert!(refused("up"));
+    assert!(refused("up") && refused("up{node=\"a\"} == 0"), "of everybody");
+    assert!(!refused("up{job=\"seventh\"} == 0") && refused("up{job=\"seventh\", daemonset=\"a\"}"));
 }
