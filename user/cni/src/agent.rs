@@ -106,7 +106,8 @@ async fn connect(config: &Config) -> Result<AgentClient<Channel>> {
     Ok(AgentClient::new(channel))
 }
 
-fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
+/// On this thread.
+pub(crate) fn run<T>(work: impl Future<Output = Result<T>>) -> Result<T> {
     runtime::Builder::new_current_thread()
         .enable_all()
         .build()

@@ -5,17 +5,29 @@ use std::{
     io::Write as _,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use anyhow::{Context as _, Result, bail, ensure};
 use serde_json::{Value, json};
+use tokio::{
+    select,
+    signal::unix::{SignalKind, signal},
+    time::sleep,
+};
 
-use crate::config::{OnTimeout, SOCKET, TIMEOUT_S, TIMEOUT_S_MAX, version_of};
+use crate::{
+    agent,
+    config::{OnTimeout, SOCKET, TIMEOUT_S, TIMEOUT_S_MAX, version_of},
+    eprint,
+};
 
 /// The name of the program, which is what lists call it by.
 const NAME: &str = "seventh-cni";
 /// Bytes of a list at most.
 const LIST_BYTES_MAX: u64 = 1 << 20;
+/// How often `install --keep` looks whether the plugin is where it should be.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 /// `install`.
 #[derive(Debug, clap::Args)]
@@ -31,6 +43,16 @@ pub(crate) struct Install {
     /// What becomes of it then
     #[arg(long, value_enum, default_value_t)]
     on_timeout: OnTimeout,
+    /// Stay until SIGTERM: try again what cannot be done yet, and put the plugin back when the list was written anew
+    #[arg(long)]
+    keep: bool,
+}
+
+/// `check`.
+#[derive(Debug, clap::Args)]
+pub(crate) struct Check {
+    #[command(flatten)]
+    places: Places,
 }
 
 /// `remove`.
@@ -51,28 +73,66 @@ struct Places {
 }
 
 impl Install {
-    /// The program first, then its name in the list: no runtime reads of what is not there.
+    /// Once, or as long as this process is there.
     pub(crate) fn run(&self) -> Result<()> {
         ensure!(
             self.socket.is_absolute(),
             "--socket: `{}` must begin with a slash",
             self.socket.display()
         );
-        let lists = lists(&self.places.conf_dir)?;
-        let Some(first) = lists.first() else {
-            bail!(
-                "{}: no plugin has put its configuration here yet",
-                self.places.conf_dir.display()
-            );
-        };
+        if self.keep {
+            return agent::run(self.keep());
+        }
+        self.put(true).map(drop)
+    }
+
+    /// Whatever is wrong with a node's configuration is told and tried again: the agent beside it runs all the same.
+    async fn keep(&self) -> Result<()> {
+        let mut end = signal(SignalKind::terminate()).context("SIGTERM")?;
+        let mut anew = true;
+        let mut told = String::new();
+        loop {
+            match self.put(anew) {
+                Ok(written) => {
+                    if written || !told.is_empty() {
+                        eprint(&format!("chained in {}", self.places.conf_dir.display()));
+                    }
+                    anew = false;
+                    told.clear();
+                }
+                Err(e) => {
+                    let reason = format!("pods do not wait for their policies here: {e:#}");
+                    if reason != told {
+                        eprint(&reason);
+                    }
+                    told = reason;
+                }
+            }
+            select! {
+                _ = end.recv() => return Ok(()),
+                () = sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+
+    /// The program first, then its name in the list: no runtime reads of what is not there. A program that is there is
+    /// written again only if it is to be `anew`. Says whether the list had to be written.
+    fn put(&self, anew: bool) -> Result<bool> {
+        let first = self.places.first_list()?;
+        let made_by = read(&first)?["plugins"][0]["type"].as_str().unwrap_or(NAME).to_owned();
+        // Of a link that leads elsewhere on the node the end cannot be seen from a container.
         ensure!(
-            first.extension().is_some_and(|extension| extension == "conflist"),
-            "{}: a configuration of a single plugin has no chain; make it a list (`.conflist`, `plugins: [...]`)",
+            made_by == NAME || fs::symlink_metadata(self.places.bin_dir.join(&made_by)).is_ok(),
+            "{}: the plugin `{made_by}` of {} is not here, so runtimes look for plugins elsewhere",
+            self.places.bin_dir.display(),
             first.display()
         );
-        let program = fs::read("/proc/self/exe").context("/proc/self/exe")?;
-        replace(&self.places.bin_dir.join(NAME), &program, 0o755)?;
-        edit(first, |plugins| {
+        let target = self.places.bin_dir.join(NAME);
+        if anew || !target.exists() {
+            let program = fs::read("/proc/self/exe").context("/proc/self/exe")?;
+            replace(&target, &program, 0o755)?;
+        }
+        edit(&first, |plugins| {
             plugins.retain(|plugin| plugin["type"] != NAME);
             ensure!(!plugins.is_empty(), "there is no plugin that makes the network");
             plugins.push(json!({
@@ -83,6 +143,41 @@ impl Install {
             }));
             Ok(())
         })
+    }
+}
+
+impl Places {
+    /// The list that runtimes take.
+    fn first_list(&self) -> Result<PathBuf> {
+        let Some(first) = lists(&self.conf_dir)?.into_iter().next() else {
+            bail!(
+                "{}: no plugin has put its configuration here yet",
+                self.conf_dir.display()
+            );
+        };
+        ensure!(
+            first.extension().is_some_and(|extension| extension == "conflist"),
+            "{}: a configuration of a single plugin has no chain; make it a list (`.conflist`, `plugins: [...]`)",
+            first.display()
+        );
+        Ok(first)
+    }
+}
+
+impl Check {
+    /// Whether runtimes will start the plugin.
+    pub(crate) fn run(&self) -> Result<()> {
+        let first = self.places.first_list()?;
+        let list = read(&first)?;
+        let plugins = list["plugins"].as_array().map_or(&[][..], Vec::as_slice);
+        ensure!(
+            plugins.iter().any(|plugin| plugin["type"] == NAME),
+            "{}: the plugin is not chained",
+            first.display()
+        );
+        let program = self.places.bin_dir.join(NAME);
+        fs::metadata(&program).with_context(|| program.display().to_string())?;
+        Ok(())
     }
 }
 
@@ -116,8 +211,7 @@ fn lists(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(lists)
 }
 
-/// Changes the plugins of a list; one that stays as it was is not written.
-fn edit(list: &Path, change: impl FnOnce(&mut Vec<Value>) -> Result<()>) -> Result<()> {
+fn read(list: &Path) -> Result<Value> {
     let at = || list.display().to_string();
     let length = fs::metadata(list).with_context(at)?.len();
     ensure!(
@@ -126,18 +220,25 @@ fn edit(list: &Path, change: impl FnOnce(&mut Vec<Value>) -> Result<()>) -> Resu
         at()
     );
     let text = fs::read(list).with_context(at)?;
-    let old: Value = serde_json::from_slice(&text).with_context(at)?;
+    serde_json::from_slice(&text).with_context(at)
+}
+
+/// Changes the plugins of a list; one that stays as it was is not written. Says whether it was.
+fn edit(list: &Path, change: impl FnOnce(&mut Vec<Value>) -> Result<()>) -> Result<bool> {
+    let at = || list.display().to_string();
+    let old = read(list)?;
     let mut new = old.clone();
     let plugins = new.get_mut("plugins").and_then(Value::as_array_mut);
     change(plugins.with_context(|| format!("{}: `plugins` is not a list", at()))?).with_context(at)?;
     if new == old {
-        return Ok(());
+        return Ok(false);
     }
     version_of(&new).map_err(|failure| anyhow::anyhow!("{}: {}", at(), failure.told()["details"]))?;
     let mut text = serde_json::to_vec_pretty(&new)?;
     text.push(b'\n');
     let mode = fs::metadata(list).with_context(at)?.permissions().mode();
-    replace(list, &text, mode & 0o777)
+    replace(list, &text, mode & 0o777)?;
+    Ok(true)
 }
 
 /// Nobody meets half a file.
@@ -171,6 +272,7 @@ mod tests {
         };
         fs::create_dir(places().bin_dir).unwrap();
         fs::create_dir(places().conf_dir).unwrap();
+        fs::write(places().bin_dir.join("ptp"), "").unwrap();
         for (name, text) in lists {
             fs::write(places().conf_dir.join(name), text).unwrap();
         }
@@ -179,6 +281,7 @@ mod tests {
             socket: SOCKET.into(),
             timeout_seconds: 7,
             on_timeout: OnTimeout::Open,
+            keep: false,
         };
         let remove = Remove { places: places() };
         (dir, install, remove)
@@ -208,6 +311,19 @@ mod tests {
         assert_eq!(plugins(&install, "10-a.conflist").len(), 2);
         let after = fs::read_to_string(install.places.conf_dir.join("20-b.conflist")).unwrap();
         assert_eq!(before, after, "what stays as it was is not written");
+    }
+
+    #[test]
+    fn runtimes_that_look_for_plugins_elsewhere_read_nothing_of_it() {
+        let (_dir, install, _) = node(&[("10-a.conflist", LIST)]);
+        fs::remove_file(install.places.bin_dir.join("ptp")).unwrap();
+        let error = format!("{:#}", install.run().unwrap_err());
+        assert!(error.contains("`ptp`") && error.contains("elsewhere"), "{error}");
+        assert_eq!(plugins(&install, "10-a.conflist").len(), 2);
+        // A link whose end is on the node only.
+        std::os::unix::fs::symlink("/nowhere/cni", install.places.bin_dir.join("ptp")).unwrap();
+        install.run().unwrap();
+        assert_eq!(plugins(&install, "10-a.conflist").len(), 3);
     }
 
     #[test]

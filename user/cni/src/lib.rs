@@ -2,7 +2,8 @@
 //!
 //! It makes nothing itself. On `ADD` it tells the agent of this node which pod has got which addresses and devices, waits until
 //! the agent says that the pod's policies are in force, and hands on the result that it was given; so no process of the
-//! pod runs before. Run with `install` or `remove` it writes itself into, or takes itself out of, a node's configuration.
+//! pod runs before. Run with `install` or `remove` it writes itself into, or takes itself out of, a node's configuration;
+//! `check` says whether it is there.
 //!
 //! Source of the protocol: the CNI specification 1.1.0, <https://www.cni.dev/docs/spec/>.
 #![forbid(unsafe_code)]
@@ -45,6 +46,8 @@ pub mod v1 {
 enum Task {
     /// Put the plugin into this node's CNI configuration
     Install(install::Install),
+    /// Whether it is there: 0 = runtimes start it, else what is missing
+    Check(install::Check),
     /// Take it out again; the program stays, since pods that are there may still be ended with it
     Remove(install::Remove),
 }
@@ -75,6 +78,7 @@ pub fn run() -> ExitCode {
 fn perform(task: Task) -> anyhow::Result<()> {
     match task {
         Task::Install(install) => install.run(),
+        Task::Check(check) => check.run(),
         Task::Remove(remove) => remove.run(),
     }
 }

@@ -2,8 +2,11 @@
 #![forbid(unsafe_code)]
 
 use std::{
-    io::Write as _,
+    fs,
+    io::{BufRead as _, BufReader, Write as _},
+    path::Path,
     process::{Command, Stdio},
+    time::{Duration, Instant},
 };
 
 use serde_json::{Value, json};
@@ -66,4 +69,70 @@ fn errors_are_told_in_the_version_of_the_configuration() {
 #[test]
 fn ending_a_pod_never_fails_and_says_nothing() {
     assert_eq!(run(&[("CNI_COMMAND", "DEL")], &json!("nonsense")), (true, Value::Null));
+}
+
+const LIST: &str = r#"{"cniVersion": "1.0.0", "name": "pods", "plugins": [{"type": "ptp"}]}"#;
+
+/// Whether `check` finds the plugin.
+fn is_there(places: &[String]) -> bool {
+    let mut check = Command::new(env!("CARGO_BIN_EXE_seventh-cni"));
+    check
+        .arg("check")
+        .args(places)
+        .stderr(Stdio::null())
+        .status()
+        .unwrap()
+        .success()
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + Duration::from_secs(60);
+    while !holds() {
+        assert!(Instant::now() < deadline, "{what}");
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+/// A network whose list comes late, and is written anew by whoever made it (as Calico does), loses the plugin for seconds only;
+/// nothing ends the process but the signal.
+#[test]
+fn what_is_kept_waits_for_the_list_and_comes_back_when_it_was_written_anew() {
+    let node = tempfile::tempdir().unwrap();
+    let [binaries, lists] = ["bin", "net.d"].map(|name| node.path().join(name));
+    fs::create_dir(&binaries).unwrap();
+    let places =
+        [("--bin-dir", &binaries), ("--conf-dir", &lists)].map(|(flag, dir)| format!("{flag}={}", dir.display()));
+    let mut kept = Command::new(env!("CARGO_BIN_EXE_seventh-cni"))
+        .args(["install", "--keep"])
+        .args(&places)
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(kept.stderr.take().unwrap()).lines();
+    let mut says = |wanted: &str| {
+        let line = said.next().unwrap().unwrap();
+        assert!(line.contains(wanted), "{line}");
+    };
+    says("net.d");
+    assert!(!is_there(&places));
+    fs::create_dir(&lists).unwrap();
+    says("no plugin has put its configuration here yet");
+    let list = lists.join("10-pods.conflist");
+    let write = |path: &Path| fs::write(path, LIST).unwrap();
+    write(&list);
+    says("so runtimes look for plugins elsewhere");
+    fs::write(binaries.join("ptp"), "").unwrap();
+    says("chained");
+    assert!(is_there(&places));
+    write(&list);
+    until("it is chained again", || is_there(&places));
+    // Somebody has a list that runtimes take before.
+    write(&lists.join("05-other.conflist"));
+    until("it is chained there, too", || is_there(&places));
+    fs::remove_file(binaries.join("seventh-cni")).unwrap();
+    until("the program is there again", || is_there(&places));
+    assert!(kept.try_wait().unwrap().is_none());
+    let end = Command::new("kill").arg(kept.id().to_string()).status().unwrap();
+    assert!(end.success() && kept.wait().unwrap().success());
+    assert!(is_there(&places), "it stays when the agent's pod ends");
 }

@@ -12,6 +12,15 @@
     - --socket={{ .Values.paths.run }}/seventh.sock
     - --timeout-seconds={{ .Values.cni.timeoutSeconds }}
     - --on-timeout={{ .Values.cni.onTimeout }}
+    - --keep
+  # It stays beside the agent, which never waits for it; a pod without the plugin in place is not ready, and says why.
+  restartPolicy: Always
+  readinessProbe:
+    exec:
+      command: [/seventh-cni, check, --bin-dir={{ .Values.cni.binDir }}, --conf-dir={{ .Values.cni.confDir }}]
+    periodSeconds: 10
+    timeoutSeconds: 5
+    failureThreshold: 3
     {{- end }}
   securityContext:
     privileged: false

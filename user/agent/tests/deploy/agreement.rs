@@ -172,12 +172,13 @@ fn the_image_has_the_programs_that_are_started() {
 }
 
 #[test]
-fn the_init_container_s_arguments_put_the_plugin_into_a_node_s_configuration() {
+fn the_container_s_arguments_put_the_plugin_into_a_node_s_configuration() {
     let node = tempfile::tempdir().unwrap();
     let [binaries, lists] = ["bin", "net.d"].map(|name| node.path().join(name));
     for dir in [&binaries, &lists] {
         fs::create_dir(dir).unwrap();
     }
+    fs::write(binaries.join("ptp"), "").unwrap();
     let list = lists.join("10-pods.conflist");
     fs::write(
         &list,
@@ -188,9 +189,22 @@ fn the_init_container_s_arguments_put_the_plugin_into_a_node_s_configuration() {
         let values = json!({"cni": {"action": action, "binDir": binaries, "confDir": lists, "timeoutSeconds": 3, "onTimeout": "open"}});
         let init = pod(&objects(&values)).init_containers.unwrap().remove(0);
         let program = Path::new(env!("CARGO_BIN_EXE_seventh")).with_file_name("seventh-cni");
-        let output = Command::new(&program).args(init.args.unwrap()).output();
+        let (keep, args): (Vec<String>, Vec<String>) = init.args.unwrap().into_iter().partition(|arg| arg == "--keep");
+        // What ends once is waited for; what stays keeps no agent waiting, and the pod says whether it is in place.
+        let stays = action == "install";
+        assert_eq!(
+            (!keep.is_empty(), init.restart_policy.as_deref() == Some("Always")),
+            (stays, stays)
+        );
+        assert_eq!(init.readiness_probe.is_some(), stays);
+        let output = Command::new(&program).args(args).output();
         let output = output.unwrap_or_else(|e| panic!("{}: {e}; build the workspace", program.display()));
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        if let Some(probe) = init.readiness_probe {
+            let command = probe.exec.unwrap().command.unwrap();
+            assert_eq!(command[0], "/seventh-cni");
+            assert!(Command::new(&program).args(&command[1..]).status().unwrap().success());
+        }
         let list: Value = serde_json::from_str(&fs::read_to_string(&list).unwrap()).unwrap();
         list["plugins"].as_array().unwrap().clone()
     };
