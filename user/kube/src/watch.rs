@@ -389,7 +389,7 @@ fn advice(kind: Kind, error: &kube::Error) -> String {
             status.message
         ),
         kube::Error::Api(status) if status.code == 403 => format!(
-            "the API server does not let us see {plural} ({}); grant get, list and watch on {plural} of the group `{}`",
+            "the API server does not let us see {plural} ({}); grant list and watch on {plural} of the group `{}`",
             status.message,
             kind.group()
         ),

@@ -231,7 +231,7 @@ fn the_role_gives_what_the_agent_asks_for_and_nothing_else() {
     let mut asked = BTreeSet::from(["create /events".to_owned()]);
     for kind in Kind::ALL {
         let name = format!("{}/{}", kind.group(), kind.plural());
-        asked.extend(["get", "list", "watch"].map(|verb| format!("{verb} {name}")));
+        asked.extend(["list", "watch"].map(|verb| format!("{verb} {name}")));
         if kind.has_conditions() {
             asked.insert(format!("patch {name}/status"));
         }
