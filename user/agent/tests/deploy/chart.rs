@@ -31,8 +31,8 @@ pub(crate) fn everything() -> Value {
         "podLabels": {"e": "f"},
         "podAnnotations": {"g": "h"},
         "affinity": {"nodeAffinity": {}},
-        "securityContext": {"seccomp": "Localhost"},
-        "networkPolicy": {"enabled": true, "from": [{"namespaceSelector": {}}]},
+        "securityContext": {"seccomp": "Localhost", "seLinuxOptions": {"type": "spc_t"}},
+        "networkPolicy": {"enabled": true, "from": [{"namespaceSelector": {}}], "apiServerPorts": [443, 16443]},
     })
 }
 
@@ -82,6 +82,25 @@ fn whatever_is_chosen_kubernetes_knows_every_field_of_it() {
 }
 
 #[test]
+fn what_a_node_s_own_rules_need_is_where_they_look() {
+    let all = objects(&everything());
+    let daemon_set: DaemonSet = kinds::read(only(&all, "DaemonSet"));
+    // That of a pod holds for all its containers.
+    let context = daemon_set.spec.template.spec.unwrap().security_context.unwrap();
+    assert_eq!(context.se_linux_options.unwrap().type_.as_deref(), Some("spc_t"));
+    let egress = &only(&all, "NetworkPolicy")["spec"]["egress"][0]["ports"];
+    let ports: Vec<_> = egress
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|port| port["port"].as_i64())
+        .collect();
+    assert_eq!(ports, [Some(443), Some(16443)]);
+    let daemon_set = objects(&json!({}));
+    assert!(only(&daemon_set, "DaemonSet")["spec"]["template"]["spec"]["securityContext"]["seLinuxOptions"].is_null());
+}
+
+#[test]
 fn helm_s_own_check_finds_nothing() {
     for values in sets() {
         let report = ask(&["lint"], &values).unwrap();
@@ -109,6 +128,11 @@ fn what_cannot_be_is_refused_before_anything_is_made() {
         (json!({"config": {"kubernetes": {"netnsDirs": ["/x"]}}}), "netnsDirs"),
         (json!({"hubble": {"enabled": true}}), "mutual TLS"),
         (json!({"image": {"digest": "sha256:1"}}), "digest"),
+        (json!({"networkPolicy": {"apiServerPorts": []}}), "apiServerPorts"),
+        (
+            json!({"securityContext": {"seLinuxOptions": {"types": "spc_t"}}}),
+            "seLinuxOptions",
+        ),
     ] {
         let refused = ask(&["render"], &values).expect_err(&values.to_string());
         assert!(refused.contains(reason), "{values}: {refused}");
