@@ -36,7 +36,7 @@ use crate::{
     kubernetes::{ClusterSide, Kubernetes},
     log_filter::LogFilter,
     metrics::{self, Metrics},
-    node::{NodeLock, interface_index},
+    node::{NodeLock, interface_index, raise_open_files},
     observer::{self, Address, Busy, Collector, Directory, Explain, Node, Observer, Sources},
     policy_store::{Loaded, PolicyStore},
     publisher::Publisher,
@@ -180,6 +180,7 @@ impl Shared {
 /// # Errors
 /// It could not start, or could not clean up.
 pub async fn run(config: Config, keep: bool, log: LogFilter) -> Result<()> {
+    raise_open_files()?;
     confine()?;
     let mut stop = StopSignals::new()?;
     let _lock = NodeLock::take(&config.bpffs)?;

@@ -11,11 +11,25 @@ use anyhow::{Context as _, Result, anyhow};
 use nix::{
     errno::Errno,
     fcntl::{Flock, FlockArg},
+    sys::resource::{Resource, getrlimit, setrlimit},
 };
 
 /// The device on which kube-proxy (ipvs) keeps every address of every service, so that the kernel takes packets to them for
 /// its own. They are not the node's.
 const SERVICES_DEVICE: &str = "kube-ipvs0";
+
+/// As many files may be open as the system lets this process say by itself: pods' programs, and namespaces that are looked into, are
+/// files, and the usual limit is for programs that use `select`.
+///
+/// # Errors
+/// The system does not tell, or does not let it.
+pub(crate) fn raise_open_files() -> Result<()> {
+    let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).context("RLIMIT_NOFILE")?;
+    if soft < hard {
+        setrlimit(Resource::RLIMIT_NOFILE, hard, hard).context("RLIMIT_NOFILE")?;
+    }
+    Ok(())
+}
 
 /// All addresses of this network namespace's devices: who has one of them is the identity `host`, unless it is a service's.
 ///

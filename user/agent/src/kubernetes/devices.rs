@@ -11,32 +11,33 @@
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
     fs::{self, File},
-    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    io,
+    net::IpAddr,
     os::{fd::AsRawFd as _, unix::fs::MetadataExt as _},
     path::{Path, PathBuf},
-    thread,
 };
 
-use anyhow::{Context as _, Result, anyhow};
-use futures_util::{StreamExt as _, TryStreamExt as _};
-use nix::sched::{CloneFlags, setns};
+use anyhow::{Context as _, Result};
+use futures_util::StreamExt as _;
 use rtnetlink::{
-    Handle, RouteMessageBuilder, new_connection,
+    Handle,
     packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload},
     packet_route::{
         RouteNetlinkMessage,
-        address::AddressAttribute,
-        link::{InfoKind, LinkAttribute, LinkInfo, LinkLayerType},
         nsid::{NsidAttribute, NsidMessage},
-        route::{RouteAddress, RouteAttribute, RouteMessage, RouteType},
     },
 };
 use seventh_kube::Workload;
+use tracing::error;
+
+use super::network::{Link, Network, look_into, with_netlink};
 
 /// Processes that are looked at for their namespaces at most.
 const PROCESSES_MAX: usize = 100_000;
 /// Namespaces that are looked into at a time at most.
 const NAMESPACES_MAX: usize = 10_000;
+/// Files that are known of one namespace at most.
+const PATHS_MAX: usize = 4;
 /// Bytes of what a process's control group is called at most.
 const CGROUP_BYTES_MAX: usize = 16 << 10;
 /// Length of a UID, and of that of a pod that the kubelet has from a file.
@@ -80,31 +81,15 @@ pub(super) struct Device {
     pub(super) more: Vec<String>,
 }
 
-/// A network namespace that could be a pod's.
+/// A network namespace that could be a pod's. It is opened only while it is looked into: a node has many, and the files that
+/// an agent may have open are few.
+#[derive(Debug)]
 struct Candidate {
-    file: File,
+    /// Files that lead to it; a process of several may end meanwhile.
+    paths: Vec<PathBuf>,
     id: NetnsId,
     /// UIDs of pods to which its processes belong.
     pods: HashSet<String>,
-}
-
-/// Devices, addresses and routes of a network namespace.
-#[derive(Debug, Default)]
-struct Network {
-    links: HashMap<u32, Link>,
-    addresses: Vec<(IpAddr, u32)>,
-    /// Routes to single addresses.
-    routes: Vec<(IpAddr, u32)>,
-}
-
-#[derive(Debug)]
-struct Link {
-    name: String,
-    kind: String,
-    is_loopback: bool,
-    /// Index of the other end, and this namespace's number of that in which it is.
-    peer: Option<u32>,
-    peer_netns: Option<i32>,
 }
 
 /// A namespace that could be a pod's, looked into.
@@ -114,6 +99,23 @@ struct Place {
     addresses: Vec<(IpAddr, u32)>,
     /// The node's ends of its devices, by theirs.
     outer: BTreeMap<u32, Result<u32, String>>,
+}
+
+impl Candidate {
+    /// # Errors
+    /// No file leads to it any more, or no more may be open.
+    fn open(&self) -> io::Result<File> {
+        let mut fault = io::Error::from(io::ErrorKind::NotFound);
+        for path in &self.paths {
+            match File::open(path) {
+                // The number of a process that has ended may be another's by now.
+                Ok(file) if id_of(&file) == Some(self.id) => return Ok(file),
+                Ok(_) => {}
+                Err(e) => fault = e,
+            }
+        }
+        Err(fault)
+    }
 }
 
 impl Place {
@@ -138,11 +140,34 @@ impl Devices {
         }
     }
 
-    /// Looks for the devices of these pods, by their UIDs. Takes its time: not for a thread that serves others.
+    /// Looks for the devices of these pods, by their UIDs. Takes its time: not for a thread that serves others. If it cannot
+    /// be looked, devices that were found before are still their pods'.
+    pub(super) fn look(&mut self, pods: &[&Workload]) -> HashMap<String, Looked> {
+        let (mut reasons, fault) = match self.search(pods) {
+            Ok(reasons) => (reasons, String::new()),
+            Err(e) => {
+                error!(error = format!("{e:#}"), "devices of pods cannot be looked for");
+                (HashMap::new(), format!("its device cannot be looked for: {e:#}"))
+            }
+        };
+        let looked = pods.iter().map(|pod| {
+            let looked = match self.found.get(&pod.uid) {
+                Some(found) => Ok(Device {
+                    interface: found.interface.clone(),
+                    more: found.more.clone(),
+                }),
+                None => Err(reasons.remove(&pod.uid).unwrap_or_else(|| fault.clone())),
+            };
+            (pod.uid.clone(), looked)
+        });
+        looked.collect()
+    }
+
+    /// Finds what can be found; says why others were not.
     ///
     /// # Errors
-    /// The node's own devices cannot be listed.
-    pub(super) fn look(&mut self, pods: &[&Workload]) -> Result<HashMap<String, Looked>> {
+    /// Devices cannot be listed.
+    fn search(&mut self, pods: &[&Workload]) -> Result<HashMap<String, String>> {
         let node = look_into(None).context("this node's devices")?;
         let wanted: HashSet<&str> = pods.iter().map(|pod| pod.uid.as_str()).collect();
         self.found.retain(|uid, found| {
@@ -172,17 +197,7 @@ impl Devices {
             }
             self.name_more(&node, &places);
         }
-        let looked = pods.iter().map(|pod| {
-            let looked = match self.found.get(&pod.uid) {
-                Some(found) => Ok(Device {
-                    interface: found.interface.clone(),
-                    more: found.more.clone(),
-                }),
-                None => Err(reasons.remove(&pod.uid).unwrap_or_default()),
-            };
-            (pod.uid.clone(), looked)
-        });
-        Ok(looked.collect())
+        Ok(reasons)
     }
 
     /// Which other devices lead into the namespaces of those that were found.
@@ -274,13 +289,14 @@ impl Devices {
 
     /// All namespaces that are nobody's yet.
     fn places(&self, node: &Network) -> Result<Vec<Place>> {
-        let candidates = self.candidates();
-        let files: Result<Vec<File>, _> = candidates.iter().map(|candidate| candidate.file.try_clone()).collect();
-        let numbers = numbers_of(files?)?;
         let mut places = Vec::new();
-        for (candidate, number) in candidates.into_iter().zip(numbers) {
+        for (candidate, number) in numbers_of(self.candidates())? {
             // One that vanishes meanwhile has no pod any more.
-            let Ok(network) = look_into(Some(candidate.file)) else {
+            let Ok(network) = candidate
+                .open()
+                .map_err(Into::into)
+                .and_then(|file| look_into(Some(file)))
+            else {
                 continue;
             };
             let devices = network.links.iter().filter(|(_, link)| !link.is_loopback);
@@ -307,7 +323,6 @@ impl Devices {
         let taken: HashSet<NetnsId> = self.found.values().filter_map(|found| found.netns).chain(own).collect();
         let mut candidates: HashMap<NetnsId, Candidate> = HashMap::new();
         let mut add = |path: &Path, pod: Option<String>| {
-            // Known ones are not even opened.
             let Some(id) = fs::metadata(path).ok().map(|meta| (meta.dev(), meta.ino())) else {
                 return;
             };
@@ -316,12 +331,13 @@ impl Devices {
             }
             if let Some(known) = candidates.get_mut(&id) {
                 known.pods.extend(pod);
-            } else if candidates.len() < NAMESPACES_MAX
-                && let Ok(file) = File::open(path)
-                && id_of(&file) == Some(id)
-            {
+                if known.paths.len() < PATHS_MAX {
+                    known.paths.push(path.to_owned());
+                }
+            } else if candidates.len() < NAMESPACES_MAX {
                 let pods = pod.into_iter().collect();
-                candidates.insert(id, Candidate { file, id, pods });
+                let paths = vec![path.to_owned()];
+                candidates.insert(id, Candidate { paths, id, pods });
             }
         };
         for process in entries(&self.proc_dir)
@@ -412,12 +428,6 @@ fn outer_end(node: &Network, (inner, link): (u32, &Link), netns: Option<i32>) ->
     outer.map(|_| peer).ok_or_else(elsewhere)
 }
 
-impl Link {
-    fn is_veth(&self) -> bool {
-        self.kind == "veth"
-    }
-}
-
 fn entries(dir: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     fs::read_dir(dir)
         .into_iter()
@@ -453,16 +463,15 @@ fn pod_in(cgroup: &str) -> Option<String> {
     })
 }
 
-/// Lists a namespace, or the one that this process is in.
-fn look_into(netns: Option<File>) -> Result<Network> {
-    with_netlink(netns, async |handle| list(&handle).await)
-}
-
 /// This namespace's numbers of others, as its devices speak of them; none for those with which it has nothing in common.
-fn numbers_of(files: Vec<File>) -> Result<Vec<Option<i32>>> {
+fn numbers_of(candidates: Vec<Candidate>) -> Result<Vec<(Candidate, Option<i32>)>> {
     with_netlink(None, async move |mut handle: Handle| {
-        let mut numbers = Vec::with_capacity(files.len());
-        for file in &files {
+        let mut numbered = Vec::with_capacity(candidates.len());
+        for candidate in candidates {
+            let Ok(file) = candidate.open() else {
+                numbered.push((candidate, None));
+                continue;
+            };
             let mut message = NsidMessage::default();
             let descriptor = u32::try_from(file.as_raw_fd()).unwrap_or(u32::MAX);
             message.attributes.push(NsidAttribute::Fd(descriptor));
@@ -479,112 +488,21 @@ fn numbers_of(files: Vec<File>) -> Result<Vec<Option<i32>>> {
                 }
             }
             // -1: none was given.
-            numbers.push(number.filter(|number| *number >= 0));
+            numbered.push((candidate, number.filter(|number| *number >= 0)));
         }
-        Ok(numbers)
+        Ok(numbered)
     })
-}
-
-/// Asks in a namespace, or in the one that this process is in, on a thread of its own.
-fn with_netlink<T: Send + 'static>(
-    netns: Option<File>,
-    exchange: impl AsyncFnOnce(Handle) -> Result<T, rtnetlink::Error> + Send + 'static,
-) -> Result<T> {
-    let asking = thread::Builder::new().name("netns".to_owned()).spawn(move || {
-        if let Some(netns) = netns {
-            setns(netns, CloneFlags::CLONE_NEWNET).context("entering a network namespace needs CAP_SYS_ADMIN")?;
-        }
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build()?;
-        runtime.block_on(async {
-            let (connection, handle, _) = new_connection().context("netlink")?;
-            let connection = tokio::spawn(connection);
-            let answer = exchange(handle).await.context("netlink");
-            connection.abort();
-            answer
-        })
-    });
-    asking?
-        .join()
-        .map_err(|_| anyhow!("looking into a network namespace failed"))?
-}
-
-async fn list(handle: &Handle) -> Result<Network, rtnetlink::Error> {
-    let mut network = Network::default();
-    let mut links = handle.link().get().execute();
-    while let Some(message) = links.try_next().await? {
-        let mut link = Link {
-            name: String::new(),
-            kind: "a device of the hardware".to_owned(),
-            is_loopback: message.header.link_layer_type == LinkLayerType::Loopback,
-            peer: None,
-            peer_netns: None,
-        };
-        for attribute in message.attributes {
-            match attribute {
-                LinkAttribute::IfName(name) => link.name = name,
-                LinkAttribute::Link(peer) => link.peer = Some(peer),
-                LinkAttribute::LinkNetNsId(number) => link.peer_netns = Some(number),
-                LinkAttribute::LinkInfo(infos) => {
-                    let kind = infos.into_iter().find_map(|info| match info {
-                        LinkInfo::Kind(kind) => Some(kind),
-                        _ => None,
-                    });
-                    link.kind = kind.as_ref().map_or(link.kind, InfoKind::to_string);
-                }
-                _ => {}
-            }
-        }
-        network.links.insert(message.header.index, link);
-    }
-    let mut addresses = handle.address().get().execute();
-    while let Some(message) = addresses.try_next().await? {
-        let mut ip = None;
-        for attribute in message.attributes {
-            match attribute {
-                // On a point-to-point device the other attribute is the other side's.
-                AddressAttribute::Local(local) => ip = Some(local),
-                AddressAttribute::Address(address) => ip = ip.or(Some(address)),
-                _ => {}
-            }
-        }
-        network.addresses.extend(ip.map(|ip| (ip, message.header.index)));
-    }
-    let v4 = RouteMessageBuilder::<Ipv4Addr>::new().build();
-    let v6 = RouteMessageBuilder::<Ipv6Addr>::new().build();
-    for family in [v4, v6] {
-        let mut routes = handle.route().get(family).execute();
-        while let Some(route) = routes.try_next().await? {
-            network.routes.extend(to_one_address(&route));
-        }
-    }
-    Ok(network)
-}
-
-/// The address and the device of a route to one address only, through no other router.
-fn to_one_address(route: &RouteMessage) -> Option<(IpAddr, u32)> {
-    let (mut to, mut device) = (None, None);
-    for attribute in &route.attributes {
-        match attribute {
-            RouteAttribute::Destination(RouteAddress::Inet(ip)) => to = Some(IpAddr::V4(*ip)),
-            RouteAttribute::Destination(RouteAddress::Inet6(ip)) => to = Some(IpAddr::V6(*ip)),
-            RouteAttribute::Oif(index) => device = Some(*index),
-            RouteAttribute::Gateway(_) => return None,
-            _ => {}
-        }
-    }
-    let (to, device) = (to?, device?);
-    let whole = if to.is_ipv4() { 32 } else { 128 };
-    let is_unicast = route.header.kind == RouteType::Unicast;
-    (route.header.destination_prefix_length == whole && is_unicast).then_some((to, device))
 }
 
 #[cfg(test)]
 mod tests {
-    use super::{Devices, Link, Network, Place, is_process, look_into, outer_end, pod_in};
+    use super::{Devices, Link, Network, Place, is_process, outer_end, pod_in};
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
     use seventh_kube::{ObjectName, Workload};
     use seventh_policy::{Labels, NamedPorts};
     use std::{
         collections::HashSet,
+        fs,
         net::IpAddr,
         path::{Path, PathBuf},
     };
@@ -716,21 +634,51 @@ mod tests {
         }
     }
 
+    /// On a node with many namespaces that are no pod's, or not yet, more would be open at once than usual limits allow.
+    #[test]
+    fn as_many_namespaces_as_there_are_take_a_few_open_files() {
+        let node = tempfile::tempdir().unwrap();
+        let (soft, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+        let few = 256;
+        for process in 0..2 * few {
+            let dir = node.path().join(process.to_string()).join("ns");
+            fs::create_dir_all(&dir).unwrap();
+            // What is no namespace cannot be entered; that it is looked at is enough here.
+            fs::write(dir.join("net"), "").unwrap();
+        }
+        let devices = Devices::new(Vec::new(), node.path().to_owned());
+        setrlimit(Resource::RLIMIT_NOFILE, few, hard).unwrap();
+        let (candidates, places) = (devices.candidates(), devices.places(&Network::default()));
+        setrlimit(Resource::RLIMIT_NOFILE, soft, hard).unwrap();
+        assert_eq!(candidates.len(), usize::try_from(2 * few).unwrap());
+        assert!(places.unwrap().is_empty());
+        assert!(candidates.iter().all(|candidate| candidate.open().is_ok()));
+    }
+
+    #[test]
+    fn a_process_that_has_ended_leads_to_its_namespace_no_more_and_another_one_does() {
+        let node = tempfile::tempdir().unwrap();
+        let [first, second] = ["1", "2"].map(|process| node.path().join(process).join("ns/net"));
+        for path in [&first, &second] {
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+        }
+        fs::write(&first, "").unwrap();
+        fs::hard_link(&first, &second).unwrap();
+        let devices = Devices::new(Vec::new(), node.path().to_owned());
+        let mut candidates = devices.candidates();
+        let candidate = candidates.pop().unwrap();
+        assert!(candidates.is_empty() && candidate.paths.len() == 2);
+        fs::remove_file(&candidate.paths[0]).unwrap();
+        fs::write(&candidate.paths[0], "another's").unwrap();
+        assert!(candidate.open().is_ok());
+        fs::remove_file(&candidate.paths[1]).unwrap();
+        assert!(candidate.open().is_err());
+    }
+
     #[test]
     fn processes_are_told_from_other_files() {
         assert!(
             is_process(Path::new("/proc/1")) && !is_process(Path::new("/proc/self")) && !is_process(Path::new("/"))
-        );
-    }
-
-    #[test]
-    fn the_own_namespace_has_a_loopback() {
-        let network = look_into(None).unwrap();
-        assert!(
-            network
-                .addresses
-                .iter()
-                .any(|(ip, device)| ip.is_loopback() && network.links.contains_key(device))
         );
     }
 }

@@ -5,6 +5,7 @@ mod announced;
 #[cfg(test)]
 mod churn;
 mod devices;
+mod network;
 
 use std::{
     collections::{HashMap, HashSet},
@@ -234,12 +235,11 @@ impl Kubernetes {
                 self.devices = devices;
                 looked
             }
-            Err(e) => Err(anyhow!(e)),
+            Err(e) => {
+                error!(error = format!("{e:#}"), "devices of pods cannot be looked for");
+                HashMap::new()
+            }
         };
-        let looked = looked.unwrap_or_else(|e| {
-            error!(error = format!("{e:#}"), "devices of pods cannot be looked for");
-            HashMap::new()
-        });
         let inventory = inventory(&self.name, cluster, &looked);
         let found_all = looked.values().all(Result::is_ok) && looked.len() == local(cluster).len();
         (inventory, found_all)
