@@ -139,9 +139,10 @@ impl Deriver {
     /// The cluster in the picture.
     pub fn derive(&mut self, picture: &Picture) -> Cluster {
         let slices = slices(picture);
+        let owners = owners(picture);
         Cluster {
-            workloads: self.workloads(picture),
-            nodes: self.nodes(picture),
+            workloads: self.workloads(picture, &owners),
+            nodes: self.nodes(picture, &owners),
             node_names: picture.objects(Kind::Node).map(|(name, _)| name.name.clone()).collect(),
             fronts: fronts(picture, &slices),
             services: services(picture, &slices),
@@ -149,8 +150,7 @@ impl Deriver {
         }
     }
 
-    fn workloads(&mut self, picture: &Picture) -> Vec<Arc<Workload>> {
-        let owners = owners(picture);
+    fn workloads(&mut self, picture: &Picture, owners: &Owners<'_>) -> Vec<Arc<Workload>> {
         let mirrors = mirrors(picture);
         let mut before = std::mem::take(&mut self.known);
         let mut workloads = Vec::new();
@@ -224,12 +224,13 @@ impl Deriver {
         Labels::new(labels)
     }
 
-    fn nodes(&self, picture: &Picture) -> Vec<NodeAddress> {
+    fn nodes(&self, picture: &Picture, owners: &Owners<'_>) -> Vec<NodeAddress> {
         let mut addresses: BTreeMap<IpAddr, NodeAddress> = BTreeMap::new();
         for (name, object) in picture.objects(Kind::Node) {
             let Object::Node(node) = &**object else { continue };
             let is_own = name.name == self.node;
-            for ip in &node.ips {
+            let tunnels = node.tunnels.iter().filter(|ip| !owners.contains_key(ip));
+            for ip in node.ips.iter().chain(tunnels) {
                 let address = addresses.entry(*ip).or_insert(NodeAddress {
                     ip: *ip,
                     of_node: Some(is_own),
@@ -255,10 +256,13 @@ impl Deriver {
     }
 }
 
+/// Who has which address, and when it was made.
+type Owners<'a> = HashMap<&'a IpAddr, ((&'a str, &'a str), &'a ObjectName)>;
+
 /// Whose address is it, where several pods say that it is theirs: an address is given again while the pod that had it is
 /// still told of. The one that was made last has it.
-fn owners(picture: &Picture) -> HashMap<&IpAddr, ((&str, &str), &ObjectName)> {
-    let mut owners: HashMap<&IpAddr, ((&str, &str), &ObjectName)> = HashMap::new();
+fn owners(picture: &Picture) -> Owners<'_> {
+    let mut owners = Owners::new();
     for (name, object) in picture.objects(Kind::Pod) {
         let Object::Pod(pod) = &**object else { continue };
         if pod.ended || pod.host_network {
@@ -545,6 +549,25 @@ mod tests {
                 node("198.51.100.1", None, true)
             ]
         );
+    }
+
+    #[test]
+    fn what_a_node_sends_from_its_tunnel_is_the_node_s_unless_a_pod_has_that_address() {
+        let mut told = Told::new();
+        let annotations = json!({"flannel.alpha.coreos.com/backend-type": "vxlan"});
+        told.put(
+            Kind::Node,
+            json!({"metadata": {"name": "node-b", "annotations": annotations}, "spec": {"podCIDR": "10.0.1.0/24"}}),
+        );
+        let tunnel: IpAddr = "10.0.1.0".parse().unwrap();
+        let [node] = told.cluster().nodes.try_into().unwrap();
+        assert_eq!(
+            (node.ip, node.of_node, node.is_api_server),
+            (tunnel, Some(false), false)
+        );
+        told.pod("web", "10.0.1.0", &json!({}));
+        assert!(told.cluster().nodes.is_empty());
+        assert_eq!(told.owner("10.0.1.0").as_deref(), Some("web"));
     }
 
     #[test]

@@ -14,6 +14,7 @@
 mod cluster;
 mod connect;
 mod kind;
+mod node;
 pub mod object;
 mod picture;
 mod report;
@@ -23,6 +24,7 @@ pub use cluster::{Backend, Cluster, Deriver, Front, FrontPort, NodeAddress, Work
 pub use connect::{ConnectError, connect};
 pub use kind::Kind;
 pub use object::{ObjectName, PolicyText, Trim};
+pub use node::Node;
 pub use picture::{Change, Picture};
 pub use report::{Report, Reports, report};
 pub use watch::{Connection, FollowSettings, Following, Trouble, follow};

@@ -14,7 +14,7 @@ use seventh_policy::{
     label::{KEY_CLUSTER, KEY_NAMESPACE, KEY_NAMESPACE_LABELS, SOURCE_K8S},
 };
 
-use crate::Kind;
+use crate::{Kind, node::Node};
 
 /// Labels of a pod, a namespace or a service that are taken at most. A pod with more is an endpoint of which nothing is
 /// known, see [`Pod::is_oversized`].
@@ -121,13 +121,6 @@ pub struct Namespace {
     pub labels: Labels,
     /// It has more labels than are taken: nothing is known of its pods.
     pub is_oversized: bool,
-}
-
-/// A node.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Node {
-    /// Its addresses, internal and external.
-    pub ips: Vec<IpAddr>,
 }
 
 /// A service.
@@ -254,7 +247,7 @@ impl Trim {
         let object = match kind {
             Kind::Pod => Object::Pod(self.pod(meta, RawPod::deserialize(value)?)),
             Kind::Namespace => Object::Namespace(namespace(&meta)),
-            Kind::Node => Object::Node(node(RawNode::deserialize(value)?)),
+            Kind::Node => Object::Node(Node::read(value)?),
             Kind::Service => Object::Service(service(&meta, RawService::deserialize(value)?)),
             Kind::EndpointSlice => Object::Slice(slice(&meta, RawSlice::deserialize(value)?)),
             Kind::NetworkPolicy
@@ -335,7 +328,8 @@ fn own_labels(labels: &BTreeMap<String, String>) -> impl Iterator<Item = Label> 
     own.map(|(key, value)| Label::new(SOURCE_K8S, key, value))
 }
 
-fn bounded(mut ips: Vec<IpAddr>) -> Vec<IpAddr> {
+/// Each once, and not more than are taken.
+pub(crate) fn bounded(mut ips: Vec<IpAddr>) -> Vec<IpAddr> {
     let mut seen = HashSet::new();
     ips.retain(|ip| seen.insert(*ip));
     ips.truncate(ADDRESSES_MAX);
@@ -350,14 +344,6 @@ fn namespace(meta: &Meta) -> Namespace {
             labels.map(|(key, value)| Label::new(SOURCE_K8S, format!("{KEY_NAMESPACE_LABELS}{key}"), value)),
         ),
         is_oversized,
-    }
-}
-
-fn node(raw: RawNode) -> Node {
-    let addresses = raw.status.addresses.into_iter();
-    let of_network = addresses.filter(|a| a.kind == "InternalIP" || a.kind == "ExternalIP");
-    Node {
-        ips: bounded(of_network.filter_map(|a| a.address.parse().ok()).collect()),
     }
 }
 
@@ -527,26 +513,6 @@ struct RawPodStatus {
 #[serde(default)]
 struct RawIp {
     ip: String,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct RawNode {
-    status: RawNodeStatus,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct RawNodeStatus {
-    addresses: Vec<RawNodeAddress>,
-}
-
-#[derive(Debug, Default, Deserialize)]
-#[serde(default)]
-struct RawNodeAddress {
-    #[serde(rename = "type")]
-    kind: String,
-    address: String,
 }
 
 #[derive(Debug, Default, Deserialize)]

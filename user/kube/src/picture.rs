@@ -172,11 +172,17 @@ fn put(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::object::Node;
+    use crate::Node;
 
     fn node(name: &str, last: u8) -> (ObjectName, Object) {
         let ips = vec![std::net::Ipv4Addr::new(192, 0, 2, last).into()];
-        (ObjectName::new("", name), Object::Node(Node { ips }))
+        (
+            ObjectName::new("", name),
+            Object::Node(Node {
+                ips,
+                tunnels: Vec::new(),
+            }),
+        )
     }
 
     fn names(picture: &Picture) -> String {
