@@ -18,13 +18,14 @@ mod node;
 pub mod object;
 mod picture;
 mod report;
+mod unread;
 mod watch;
 
 pub use cluster::{Backend, Cluster, Deriver, Front, FrontPort, NodeAddress, Workload};
 pub use connect::{ConnectError, connect};
 pub use kind::Kind;
-pub use object::{ObjectName, PolicyText, Trim};
 pub use node::Node;
+pub use object::{ObjectName, PolicyText, Trim};
 pub use picture::{Change, Picture};
 pub use report::{Report, Reports, report};
 pub use watch::{Connection, FollowSettings, Following, Trouble, follow};

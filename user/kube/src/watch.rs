@@ -33,6 +33,7 @@ use tracing::{debug, info, warn};
 use crate::{
     Change, Cluster, Deriver, Kind, Picture, Trim,
     object::{Object, ObjectName},
+    unread::Unread,
 };
 
 /// How long the server is asked to keep a watch open, in seconds. A connection that has silently died is found after
@@ -82,8 +83,10 @@ pub struct Connection {
     pub awaited: Vec<Kind>,
     /// Objects that there was no room for, by kind.
     pub refused: Vec<(Kind, usize)>,
-    /// Objects that could not be read, since the beginning.
+    /// How often an object could not be read, since the beginning.
     pub unreadable: u64,
+    /// Objects that cannot be read at present, as far as their names are kept.
+    pub unread: Vec<(Kind, ObjectName)>,
 }
 
 /// A kind that cannot be followed.
@@ -116,7 +119,7 @@ pub fn follow(
         picture: Picture::default(),
         followed: HashSet::new(),
         troubles: BTreeMap::new(),
-        unreadable: 0,
+        unread: Unread::default(),
         cluster: cluster_tx,
         connection: connection_tx,
     };
@@ -131,7 +134,7 @@ struct Follower {
     picture: Picture,
     followed: HashSet<Kind>,
     troubles: BTreeMap<Kind, Failing>,
-    unreadable: u64,
+    unread: Unread,
     cluster: watch::Sender<Option<Arc<Cluster>>>,
     connection: watch::Sender<Connection>,
 }
@@ -217,8 +220,16 @@ impl Follower {
             self.tell();
         }
         let change = match event {
-            Event::Init => Some(Change::Began(kind)),
-            Event::InitDone => Some(Change::Complete(kind)),
+            Event::Init => {
+                self.unread.begin(kind);
+                Some(Change::Began(kind))
+            }
+            Event::InitDone => {
+                if self.unread.complete(kind) {
+                    self.tell();
+                }
+                Some(Change::Complete(kind))
+            }
             Event::InitApply(object) => self
                 .trimmed(kind, version, object)
                 .map(|(name, object)| Change::Listed(kind, name, object)),
@@ -228,6 +239,7 @@ impl Follower {
             Event::Delete(object) => {
                 let meta = object.metadata;
                 let name = ObjectName::new(meta.namespace.unwrap_or_default(), meta.name.unwrap_or_default());
+                self.readable(kind, &name);
                 Some(Change::Gone(kind, name))
             }
         };
@@ -235,15 +247,29 @@ impl Follower {
     }
 
     fn trimmed(&mut self, kind: Kind, version: &'static str, object: DynamicObject) -> Option<(ObjectName, Object)> {
-        let name = object.metadata.name.clone().unwrap_or_default();
+        let meta = &object.metadata;
+        let name = ObjectName::new(
+            meta.namespace.clone().unwrap_or_default(),
+            meta.name.clone().unwrap_or_default(),
+        );
         let value = serde_json::to_value(object).map_err(Into::into);
         match value.and_then(|value| self.trim.object(kind, version, value)) {
-            Ok(trimmed) => Some(trimmed),
+            Ok(trimmed) => {
+                self.readable(kind, &name);
+                Some(trimmed)
+            }
             Err(e) => {
-                self.unreadable += 1;
-                warn!(kind = kind.name(), name, error = %e, "an object cannot be read; what was known of it stays");
+                warn!(kind = kind.name(), %name, error = %e, "an object cannot be read; what was known of it stays");
+                self.unread.add(kind, name);
+                self.tell();
                 None
             }
+        }
+    }
+
+    fn readable(&mut self, kind: Kind, name: &ObjectName) {
+        if self.unread.remove(kind, name) {
+            self.tell();
         }
     }
 
@@ -342,7 +368,8 @@ impl Follower {
                 .map(|kind| (kind, self.picture.refused(kind)))
                 .filter(|(_, refused)| *refused > 0)
                 .collect(),
-            unreadable: self.unreadable,
+            unreadable: self.unread.count(),
+            unread: self.unread.names(),
         };
         self.connection.send_if_modified(|known| {
             let is_new = *known != connection;

@@ -158,6 +158,41 @@ async fn a_watch_that_breaks_or_is_too_old_loses_nothing() {
 }
 
 #[tokio::test]
+async fn an_object_that_cannot_be_read_is_named_until_it_can_be_or_is_gone() {
+    let unreadable = |name: &str| {
+        let mut pod = pod(name, "10.0.0.9");
+        pod["spec"]["nodeName"] = 5.into();
+        pod
+    };
+    let mut stage = Stage::new(|server| {
+        namespace(server);
+        server.put("pods", pod("a", "10.0.0.1"));
+        for name in ["mended", "removed", "vanished"] {
+            server.put("pods", unreadable(name));
+        }
+    })
+    .await;
+    stage.until("the others", |cluster| pods(cluster) == "a").await;
+    let connection = stage.until_connection("all three", |c| c.unread.len() == 3).await;
+    assert_eq!(
+        (connection.unread[0].0, connection.unread[0].1.to_string()),
+        (Kind::Pod, "default/mended".into())
+    );
+    stage.server.put("pods", pod("mended", "10.0.0.2"));
+    stage.server.delete("pods", "default", "removed");
+    stage
+        .until_connection("two are no matter", |c| c.unread.len() == 1)
+        .await;
+    // Nobody tells of the third: it is not in the next list.
+    stage.server.refuse(true);
+    stage.server.delete("pods", "default", "vanished");
+    stage.server.forget();
+    stage.server.refuse(false);
+    let connection = stage.until_connection("all is well", |c| c.unread.is_empty()).await;
+    assert_eq!(connection.unreadable, 3, "what is counted stays");
+}
+
+#[tokio::test]
 async fn nothing_is_known_before_everything_was_listed() {
     let mut stage = Stage::new(|server| {
         namespace(server);

@@ -371,10 +371,14 @@ pub(crate) fn problems(connection: &Connection) -> Vec<String> {
             kind.plural()
         ));
     }
-    if connection.unreadable > 0 {
+    if let [(kind, name), others @ ..] = connection.unread.as_slice() {
+        let others = match others.len() {
+            0 => String::new(),
+            more => format!(" and {more} other objects"),
+        };
         problems.push(format!(
-            "{} objects of the API server could not be read (see the log); what was known of them before stays",
-            connection.unreadable
+            "{} {name}{others} of the API server cannot be read (see the log); what was known before stays",
+            kind.name()
         ));
     }
     problems
