@@ -80,6 +80,8 @@ struct State {
     /// Watches that began before this are broken off.
     cuts: u64,
     refuses: bool,
+    /// Who sends another token than this one is not known.
+    token: Option<String>,
     delay: Duration,
     events: Vec<Value>,
     requests: BTreeMap<String, u64>,
@@ -224,6 +226,17 @@ impl ApiServer {
         }
     }
 
+    /// From now on only who sends this token is known; watches are broken off.
+    pub(crate) fn demand(&self, token: &str) {
+        self.state().token = Some(token.to_owned());
+        self.cut();
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
     /// Answers after this time.
     pub(crate) fn slow_down(&self, delay: Duration) {
         self.state().delay = delay;
@@ -271,14 +284,20 @@ async fn answer(shared: Arc<Shared>, request: Request<Incoming>) -> Result<Respo
         .filter_map(|pair| pair.split_once('='))
         .map(|(key, value)| (key.to_owned(), value.to_owned()))
         .collect();
-    let (refuses, delay) = {
+    let sent_token = parts.headers.get("authorization").and_then(|value| value.to_str().ok());
+    let (refuses, is_known, delay) = {
         let mut state = shared.state();
         *state.requests.entry(path.clone()).or_default() += 1;
-        (state.refuses, state.delay)
+        let demanded = state.token.as_ref().map(|token| format!("Bearer {token}"));
+        let is_known = demanded.is_none_or(|demanded| sent_token == Some(&demanded));
+        (state.refuses, is_known, state.delay)
     };
     tokio::time::sleep(delay).await;
     if refuses {
         return Ok(failure(StatusCode::SERVICE_UNAVAILABLE, "the test refuses"));
+    }
+    if !is_known {
+        return Ok(failure(StatusCode::UNAUTHORIZED, "Unauthorized"));
     }
     let sent = body.collect().await.map(Collected::to_bytes).unwrap_or_default();
     let words: Vec<&str> = path.trim_matches('/').split('/').collect();
