@@ -26,9 +26,21 @@ use nix::{
     unistd::Pid,
 };
 
-/// How long an agent may take to get ready, in seconds; `SEVENTH_LAB_READY_S` says otherwise. Where the processor is emulated,
-/// the verifier takes most of a minute.
-const READY_MAX_S: u64 = 20;
+/// How long an agent may take to get ready.
+const READY_MAX: Duration = Duration::from_secs(20);
+/// How long a server may take until it listens.
+const LISTEN_MAX: Duration = Duration::from_secs(5);
+/// How long a process may take to end.
+const END_MAX: Duration = Duration::from_secs(5);
+
+/// How many times slower than a real one this machine is, as `SEVENTH_LAB_SLOWER` says: where the processor is emulated, what is
+/// to happen in time has so much more of it. The verifier alone takes most of a minute there.
+///
+/// # Errors
+/// That is no number.
+pub fn slower() -> Result<u32> {
+    Ok(std::env::var("SEVENTH_LAB_SLOWER").map_or(Ok(1), |times| times.parse())?)
+}
 
 static LABS: AtomicU32 = AtomicU32::new(0);
 
@@ -418,8 +430,7 @@ impl Lab {
     /// As [`Self::start_agent`].
     pub fn launch_agent_with(&mut self, binary: &Path, flags: &[&str]) -> Result<u32> {
         let pid = self.begin(binary, flags, "info,seventh=debug")?;
-        let ready_max_s = std::env::var("SEVENTH_LAB_READY_S").map_or(Ok(READY_MAX_S), |seconds| seconds.parse())?;
-        let deadline = Instant::now() + Duration::from_secs(ready_max_s);
+        let deadline = Instant::now() + READY_MAX * slower()?;
         while !self.agent_is_ready(binary) {
             let exited = self.exited("agent")?;
             if exited || Instant::now() > deadline {
@@ -544,7 +555,7 @@ impl Lab {
     }
 
     pub(crate) fn wait_until_listening(&self, endpoint: &str, port: u16) -> Result<()> {
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + LISTEN_MAX * slower()?;
         let address = (Ipv4Addr::LOCALHOST, port);
         while self
             .endpoint(endpoint)?
@@ -588,7 +599,8 @@ impl Lab {
         self.processes.push((name.to_owned(), child));
     }
 
-    /// Sends a signal to the process of this name and waits for its end, for at most five seconds.
+    /// Sends a signal to the process of this name and waits for its end, for at most five seconds, or as much more as [`slower`]
+    /// says.
     ///
     /// # Errors
     /// There is no such process, or it does not end.
@@ -600,7 +612,7 @@ impl Lab {
             .with_context(|| format!("no process `{name}`"))?;
         let (_, mut child) = self.processes.swap_remove(index);
         kill(Pid::from_raw(i32::try_from(child.id())?), signal)?;
-        let deadline = Instant::now() + Duration::from_secs(5);
+        let deadline = Instant::now() + END_MAX * slower()?;
         while child.try_wait()?.is_none() {
             if Instant::now() > deadline {
                 child.kill()?;

@@ -15,7 +15,7 @@ use std::{
 };
 
 use nix::sys::signal::Signal;
-use seventh::lab::Lab;
+use seventh::lab::{Lab, slower};
 use seventh_abi::ABI_VERSION;
 
 use crate::{
@@ -158,7 +158,7 @@ fn ask_on_one_connection(
     goes_on: &dyn Fn() -> bool,
     note: &dyn Fn(u32),
 ) -> (u32, Duration) {
-    let mut connection = Connection::open(server, PATIENCE).unwrap();
+    let mut connection = Connection::open(server, PATIENCE * slower().unwrap()).unwrap();
     let (mut requests, mut longest) = (0, Duration::ZERO);
     for ask in turns.iter().cycle() {
         if !goes_on() {
@@ -182,7 +182,7 @@ fn ask_on_one_connection(
 fn arrive_again_and_again(server: SocketAddr, ask: Ask, goes_on: &dyn Fn() -> bool) -> Vec<Instant> {
     let mut answered = Vec::new();
     while goes_on() {
-        let answer = Connection::open(server, NEWCOMER_PATIENCE).and_then(|mut connection| {
+        let answer = Connection::open(server, NEWCOMER_PATIENCE * slower().unwrap()).and_then(|mut connection| {
             connection.send(ask("/public/new").as_bytes())?;
             connection.answer()
         });
@@ -206,7 +206,7 @@ fn gaps_ms(answered: &[Instant], outages: &[(Instant, Instant)]) -> Vec<u128> {
 
 /// A download without an end, at the pace of a slow line; each byte is compared.
 fn read_on_one_connection(server: SocketAddr, goes_on: &dyn Fn() -> bool) -> (u64, Duration) {
-    let mut connection = Connection::open(server, PATIENCE).unwrap();
+    let mut connection = Connection::open(server, PATIENCE * slower().unwrap()).unwrap();
     connection
         .send(format!("GET /bytes/{} HTTP/1.1\r\nHost: server\r\n\r\n", u64::MAX / 2).as_bytes())
         .unwrap();
@@ -265,7 +265,7 @@ fn restarts_under_load(more_config: &str, restarts: u32) -> String {
         assert_eq!(seen, expected.map(Ok), "the policy that was written while no agent ran");
         load.goes_on();
     }
-    let (answered, mut summary) = load.end(&tally, STALL_MAX);
+    let (answered, mut summary) = load.end(&tally, STALL_MAX * slower().unwrap());
     let _ = writeln!(
         summary,
         "{restarts} restarts; ms without an answer on new connections around each:"

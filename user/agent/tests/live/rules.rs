@@ -6,6 +6,7 @@ use std::net::IpAddr;
 use seventh::lab::Lab;
 
 use crate::{
+    flows::observe,
     listings::text,
     probe::{ECHO, ECHO_V6, Knock, TIMESTAMP, answer, knock},
     stage::{binary, drops, lab_with_world, replace_policy},
@@ -131,7 +132,12 @@ fn deny_allow_prefixes_icmp_types_and_ranges_hold_on_real_packets() {
         let context = format!("{from} {source:?} to {target} {what:?}");
         assert_eq!(passes(&lab, from, source, target, what), expected, "{context}");
         // What was stopped was stopped for this reason; what passed was not stopped at all.
-        assert_eq!(drops(&lab, reason) > before, !expected, "{context}: {reason}");
+        assert_eq!(
+            drops(&lab, reason) > before,
+            !expected,
+            "{context}: {reason}; the last that were stopped: {:#?}",
+            observe(&lab, &["--verdict", "DROPPED", "--last", "2"])
+        );
     }
 }
 

@@ -9,7 +9,7 @@ use std::{
 };
 
 use serde_json::Value;
-use seventh::lab::{Lab, OUTSIDE};
+use seventh::lab::{Lab, OUTSIDE, slower};
 
 /// The program under test.
 pub(crate) fn binary() -> &'static Path {
@@ -134,7 +134,7 @@ pub(crate) fn revision(lab: &Lab) -> u64 {
 /// Waits until it is so.
 #[track_caller]
 pub(crate) fn until(what: &str, mut condition: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(20);
+    let deadline = Instant::now() + Duration::from_secs(20) * slower().unwrap();
     while !condition() {
         assert!(Instant::now() < deadline, "{what}: it did not come to that");
         thread::sleep(Duration::from_millis(20));
