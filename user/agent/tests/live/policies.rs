@@ -1,7 +1,11 @@
 //! Policies of other shapes than the usual one: egress, both ends, prefixes, the node itself, no rule at all; and what
 //! becomes of connections when one takes the place of another.
 
-use std::net::SocketAddr;
+use std::{
+    io::{self, Read as _, Write as _},
+    net::{SocketAddr, TcpListener, TcpStream},
+    time::Duration,
+};
 
 use seventh::lab::Lab;
 
@@ -9,7 +13,7 @@ use crate::{
     client::{Connection, IMPATIENCE, PATIENCE, fetch, is_silence},
     listings::text,
     requests::{ask, assert_refused, in_client},
-    stage::{PUBLIC, binary, drops, lab, lab_with_world, policy, replace_policy, served, stage, status},
+    stage::{PUBLIC, binary, drops, lab, lab_with_world, policy, replace_policy, served, stage, status, until},
 };
 
 /// What the client itself may ask of the server: `rules` is the inside of `http:`.
@@ -33,6 +37,57 @@ fn ask_from_node(lab: &Lab, path: &str) -> Vec<u8> {
     let mut curl = lab.node_command("curl");
     curl.args(["-s", "-o", "/dev/null", "-w", "%{http_code}", "--max-time", "0.7", &url]);
     curl.output().unwrap().stdout
+}
+
+/// The port on which a mesh of Istio's ambient mode carries everything between its pods, encrypted (HBONE).
+const HBONE: u16 = 15008;
+
+/// How much comes back through a tunnel to the server, which says what it hears.
+fn through_tunnel(lab: &Lab, patience: Duration) -> io::Result<usize> {
+    // A record of TLS, and in it what would be refused if it were read.
+    const SAID: &[u8] = b"\x17\x03\x03\x00\x18GET /denied HTTP/1.1\r\n\r\n";
+    in_client(lab, move |server| {
+        let mut stream = TcpStream::connect_timeout(&(server.ip(), HBONE).into(), patience)?;
+        stream.set_read_timeout(Some(patience))?;
+        stream.write_all(SAID)?;
+        let mut back = vec![0; SAID.len()];
+        stream.read_exact(&mut back)?;
+        assert_eq!(back, SAID);
+        Ok(back.len())
+    })
+}
+
+#[test]
+fn what_a_mesh_carries_in_its_tunnel_is_judged_by_the_tunnels_port_alone() {
+    let Some(lab) = stage(PUBLIC, "") else { return };
+    let echo = || {
+        let (mut stream, _) = TcpListener::bind(("0.0.0.0", HBONE)).unwrap().accept().unwrap();
+        io::copy(&mut stream.try_clone().unwrap(), &mut stream).unwrap()
+    };
+    let tunnel = lab.endpoint("server").unwrap().start(echo).unwrap();
+    let shut = through_tunnel(&lab, IMPATIENCE).unwrap_err();
+    assert_eq!(shut.kind(), io::ErrorKind::TimedOut, "no rule allows the port");
+    let mesh = policy(PUBLIC).replace(
+        "{port: \"8080\", protocol: TCP}]}]\n",
+        "{port: \"15008\", protocol: TCP}]}]\n",
+    );
+    let mesh = mesh
+        .replace("name: server,", "name: mesh,")
+        .replace("app: friend", "app: client");
+    replace_policy(&lab, &[policy(PUBLIC), mesh].join("---\n"));
+    assert!(through_tunnel(&lab, PATIENCE).unwrap() > 0);
+    tunnel.join().unwrap().unwrap();
+    // What goes beside the tunnel is read as ever.
+    assert_eq!(ask(&lab, "client", "/denied", PATIENCE), Ok(403));
+    let mut told = String::new();
+    until("the request is told", || {
+        let all = lab
+            .ask_agent(binary(), &["observe", "--last", "100", "--type", "l7"])
+            .unwrap();
+        told = String::from_utf8_lossy(&all.stdout).into_owned();
+        told.contains("/denied")
+    });
+    assert!(!told.contains("15008"), "{told}");
 }
 
 #[test]
