@@ -391,9 +391,12 @@ fn services_mean_those_who_answer_behind_them() {
         "endpointslices",
         slice(("default", "web"), "TCP", 8080, &[ip("server"), ip("intruder")]),
     );
-    soon("one who is not allowed joins", || {
-        is_silence(&through_the_service(&lab, "/public"))
-    });
+    let (what, began) = ("one who is not allowed joins", Instant::now());
+    until(what, || is_silence(&through_the_service(&lab, "/public")));
+    // To find silence takes its own time.
+    let took = began.elapsed().saturating_sub(IMPATIENCE);
+    note(what, took);
+    assert!(took < SOON, "{what}: only after {took:?}");
     server.put(
         "endpointslices",
         slice(("default", "web"), "TCP", 8080, &[ip("server")]),
@@ -445,7 +448,8 @@ fn its_address_on_a_device_of_the_node(lab: &Lab) {
         ip(&format!("addr add {WEB_VIP}/32 dev {device}"));
         // Another address of the node shows that the agent has looked.
         ip(&format!("addr add 192.0.2.{}/32 dev lo", device.len()));
-        soon("the node has got addresses", || {
+        // The agent looks for those once a second.
+        until("the node has got addresses", || {
             let looked = format!("192.0.2.{}/32", device.len());
             list(lab, &["bpf", "ipcache", "list"])
                 .iter()
