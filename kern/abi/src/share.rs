@@ -1,7 +1,7 @@
 //! Who may have how many frames on the way to a worker. The ring of its socket drops whoever comes next when it is full; so that
 //! it never is, everybody gets a part of what is still free, and who has little there always finds room.
 
-use crate::{Addr, WORKERS_MAX};
+use crate::Addr;
 
 /// Places in which the frames of endpoints are counted, and those of clients. Several may meet in one.
 pub const SHARE_ENDPOINTS: usize = 256;
@@ -126,7 +126,7 @@ pub struct WorkerShares {
 }
 
 const _: () = assert!(size_of::<WorkerShares>() == 24 + 8 * (1 + SHARE_ENDPOINTS + SHARE_CLIENTS));
-const _: () = assert!(SHARE_CLIENTS.is_power_of_two() && SHARE_ENDPOINTS == 1 << u8::BITS && WORKERS_MAX > 0);
+const _: () = assert!(SHARE_CLIENTS.is_power_of_two() && SHARE_ENDPOINTS == 1 << u8::BITS);
 
 #[cfg(test)]
 mod tests {
