@@ -69,7 +69,7 @@ pub(crate) const ROOMS: &[Room] = &[
     Room {
         name: "seventh-policy",
         folder: "user/policy",
-        may_use: &["seventh-abi", "seventh-parsers"],
+        may_use: &["seventh-abi"],
         sans_io: true,
         ..PLAIN
     },
@@ -188,7 +188,7 @@ pub(crate) const RESERVED: &[(&str, &[&str])] = &[
 ];
 
 /// The fewest tests the repository may have: raised as it grows, so that tests cannot vanish unseen.
-pub(crate) const TESTS_MIN: usize = 680;
+pub(crate) const TESTS_MIN: usize = 1100;
 
 /// The room that a file belongs to.
 pub(crate) fn room_of(path: &str) -> Option<&'static Room> {
