@@ -1,11 +1,10 @@
 //! An opener that does what it likes.
 
-use super::kernel::{Kernel, Packet, Way};
+use super::kernel::{Kernel, Packet, Reading, Step, Way};
 use super::linux::{Host, Linux};
 use super::receiver::{Acted, Keeps, Receiver, is_allowed, serve, serve_http2, serve_tls};
-use super::traffic::{self, Ask};
-use super::{HTTP1_SEEDS, HTTP2_SEEDS, LINUX_SEEDS, TLS_SEEDS, seeds};
-use crate::http2;
+use super::traffic::{self, Ask, Speech};
+use super::{HTTP1_SEEDS, HTTP2_SEEDS, LINUX_SEEDS, SHORT_SEEDS, TLS_SEEDS, seeds};
 use crate::tls::hello::server_hello;
 use crate::wire::{ACK, FIN, PSH, RST, SYN, Sent, Shape, URG};
 use crate::world::{Connection, World};
@@ -18,13 +17,6 @@ use std::rc::Rc;
 const REPLY_BASE: u32 = 0xffff_ff00;
 const STEPS: usize = 120;
 const CLOCK_BASE: u32 = 1 << 30;
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Speech {
-    Http1,
-    Http2,
-    Tls,
-}
 
 /// Who receives, if not one of several models.
 type OnLinux = Option<Rc<RefCell<Host>>>;
@@ -61,10 +53,33 @@ struct Attack {
     trace: Vec<String>,
     /// Punted frames that the engine has not come to, and their numbers.
     waiting: VecDeque<(u16, Vec<u8>)>,
+    /// Packets that CPUs have begun with, before others came between.
+    between: Vec<(Handled, Reading)>,
     /// Its opener begins again and again on the same ports, while frames wait.
     reuses_ports: bool,
     /// What earlier connections on these ports came to.
     before: Came,
+}
+
+/// A packet of the opener, and how it was sent.
+struct Handled {
+    seq: u32,
+    ack: u32,
+    flags: u8,
+    payload: Vec<u8>,
+    corrupt: bool,
+    shape: Shape,
+}
+
+impl Handled {
+    fn as_sent(&self) -> Packet<'_> {
+        Packet {
+            seq: self.seq,
+            ack: self.ack,
+            flags: self.flags,
+            payload: &self.payload,
+        }
+    }
 }
 
 /// What connections came to.
@@ -87,7 +102,7 @@ impl Attack {
             u32::MAX - rng.random_range(0..20_000)
         };
         let reuses_ports = host.is_none() && rng.random_bool(0.3);
-        let (ask, streams, edges) = Self::speeches(&mut rng, speech);
+        let (ask, streams, edges) = traffic::speeches(&mut rng, speech);
         let mut connection = Connection::at(base);
         connection.shape = Shape::new(1, 2, if speech == Speech::Tls { 443 } else { 80 });
         if rng.random_bool(0.4) {
@@ -102,7 +117,7 @@ impl Attack {
         } else {
             Self::model(&mut rng, &connection)
         };
-        let judges = speech == Speech::Http1 && rng.random_bool(0.6);
+        let judges = speech == Speech::ShortRequests || speech == Speech::Http1 && rng.random_bool(0.6);
         let mut kernel = Kernel::new(base, reply_base, judges.then(World::simulated_table));
         kernel.punts_replies = speech == Speech::Tls;
         Self {
@@ -126,6 +141,7 @@ impl Attack {
             retries: 0,
             trace: Vec::new(),
             waiting: VecDeque::new(),
+            between: Vec::new(),
             reuses_ports,
             before: Came::default(),
             rng,
@@ -139,101 +155,11 @@ impl Attack {
         }
     }
 
-    /// What the opener asks for first, its streams, and where to cut them.
-    fn speeches(rng: &mut StdRng, speech: Speech) -> (Option<Ask>, Vec<Vec<u8>>, Vec<usize>) {
-        let ask = Ask::ALL.choose(rng).copied();
-        let ask = ask.filter(|_| speech == Speech::Http1 && rng.random_bool(0.4));
-        let (streams, edges) = match speech {
-            Speech::Http1 if matches!(ask, Some(Ask::Http2(_))) => Self::switched_streams(rng, ask),
-            Speech::Http1 => Self::http1_streams(rng, ask),
-            Speech::Http2 => Self::http2_streams(rng, 1),
-            Speech::Tls => Self::tls_streams(rng),
-        };
-        (ask, streams, edges)
-    }
-
-    fn tls_streams(rng: &mut StdRng) -> (Vec<Vec<u8>>, Vec<usize>) {
-        let flights = traffic::first_flights(rng);
-        let edges = vec![0, 5, 9, flights[0].len() / 2, flights[0].len()];
-        (flights.into(), edges)
-    }
-
-    /// A request that asks for HTTP/2, and then HTTP/2, or requests as if it had been refused.
-    fn switched_streams(rng: &mut StdRng, ask: Option<Ask>) -> (Vec<Vec<u8>>, Vec<usize>) {
-        if rng.random_bool(0.3) {
-            return Self::http1_streams(rng, ask);
-        }
-        let first = ask.map_or("", Ask::request).as_bytes();
-        let (streams, edges) = Self::http2_streams(rng, 3);
-        let streams = streams.iter().map(|stream| [first, stream].concat()).collect();
-        let edges = edges.iter().map(|edge| first.len() + edge);
-        (streams, std::iter::once(0).chain(edges).collect())
-    }
-
-    fn http1_streams(rng: &mut StdRng, ask: Option<Ask>) -> (Vec<Vec<u8>>, Vec<usize>) {
-        let first = ask.map_or("", Ask::request);
-        let mut streams = vec![first.as_bytes().to_vec(); 2];
-        let mut edges = vec![0, first.len()];
-        for _ in 0..rng.random_range(2..6) {
-            let good = traffic::allowed(rng);
-            let mut bad = if rng.random() {
-                traffic::denied(rng)
-            } else {
-                traffic::malformed(rng)
-            };
-            // The evil twin has the length of the good request wherever that can be, so that both fit one place.
-            if bad.len() < good.len() && rng.random_bool(0.7) {
-                let filler = good.len() - bad.len();
-                if let Some(at) = bad.windows(4).position(|w| w == b"Host").filter(|_| filler > 5) {
-                    let header = format!("F: {}\r\n", "f".repeat(filler - 5));
-                    bad.splice(at..at, header.into_bytes());
-                }
-            }
-            let (first, second) = if rng.random_bool(0.8) {
-                (&good, &bad)
-            } else {
-                (&bad, &good)
-            };
-            streams[0].extend(first);
-            streams[1].extend(second);
-            edges.extend(streams.iter().map(Vec::len));
-        }
-        (streams, edges)
-    }
-
-    fn http2_streams(rng: &mut StdRng, first: u32) -> (Vec<Vec<u8>>, Vec<usize>) {
-        let mut streams = vec![http2::begin(), http2::begin()];
-        let mut edges = vec![0, streams[0].len()];
-        for number in 0..rng.random_range(2..6) {
-            let stream = first + 2 * number;
-            let mut good = traffic::http2(rng, stream, true);
-            let mut bad = traffic::http2(rng, stream, false);
-            // Both fit one place: what is missing is a frame that nobody reads.
-            let (short, long) = if good.len() < bad.len() {
-                (&mut good, bad.len())
-            } else {
-                (&mut bad, good.len())
-            };
-            if long - short.len() >= 9 {
-                short.extend(http2::frame(0xfa, 0, 0, &vec![b'f'; long - short.len() - 9]));
-            }
-            let (first, second) = if rng.random_bool(0.8) {
-                (&good, &bad)
-            } else {
-                (&bad, &good)
-            };
-            streams[0].extend(first);
-            streams[1].extend(second);
-            edges.extend(streams.iter().map(Vec::len));
-        }
-        (streams, edges)
-    }
-
     /// What the server would act on, of what it has been told so far.
     fn served(&self) -> Vec<Acted> {
         let accepted = &self.receiver.accepted;
         match self.speech {
-            Speech::Http1 => {
+            Speech::Http1 | Speech::ShortRequests => {
                 let (first, then) = accepted.split_at(self.switched_at.unwrap_or(accepted.len()));
                 let mut served = serve(first);
                 if matches!(self.ask, Some(Ask::Http2(_))) {
@@ -249,14 +175,19 @@ impl Attack {
 
     fn allows(&self, line: &str) -> bool {
         match self.speech {
-            Speech::Http1 | Speech::Http2 => is_allowed(line),
+            Speech::Http1 | Speech::ShortRequests | Speech::Http2 => is_allowed(line),
             Speech::Tls => line == "a.example",
         }
     }
 
     fn run(mut self) -> Self {
         for _ in 0..STEPS {
-            if self.reuses_ports && self.rng.random_bool(0.05) {
+            if !self.between.is_empty() && self.rng.random_bool(0.1) {
+                self.goes_on();
+            }
+            if self.speech == Speech::ShortRequests && self.rng.random_bool(0.8) {
+                self.asks_in_turn();
+            } else if self.reuses_ports && self.rng.random_bool(0.05) {
                 self.begins_again();
             } else if self.rng.random_bool(0.2) {
                 self.other_side_speaks();
@@ -265,6 +196,24 @@ impl Attack {
             }
         }
         self
+    }
+
+    /// As an honest opener does: after the answer to its last request comes the next one.
+    fn asks_in_turn(&mut self) {
+        self.other_side_speaks();
+        let rest = self.streams[0].get(self.receiver.accepted.len()..).unwrap_or_default();
+        let len = rest
+            .windows(4)
+            .position(|four| four == b"\r\n\r\n")
+            .map_or(0, |at| at + 4);
+        let payload = rest[..len].to_vec();
+        let start = self.receiver.accepted.len();
+        let (seq, ack) = (self.connection.seq(start), self.reply_seq(self.replied));
+        let ttl = if self.rng.random_bool(0.3) { 1 } else { 61 };
+        self.connection.shape.ttl = ttl;
+        self.trace
+            .push(format!("opener in turn {start}..{} ttl {ttl}", start + len));
+        self.send(seq, ack, ACK | PSH, &payload, false);
     }
 
     /// A position near one of the edges, near what the receiver expects, or anywhere.
@@ -292,22 +241,7 @@ impl Attack {
     }
 
     fn opener_speaks(&mut self) {
-        let stream = usize::from(self.rng.random_bool(0.25));
-        let len = self.streams[stream].len();
-        // Often what an honest opener would send: all of what comes next up to an edge.
-        let is_plain = self.rng.random_bool(0.2);
-        let start = if is_plain {
-            self.receiver.accepted.len().min(len)
-        } else {
-            self.position(len)
-        };
-        let end = match self.rng.random_range(0..4) {
-            _ if is_plain => self.edge_after(start).unwrap_or(len),
-            0 => start + self.rng.random_range(0..6),
-            1 => self.edge_after(start).unwrap_or(len),
-            _ => start + self.rng.random_range(1..1460),
-        }
-        .clamp(start, (start + 4000).min(len));
+        let (stream, start, end) = self.piece();
         let mut payload = self.streams[stream][start..end].to_vec();
         if self.rng.random_bool(0.05) && !payload.is_empty() {
             let at = self.rng.random_range(0..payload.len());
@@ -356,24 +290,112 @@ impl Attack {
         self.send(seq, ack, flags, &payload, corrupt);
     }
 
+    /// Which bytes to send: of which stream, from where to where.
+    fn piece(&mut self) -> (usize, usize, usize) {
+        let stream = usize::from(self.rng.random_bool(0.25));
+        let len = self.streams[stream].len();
+        let (start, end) = match self.rng.random_range(0..10) {
+            // Often what an honest opener would send: all of what comes next up to an edge.
+            0 | 1 => self.next_request(len),
+            number @ 2..7 if self.kernel.kept().is_some() && (number == 2 || self.speech == Speech::ShortRequests) => {
+                self.last_judged_and_more()
+            }
+            _ => {
+                let start = self.position(len);
+                let end = match self.rng.random_range(0..4) {
+                    0 => start + self.rng.random_range(0..6),
+                    1 => self.edge_after(start).unwrap_or(len),
+                    _ => start + self.rng.random_range(1..1460),
+                };
+                (start, end)
+            }
+        };
+        (
+            stream,
+            start.min(len),
+            end.clamp(start.min(len), (start + 4000).min(len)),
+        )
+    }
+
+    fn next_request(&self, len: usize) -> (usize, usize) {
+        let start = self.receiver.accepted.len().min(len);
+        (start, self.edge_after(start).unwrap_or(len).min(len))
+    }
+
+    /// What the kernel let through last, and perhaps bytes behind it.
+    fn last_judged_and_more(&mut self) -> (usize, usize) {
+        let (seq, len) = self.kernel.kept().expect("it was looked at");
+        let start = usize::try_from(self.offset(seq)).expect("not before the first byte");
+        (start, start + len + self.rng.random_range(0..300))
+    }
+
     fn send(&mut self, seq: u32, ack: u32, flags: u8, payload: &[u8], corrupt: bool) {
         if flags & SYN != 0 && !payload.is_empty() {
             return; // The kernel drops it.
         }
-        let packet = Packet {
+        let packet = Handled {
+            seq,
+            ack,
+            flags,
+            payload: payload.to_vec(),
+            corrupt,
+            shape: self.connection.shape.clone(),
+        };
+        let step = self.kernel.take(&self.connection, &packet.as_sent());
+        self.handle(packet, step);
+    }
+
+    /// A CPU goes on with a packet, until others come between or it is decided.
+    fn handle(&mut self, packet: Handled, mut step: Step) {
+        loop {
+            match step {
+                Step::Decided(way) => return self.decided(&packet, &way),
+                Step::Reads(reading) if self.others_come_before(reading) => {
+                    self.trace.push(format!("a CPU has come to {reading:?}"));
+                    return self.between.push((packet, reading));
+                }
+                Step::Reads(reading) => step = self.kernel.go_on(&self.connection, &packet.as_sent(), reading),
+            }
+        }
+    }
+
+    fn others_come_before(&mut self, reading: Reading) -> bool {
+        // What was compared is what others may change.
+        let compared = matches!(reading, Reading::Compared(Some(_), _) | Reading::Noted(Some(_)));
+        self.rng.random_bool(if compared { 0.5 } else { 0.1 })
+    }
+
+    /// One of the CPUs that others came between goes on.
+    fn goes_on(&mut self) {
+        let at = self.rng.random_range(0..self.between.len());
+        let (packet, reading) = self.between.swap_remove(at);
+        self.trace.push(format!("a CPU goes on from {reading:?}"));
+        let step = self.kernel.go_on(&self.connection, &packet.as_sent(), reading);
+        self.handle(packet, step);
+    }
+
+    fn all_go_on(&mut self) {
+        while !self.between.is_empty() {
+            self.goes_on();
+        }
+    }
+
+    fn decided(&mut self, packet: &Handled, way: &Way) {
+        let Handled {
             seq,
             ack,
             flags,
             payload,
-        };
-        let way = self.kernel.packet_of_opener(&self.connection, &packet);
+            corrupt,
+            shape,
+        } = packet;
         match way {
             Way::Drop => {}
             // A receiver drops what has a wrong checksum or no ACK.
-            Way::Pass | Way::Unread if corrupt || flags & ACK == 0 || flags & RST != 0 => {}
+            Way::Pass | Way::Unread if *corrupt || flags & ACK == 0 || flags & RST != 0 => {}
             Way::Pass | Way::Unread => {
-                if way == Way::Unread {
-                    self.check_unread(seq, payload);
+                if *way == Way::Unread {
+                    self.check_unread(*seq, payload);
                 }
                 let meta = InjectMeta {
                     hook: Hook::ToEndpoint,
@@ -383,16 +405,13 @@ impl Attack {
                     action: InjectAction::Keep,
                     replies: Replies::Keep,
                 };
-                let mut frame = self
-                    .connection
-                    .shape
-                    .frame(&self.connection.meta, seq, ack, flags, payload);
+                let mut frame = shape.frame(&self.connection.meta, *seq, *ack, *flags, payload);
                 frame[..12].copy_from_slice(&meta.encode(0));
                 self.deliver(&Sent::read(&frame));
             }
             Way::Punt(meta) => {
-                let mut frame = self.connection.shape.frame(&meta, seq, ack, flags, payload);
-                if corrupt {
+                let mut frame = shape.frame(meta, *seq, *ack, *flags, payload);
+                if *corrupt {
                     let at = self.rng.random_range(26..frame.len());
                     frame[at] ^= 1 << self.rng.random_range(0..8);
                 }
@@ -530,7 +549,7 @@ impl Attack {
         };
         self.answered += 1;
         let answer = match self.speech {
-            Speech::Http1 => {
+            Speech::Http1 | Speech::ShortRequests => {
                 let is_first = self.answered == 1;
                 let asks = self
                     .ask
@@ -557,6 +576,7 @@ impl Attack {
     /// The opener ends its connection and begins another one on the same ports, with numbers of its choice, perhaps behind a
     /// SYN that nobody gets but the kernel. What waits for the engine is of the one before.
     fn begins_again(&mut self) {
+        self.all_go_on();
         self.check_received();
         self.came();
         self.before.begun_again += 1;
@@ -583,7 +603,7 @@ impl Attack {
         self.connection.base = base;
         self.reply_base = reply_base;
         self.receiver = Self::model(&mut self.rng, &self.connection);
-        (self.ask, self.streams, self.edges) = Self::speeches(&mut self.rng, self.speech);
+        (self.ask, self.streams, self.edges) = traffic::speeches(&mut self.rng, self.speech);
         (self.values, self.free, self.passed_at) = (Vec::new(), Vec::new(), None);
         (self.reply, self.replied, self.answered) = (Vec::new(), 0, 0);
         (self.switched_at, self.retries) = (None, 0);
@@ -644,6 +664,7 @@ fn attack(speech: Speech, seeds: std::ops::Range<u64>, host: &OnLinux) {
         let host = host.clone();
         let run = || {
             let mut attack = Attack::new(seed, speech, host).run();
+            attack.all_go_on();
             attack.engine_works();
             attack.check_received();
             attack.came();
@@ -673,7 +694,8 @@ fn attack(speech: Speech, seeds: std::ops::Range<u64>, host: &OnLinux) {
         came.requests > runs / 3
             && came.refusals > refusals_min
             && (is_linux || came.too_late > runs / 10)
-            && (speech != Speech::Http1 || (came.switched > runs / 50 && judged > runs / 100)),
+            && (speech != Speech::Http1 || (came.switched > runs / 50 && judged > runs / 100))
+            && (speech != Speech::ShortRequests || judged > runs),
         "{came:?}, {judged} judged in the kernel of {runs}"
     );
 }
@@ -681,6 +703,11 @@ fn attack(speech: Speech, seeds: std::ops::Range<u64>, host: &OnLinux) {
 #[test]
 fn no_denied_request_is_ever_complete_at_the_other_side() {
     attack(Speech::Http1, seeds(HTTP1_SEEDS), &None);
+}
+
+#[test]
+fn beside_what_the_kernel_judges_no_denied_request_is_ever_complete() {
+    attack(Speech::ShortRequests, seeds(SHORT_SEEDS), &None);
 }
 
 #[test]

@@ -47,6 +47,31 @@ pub(crate) struct Packet<'a> {
     pub(crate) payload: &'a [u8],
 }
 
+impl Packet<'_> {
+    fn end(&self) -> u32 {
+        self.seq.wrapping_add(self.payload.len() as u32)
+    }
+}
+
+/// How far a CPU has come with a packet of the opener.
+#[derive(Debug)]
+pub(crate) enum Step {
+    Decided(Way),
+    /// Others may handle packets of the same connection before it goes on.
+    Reads(Reading),
+}
+
+/// What a CPU that reads a packet has done, and what it goes on with: it asks the entry for nothing of this again.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Reading {
+    /// Where what it begins with, and was compared, ends; of a request that is allowed, the word that stood in the entry before.
+    Compared(Option<u32>, Option<(u32, u32)>),
+    /// It has moved the boundary, and the request will pass.
+    Moved,
+    /// It has noted that the engine gets the bytes; the first of them were compared.
+    Noted(Option<u32>),
+}
+
 /// What becomes of a packet of the opener.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum Way {
@@ -102,70 +127,98 @@ impl Kernel {
         true
     }
 
+    /// The whole way of a packet that no other CPU comes between.
     pub(crate) fn packet_of_opener(&mut self, connection: &Connection, packet: &Packet<'_>) -> Way {
+        let mut step = self.take(connection, packet);
+        loop {
+            match step {
+                Step::Decided(way) => return way,
+                Step::Reads(reading) => step = self.go_on(connection, packet, reading),
+            }
+        }
+    }
+
+    /// The first step with a packet.
+    pub(crate) fn take(&mut self, connection: &Connection, packet: &Packet<'_>) -> Step {
         let len = packet.payload.len();
         if self.closed {
             let wants = len > 0 || packet.flags & FIN != 0;
-            return if wants {
+            return Step::Decided(if wants {
                 Way::Punt(self.meta(connection, packet.ack))
             } else {
                 Way::Drop
-            };
+            });
         }
         if packet.flags & URG != 0 && !self.passes {
-            return Way::Drop;
+            return Step::Decided(Way::Drop);
         }
-        let end = packet.seq.wrapping_add(len as u32);
+        let end = packet.end();
         // A range that was given free.
         let free = self
             .bypass
             .is_some_and(|(start, stop)| !after(start, packet.seq) && !after(end, stop));
         if len == 0 {
-            return Way::Pass;
+            return Step::Decided(Way::Pass);
         }
         if self.passes {
-            return Way::Unread;
+            return Step::Decided(Way::Unread);
         }
         if free {
             self.note_sent(end);
-            return Way::Unread;
+            return Step::Decided(Way::Unread);
         }
-        self.read(connection, packet)
+        self.compare(packet)
     }
 
-    /// As `requests.rs` does.
-    fn read(&mut self, connection: &Connection, packet: &Packet<'_>) -> Way {
-        let end = packet.seq.wrapping_add(packet.payload.len() as u32);
-        let repeats = match &self.kept {
-            Some((seq, bytes, _)) => *seq == packet.seq && packet.payload.starts_with(bytes),
-            None => false,
-        };
-        if repeats && end == self.kept_end() {
-            return Way::Pass;
+    /// As `requests.rs` begins.
+    fn compare(&self, packet: &Packet<'_>) -> Step {
+        let kept = self.kept.as_ref();
+        let repeated = kept.filter(|(seq, bytes, _)| *seq == packet.seq && packet.payload.starts_with(bytes));
+        let compared_to = repeated.map(|(seq, bytes, _)| seq.wrapping_add(bytes.len() as u32));
+        if compared_to == Some(packet.end()) {
+            return Step::Decided(Way::Pass);
         }
-        if self.boundary_valid && self.stands_alone(packet) && self.allows(packet.payload) {
-            (self.punted_next, self.boundary) = (packet.seq, end);
-            self.kept = Some((packet.seq, packet.payload.to_vec(), packet.ack));
-            self.note_sent(end);
-            self.judged += 1;
-            return Way::Pass;
-        }
-        if after(end, self.punted_next) {
-            self.punted_next = end;
-        }
-        let mut meta = self.meta(connection, packet.ack);
-        meta.frontier = self.frontier(packet);
-        meta.compared_to = repeats.then(|| self.kept_end());
-        if let Some(frontier) = meta.frontier {
-            meta.clean = frontier.seq == self.acked;
-        }
-        // What does not fit beside what is told is left out.
-        Way::Punt(PuntMeta::decode(&meta.encode()).expect("it was encoded"))
+        let is_allowed = self.boundary_valid && self.stands_alone(packet) && self.allows(packet.payload);
+        let word = is_allowed.then_some((self.punted_next, self.boundary));
+        Step::Reads(Reading::Compared(compared_to, word))
     }
 
-    fn kept_end(&self) -> u32 {
-        let (seq, bytes, _) = self.kept.as_ref().expect("it was looked at");
-        seq.wrapping_add(bytes.len() as u32)
+    /// The next step with a packet that is read.
+    pub(crate) fn go_on(&mut self, connection: &Connection, packet: &Packet<'_>, reading: Reading) -> Step {
+        let end = packet.end();
+        match reading {
+            Reading::Compared(_, Some(word)) if word == (self.punted_next, self.boundary) => {
+                (self.punted_next, self.boundary) = (packet.seq, end);
+                self.judged += 1;
+                Step::Reads(Reading::Moved)
+            }
+            Reading::Compared(compared_to, _) => {
+                if after(end, self.punted_next) {
+                    self.punted_next = end;
+                }
+                Step::Reads(Reading::Noted(compared_to))
+            }
+            Reading::Moved => {
+                self.kept = Some((packet.seq, packet.payload.to_vec(), packet.ack));
+                self.note_sent(end);
+                Step::Decided(Way::Pass)
+            }
+            Reading::Noted(compared_to) => {
+                let mut meta = self.meta(connection, packet.ack);
+                meta.frontier = self.frontier(packet);
+                meta.compared_to = compared_to;
+                if let Some(frontier) = meta.frontier {
+                    meta.clean = frontier.seq == self.acked;
+                }
+                // What does not fit beside what is told is left out.
+                Step::Decided(Way::Punt(PuntMeta::decode(&meta.encode()).expect("it was encoded")))
+            }
+        }
+    }
+
+    /// Where the request that was let through last begins, and how long it is.
+    pub(crate) fn kept(&self) -> Option<(u32, usize)> {
+        self.kept.as_ref().map(|(seq, bytes, _)| (*seq, bytes.len()))
     }
 
     fn stands_alone(&self, packet: &Packet<'_>) -> bool {

@@ -1,15 +1,122 @@
 //! What openers say: request sequences, well-formed, denied and malformed.
 
-use crate::http2::{CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, fields, frame, literal};
+use crate::http2::{CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, begin, fields, frame, literal};
 use crate::tls::hello::{Hello, record};
 use rand::{Rng, rngs::StdRng, seq::IndexedRandom};
+use std::ops::Range;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Speech {
+    Http1,
+    /// Short requests without a body, one after the other: what the kernel judges by itself.
+    ShortRequests,
+    Http2,
+    Tls,
+}
+
+/// What the opener asks for first, its streams, and where to cut them.
+pub(crate) fn speeches(rng: &mut StdRng, speech: Speech) -> (Option<Ask>, Vec<Vec<u8>>, Vec<usize>) {
+    let ask = Ask::ALL.choose(rng).copied();
+    let ask = ask.filter(|_| speech == Speech::Http1 && rng.random_bool(0.4));
+    let (streams, edges) = match speech {
+        Speech::Http1 if matches!(ask, Some(Ask::Http2(_))) => switched_streams(rng, ask),
+        Speech::Http1 => http1_streams(rng, ask, allowed, 2..6, 0.8),
+        Speech::ShortRequests => http1_streams(rng, None, short, 8..24, 0.98),
+        Speech::Http2 => http2_streams(rng, 1),
+        Speech::Tls => tls_streams(rng),
+    };
+    (ask, streams, edges)
+}
+
+fn tls_streams(rng: &mut StdRng) -> (Vec<Vec<u8>>, Vec<usize>) {
+    let flights = first_flights(rng);
+    let edges = vec![0, 5, 9, flights[0].len() / 2, flights[0].len()];
+    (flights.into(), edges)
+}
+
+/// A request that asks for HTTP/2, and then HTTP/2, or requests as if it had been refused.
+fn switched_streams(rng: &mut StdRng, ask: Option<Ask>) -> (Vec<Vec<u8>>, Vec<usize>) {
+    if rng.random_bool(0.3) {
+        return http1_streams(rng, ask, allowed, 2..6, 0.8);
+    }
+    let first = ask.map_or("", Ask::request).as_bytes();
+    let (streams, edges) = http2_streams(rng, 3);
+    let streams = streams.iter().map(|stream| [first, stream].concat()).collect();
+    let edges = edges.iter().map(|edge| first.len() + edge);
+    (streams, std::iter::once(0).chain(edges).collect())
+}
+
+fn http1_streams(
+    rng: &mut StdRng,
+    ask: Option<Ask>,
+    allowed: fn(&mut StdRng) -> Vec<u8>,
+    count: Range<usize>,
+    goodness: f64,
+) -> (Vec<Vec<u8>>, Vec<usize>) {
+    let first = ask.map_or("", Ask::request);
+    let mut streams = vec![first.as_bytes().to_vec(); 2];
+    let mut edges = vec![0, first.len()];
+    for _ in 0..rng.random_range(count) {
+        let good = allowed(rng);
+        let mut bad = if rng.random() { denied(rng) } else { malformed(rng) };
+        // The evil twin has the length of the good request wherever that can be, so that both fit one place.
+        if bad.len() < good.len() && rng.random_bool(0.7) {
+            let filler = good.len() - bad.len();
+            if let Some(at) = bad.windows(4).position(|w| w == b"Host").filter(|_| filler > 5) {
+                let header = format!("F: {}\r\n", "f".repeat(filler - 5));
+                bad.splice(at..at, header.into_bytes());
+            }
+        }
+        let (first, second) = if rng.random_bool(goodness) {
+            (&good, &bad)
+        } else {
+            (&bad, &good)
+        };
+        streams[0].extend(first);
+        streams[1].extend(second);
+        edges.extend(streams.iter().map(Vec::len));
+    }
+    (streams, edges)
+}
+
+fn http2_streams(rng: &mut StdRng, first: u32) -> (Vec<Vec<u8>>, Vec<usize>) {
+    let mut streams = vec![begin(), begin()];
+    let mut edges = vec![0, streams[0].len()];
+    for number in 0..rng.random_range(2..6) {
+        let stream = first + 2 * number;
+        let mut good = http2(rng, stream, true);
+        let mut bad = http2(rng, stream, false);
+        // Both fit one place: what is missing is a frame that nobody reads.
+        let (short, long) = if good.len() < bad.len() {
+            (&mut good, bad.len())
+        } else {
+            (&mut bad, good.len())
+        };
+        if long - short.len() >= 9 {
+            short.extend(frame(0xfa, 0, 0, &vec![b'f'; long - short.len() - 9]));
+        }
+        let (first, second) = if rng.random_bool(0.8) {
+            (&good, &bad)
+        } else {
+            (&bad, &good)
+        };
+        streams[0].extend(first);
+        streams[1].extend(second);
+        edges.extend(streams.iter().map(Vec::len));
+    }
+    (streams, edges)
+}
 
 /// What a body holds if it wants to be taken for requests.
 const DECOY: &str = "GET /secret HTTP/1.1\r\nHost: a\r\n\r\n";
 
+fn short(rng: &mut StdRng) -> Vec<u8> {
+    format!("GET /public/{} HTTP/1.1\r\nHost: a\r\n\r\n", rng.random_range(0..20)).into_bytes()
+}
+
 pub(crate) fn allowed(rng: &mut StdRng) -> Vec<u8> {
     match rng.random_range(0..6) {
-        0 | 1 => format!("GET /public/{} HTTP/1.1\r\nHost: a\r\n\r\n", rng.random_range(0..20)).into_bytes(),
+        0 | 1 => short(rng),
         2 => format!(
             "GET /public HTTP/1.1\r\nHost: a\r\nX-Filler: {}\r\n\r\n",
             "f".repeat(rng.random_range(0..3000))
@@ -32,7 +139,7 @@ pub(crate) fn denied(rng: &mut StdRng) -> Vec<u8> {
 }
 
 /// What some server would act on and we must not let become complete.
-pub(crate) fn malformed(rng: &mut StdRng) -> Vec<u8> {
+fn malformed(rng: &mut StdRng) -> Vec<u8> {
     let choices = [
         "GET /secret\r\n",
         "GET /secret\n",
@@ -51,7 +158,7 @@ pub(crate) fn malformed(rng: &mut StdRng) -> Vec<u8> {
     choices.choose(rng).unwrap().as_bytes().to_vec()
 }
 
-fn with_length(rng: &mut StdRng, lengths: std::ops::Range<usize>) -> Vec<u8> {
+fn with_length(rng: &mut StdRng, lengths: Range<usize>) -> Vec<u8> {
     let body = body(rng, lengths);
     let head = format!(
         "POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: {}\r\n\r\n",
@@ -73,7 +180,7 @@ fn chunked(rng: &mut StdRng) -> Vec<u8> {
     bytes
 }
 
-fn body(rng: &mut StdRng, lengths: std::ops::Range<usize>) -> Vec<u8> {
+fn body(rng: &mut StdRng, lengths: Range<usize>) -> Vec<u8> {
     let len = rng.random_range(lengths);
     let mut body = vec![b'b'; len];
     if rng.random() && len > DECOY.len() {
