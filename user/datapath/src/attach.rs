@@ -245,6 +245,10 @@ fn xdp_reason(error: &ProgramError) -> String {
         {
             "this kernel's veth has no native XDP (needs Linux 4.19)".to_owned()
         }
+        ProgramError::SyscallError(SyscallError { io_error, .. }) if io_error.raw_os_error() == Some(libc::ERANGE) => {
+            "some device's MTU is too large for XDP before Linux 5.18: make it smaller, or use a newer kernel"
+                .to_owned()
+        }
         other => chain(other),
     }
 }

@@ -173,8 +173,10 @@ fn on_settled_quic_flows_only_long_headers_are_read() {
             datagrams[900] = 0xc0;
             socket.send(&datagrams).unwrap();
         });
+        // 5.10 cuts them before anybody sees them, 6.1 does not.
+        let of_one = if verifier::release_of_kernel() < (6, 1) { 1 } else { 10 };
         assert_eq!(
-            hidden, 10,
+            hidden, of_one,
             "the super-packet with a long header, and not the one before"
         );
         let mut received = 0;

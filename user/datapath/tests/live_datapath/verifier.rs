@@ -30,7 +30,7 @@ fn recorded((major, minor): (u32, u32)) -> BTreeMap<&'static str, Option<u32>> {
 }
 
 /// 6 and 12 of `6.12.41+deb13-cloud-amd64`.
-fn release_of_kernel() -> (u32, u32) {
+pub(super) fn release_of_kernel() -> (u32, u32) {
     let text = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap();
     let mut parts = text.split('.').map(|part| part.parse().unwrap());
     (parts.next().unwrap(), parts.next().unwrap())
