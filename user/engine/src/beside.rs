@@ -22,7 +22,7 @@ use crate::seq::{before, between, plus};
 use crate::shared::{EngineLimits, EngineShared};
 use crate::stream::{Place, Stream};
 use seventh_abi::{DropReason, InjectAction};
-use seventh_parsers::packet::{PROTOCOL_TCP, TcpFlags, Transport};
+use seventh_parsers::packet::{TcpFlags, Transport};
 use std::sync::Arc;
 
 /// Segments in a row at whose beginning nothing was found, after which a connection is given up.
@@ -540,14 +540,7 @@ impl Engine {
     fn record_beside(&mut self, place: usize, reason: DropReason, now_ns: u64) {
         let Self { desk, flows, .. } = self;
         let Some(flow) = flows.at(place) else { return };
-        let about = About {
-            time_ns: now_ns,
-            id: &flow.id,
-            protocol: PROTOCOL_TCP,
-            reply_idle: true,
-            base_seq: Some(flow.base),
-            policy: Some(&flow.policy),
-        };
+        let about = About::of_connection(&flow.id, flow.base, &flow.policy, now_ns, true);
         desk.record_drop(&about, reason);
     }
 

@@ -11,7 +11,7 @@ use crate::punted::{FlowId, Punted, Segment};
 use crate::seq::{before, plus};
 use crate::stream::Stream;
 use seventh_abi::{DropReason, InjectAction};
-use seventh_parsers::packet::{PROTOCOL_TCP, TcpFlags};
+use seventh_parsers::packet::TcpFlags;
 use std::borrow::Cow;
 
 /// Connections that one [`Engine::tick`] looks at.
@@ -121,14 +121,7 @@ impl Engine {
     fn time_out_head(&mut self, id: &FlowId, now_ns: u64, out: &mut Outbox) {
         self.close(id, Closed::Reset);
         let Some(flow) = self.flows.get(id) else { return };
-        let about = About {
-            time_ns: now_ns,
-            id,
-            protocol: PROTOCOL_TCP,
-            reply_idle: false,
-            base_seq: Some(flow.base),
-            policy: Some(&flow.policy),
-        };
+        let about = About::of_connection(id, flow.base, &flow.policy, now_ns, false);
         self.desk.forget_request();
         self.desk.record_drop(&about, DropReason::HeadTimeout);
         let mut line = Line {

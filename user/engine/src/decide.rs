@@ -14,7 +14,7 @@ use crate::seq::{before, plus};
 use crate::shared::{EndpointView, EngineLimits, EngineShared, PolicyView};
 use crate::stream::{Place, Stream};
 use seventh_abi::{Direction, DropReason, FlowKey, Frontier, Hook, InjectAction, Replies};
-use seventh_parsers::packet::{PROTOCOL_TCP, TcpFlags, Transport};
+use seventh_parsers::packet::{TcpFlags, Transport};
 use seventh_policy::{L4Decision, RuleSetKind};
 use std::borrow::Cow;
 use std::ops::Range;
@@ -540,14 +540,7 @@ impl Engine {
         let Self { desk, flows, .. } = self;
         let flow = flows.at(place).ok_or(Decision::Drop(DropReason::EngineFault))?;
         let pending_before = flow.inspector.pending();
-        let about = About {
-            time_ns: turn.now_ns,
-            id: &flow.id,
-            protocol: PROTOCOL_TCP,
-            reply_idle: turn.reply_idle,
-            base_seq: Some(flow.base),
-            policy: Some(&flow.policy),
-        };
+        let about = About::of_connection(&flow.id, flow.base, &flow.policy, turn.now_ns, turn.reply_idle);
         let mut judge = Judge {
             desk,
             policy: &flow.policy,

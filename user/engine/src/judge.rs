@@ -11,6 +11,7 @@ use crate::shared::{EngineLimits, EngineShared};
 use crate::upgrade::Protocol;
 use seventh_abi::DropReason;
 use seventh_parsers::http1::{BodyLength, LooseHead, RequestHead, read_head, read_loose};
+use seventh_parsers::packet::PROTOCOL_TCP;
 use seventh_policy::{HttpRequest, HttpRuleSet, HttpVerdict, RuleOrigin, RuleSet, RuleSetKind};
 use seventh_verdict_cache::Key;
 use std::sync::Arc;
@@ -59,6 +60,24 @@ impl<'a> About<'a> {
             reply_idle: punted.meta.reply_idle,
             base_seq: punted.meta.base_seq,
             policy,
+        }
+    }
+
+    /// The same of a TCP connection, by the parts of its [`crate::flow::Flow`] that stay as they are while it is read.
+    pub(crate) const fn of_connection(
+        id: &'a FlowId,
+        base: u32,
+        policy: &'a FlowPolicy,
+        time_ns: u64,
+        reply_idle: bool,
+    ) -> Self {
+        Self {
+            time_ns,
+            id,
+            protocol: PROTOCOL_TCP,
+            reply_idle,
+            base_seq: Some(base),
+            policy: Some(policy),
         }
     }
 }

@@ -11,7 +11,7 @@ use crate::judge::About;
 use crate::punted::Segment;
 use crate::seq::{before, between, plus};
 use seventh_abi::{DropReason, InjectAction, PuntMeta, Replies};
-use seventh_parsers::packet::{PROTOCOL_TCP, TcpFlags};
+use seventh_parsers::packet::TcpFlags;
 
 /// After an upgrade to HTTP/2 the other side's data comes here until all of it that did is back in the kernel, so that its
 /// frames are followed in their order; but no more of it than so many bytes.
@@ -75,14 +75,7 @@ impl Engine {
     /// Has new bytes read, which begin where the other side's bytes are to be read next.
     pub(crate) fn read_reply(&mut self, place: usize, new: &[u8], now_ns: u64) -> Result<ReplyReading, Decision> {
         let flow = self.flows.at(place).ok_or(Decision::Drop(DropReason::EngineFault))?;
-        let about = About {
-            time_ns: now_ns,
-            id: &flow.id,
-            protocol: PROTOCOL_TCP,
-            reply_idle: false,
-            base_seq: Some(flow.base),
-            policy: Some(&flow.policy),
-        };
+        let about = About::of_connection(&flow.id, flow.base, &flow.policy, now_ns, false);
         let reading = flow.inspector.read_reply(
             new,
             &mut Judge {
