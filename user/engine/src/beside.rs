@@ -203,11 +203,9 @@ impl Engine {
             flow.last_ack = segment.tcp.ack;
         }
         let now_ns = segment.punted.now_ns;
-        self.accounted(place, |engine| {
-            engine.take(place, shown, now_ns);
-            engine.drain(place, now_ns, Gaps::Acknowledged);
-            engine.drain_replies(place, now_ns, Gaps::Acknowledged);
-        });
+        self.take(place, shown, now_ns);
+        self.drain(place, now_ns, Gaps::Acknowledged);
+        self.drain_replies(place, now_ns, Gaps::Acknowledged);
         let Some(flow) = self.flows.at(place) else {
             return Seen::Done;
         };
@@ -237,13 +235,11 @@ impl Engine {
             self.acknowledge(place, Some(segment.tcp.ack));
         }
         let shown = Shown::of(segment);
-        self.accounted(place, |engine| {
-            if shown.end() != shown.seq && !segment.tcp.flags.any(TcpFlags::RST) {
-                engine.take_reply(place, shown, now_ns);
-            }
-            engine.drain_replies(place, now_ns, Gaps::Acknowledged);
-            engine.drain(place, now_ns, Gaps::Acknowledged);
-        });
+        if shown.end() != shown.seq && !segment.tcp.flags.any(TcpFlags::RST) {
+            self.take_reply(place, shown, now_ns);
+        }
+        self.drain_replies(place, now_ns, Gaps::Acknowledged);
+        self.drain(place, now_ns, Gaps::Acknowledged);
         Seen::More
     }
 
@@ -288,23 +284,10 @@ impl Engine {
         };
         if flow.beside.acked.is_none_or(|known| before(known, acked)) {
             flow.beside.acked = Some(acked);
-            let held_before = flow.stream.held();
             // What the other side has and was never shown is not forgotten here, but missed below.
             if !before(flow.stream.next(), acked) {
                 flow.stream.acknowledged(acked, flow.inspector.pending());
             }
-            self.held = (self.held + flow.stream.held()).saturating_sub(held_before);
-        }
-    }
-
-    /// Does it, and accounts for the memory that the connection then holds.
-    fn accounted(&mut self, place: usize, work: impl FnOnce(&mut Self)) {
-        let held = |engine: &mut Self| engine.flows.at(place).map_or(0, |flow| flow.held());
-        let (id, before) = (self.flows.at(place).map(|flow| flow.id), held(self));
-        work(self);
-        // Else it was pushed out, and accounted for then.
-        if self.flows.at(place).map(|flow| flow.id) == id {
-            self.held = (self.held + held(self)).saturating_sub(before);
         }
     }
 
@@ -546,10 +529,8 @@ impl Engine {
 
     fn close_gaps(&mut self, id: &FlowId, now_ns: u64) {
         let Some(place) = self.flows.touch(id) else { return };
-        self.accounted(place, |engine| {
-            engine.drain_replies(place, now_ns, Gaps::All);
-            engine.drain(place, now_ns, Gaps::All);
-        });
+        self.drain_replies(place, now_ns, Gaps::All);
+        self.drain(place, now_ns, Gaps::All);
     }
 
     fn tick_beside(&mut self, now_ns: u64) {

@@ -111,7 +111,8 @@ impl Engine {
     pub(crate) fn expire(&mut self, now_ns: u64) {
         self.desk.dns.expire(now_ns);
         self.quic.expire(now_ns);
-        let held = self.held + self.quic.held_bytes();
+        debug_assert_eq!(self.flows.held(), self.flows.held_by_each());
+        let held = self.flows.held() + self.quic.held_bytes();
         self.desk
             .counters
             .set(EngineCounter::Flows, self.flows.len() + self.quic.len());
@@ -209,12 +210,10 @@ impl Engine {
     /// Ends the connection and gives its memory back.
     fn close(&mut self, id: &FlowId, closed: Closed) {
         let Some(flow) = self.flows.get(id) else { return };
-        let held_before = flow.held();
         flow.closed = Some(closed);
         flow.head_since_ns = None;
         flow.stream = Stream::new(flow.stream.next());
         flow.inspector.release(&self.limits);
-        self.held = (self.held + flow.held()).saturating_sub(held_before);
     }
 }
 

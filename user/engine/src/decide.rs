@@ -106,8 +106,6 @@ pub struct Engine {
     pub(crate) desk: Desk,
     pub(crate) flows: FlowTable,
     pub(crate) limits: EngineLimits,
-    /// Memory held for all connections, see [`Flow::held`].
-    pub(crate) held: usize,
     pub(crate) quic: QuicFlows,
     pub(crate) parked: Parked,
 }
@@ -120,7 +118,6 @@ impl Engine {
             desk: Desk::new(shared, &limits),
             flows: FlowTable::new(limits.flows_max),
             limits,
-            held: 0,
             quic: QuicFlows::new(&limits),
             parked: Parked::default(),
         }
@@ -344,23 +341,18 @@ impl Engine {
         if !flow.inspector.at_boundary() {
             return Err(Decision::Reset(DropReason::MidStream));
         }
-        let held_before = flow.held();
         flow.stream = Stream::new(frontier.seq);
         flow.inspector.taken_up();
         flow.grant = None;
         flow.request_ack = unanswered(segment, Some(frontier));
-        let held_after = flow.held();
-        self.held = (self.held + held_after).saturating_sub(held_before);
         Ok(())
     }
 
     /// What the kernel is told if it may carry the connection alone from now on, see [`Flow::may_pass`].
     pub(crate) fn passes(&mut self, place: usize, punted: &Punted<'_>) -> Result<Option<InjectAction>, Decision> {
         let flow = self.flow(place)?;
-        let held_before = flow.held();
         let passes = flow.closed.is_none() && flow.may_pass(&punted.meta);
-        let (held_after, epoch) = (flow.held(), flow.policy.epoch);
-        self.held = (self.held + held_after).saturating_sub(held_before);
+        let epoch = flow.policy.epoch;
         Ok(passes.then_some(InjectAction::Forward { epoch }))
     }
 
@@ -427,8 +419,8 @@ impl Engine {
         };
         self.desk.counters.count(EngineCounter::FlowCreated);
         let (place, evicted) = self.flows.insert(flow);
-        if let Some(evicted) = evicted {
-            self.evicted(&evicted);
+        if evicted.is_some() {
+            self.desk.counters.count(EngineCounter::FlowEvicted);
         }
         place
     }
@@ -446,12 +438,8 @@ impl Engine {
             if before(flow.stream.next().wrapping_add(1), acked) {
                 return Err(Decision::Reset(DropReason::MidStream));
             }
-            let held_before = flow.held();
             flow.stream.acknowledged(acked, flow.inspector.pending());
-            let held_after = flow.held();
-            self.held = (self.held + held_after).saturating_sub(held_before);
         }
-        let flow = self.flow(place)?;
         let Place::Repeats(repeated) = flow.stream.place(tcp.seq, segment.payload.len()) else {
             // What is missing here was let through by the kernel, and will not come again.
             let never_comes = meta.compared_to.is_some_and(|end| before(flow.stream.next(), end));
@@ -477,14 +465,11 @@ impl Engine {
             return Err(Decision::Drop(DropReason::EngineLimit));
         }
         for _ in 0..PRESSURE_EVICTIONS_MAX {
-            if self.held + new <= limits.held_bytes_max {
+            if self.flows.held() + new <= limits.held_bytes_max {
                 return Ok(());
             }
-            if let Some(evicted) = self.flows.evict() {
-                self.evicted(&evicted);
-                if evicted.id == id {
-                    break;
-                }
+            if self.evict().is_some_and(|evicted| evicted.id == id) {
+                break;
             }
         }
         Err(Decision::Drop(DropReason::EngineLimit))
@@ -492,10 +477,9 @@ impl Engine {
 
     /// Tier 6.
     fn inspect(&mut self, segment: &Segment<'_>, place: usize, repeated: usize) -> Result<Decision, Decision> {
-        let held_before = self.flow(place)?.held();
         let new = segment.payload.get(repeated..).unwrap_or_default();
         let mut inspection = self.read_new(place, new, Turn::of(segment))?;
-        let Self { desk, flows, held, .. } = self;
+        let Self { desk, flows, .. } = self;
         let flow = flows.at(place).ok_or(Decision::Drop(DropReason::EngineFault))?;
         let decision = match inspection.refusal.take() {
             None => {
@@ -518,7 +502,6 @@ impl Engine {
             }
             Some(refusal) => refused(flow, segment, repeated, &inspection, refusal),
         };
-        *held = (*held + flow.held()).saturating_sub(held_before);
         self.relieve();
         Ok(decision)
     }
@@ -526,12 +509,10 @@ impl Engine {
     /// What was read has made more to be kept: connections that were not used lately give way.
     pub(crate) fn relieve(&mut self) {
         for _ in 0..PRESSURE_EVICTIONS_MAX {
-            if self.held <= self.limits.held_bytes_max {
+            if self.flows.held() <= self.limits.held_bytes_max {
                 return;
             }
-            if let Some(evicted) = self.flows.evict() {
-                self.evicted(&evicted);
-            }
+            self.evict();
         }
     }
 
@@ -566,14 +547,13 @@ impl Engine {
     }
 
     pub(crate) fn forget(&mut self, id: &FlowId) {
-        if let Some(flow) = self.flows.remove(id) {
-            self.held = self.held.saturating_sub(flow.held());
-        }
+        self.flows.remove(id);
     }
 
-    fn evicted(&mut self, flow: &Flow) {
-        self.held = self.held.saturating_sub(flow.held());
+    fn evict(&mut self) -> Option<Box<Flow>> {
+        let evicted = self.flows.evict()?;
         self.desk.counters.count(EngineCounter::FlowEvicted);
+        Some(evicted)
     }
 
     fn flow(&mut self, place: usize) -> Result<&mut Flow, Decision> {

@@ -152,12 +152,18 @@ pub(crate) struct FlowTable {
     hand: usize,
     /// Next place that a sweep looks at.
     broom: usize,
+    /// Memory held for all connections as far as it was weighed: the sum of [`Slot::held`].
+    held: usize,
+    /// The place that was lent last; its connection may hold more or less since.
+    lent: Option<usize>,
 }
 
 #[derive(Debug, Default)]
 struct Slot {
     flow: Option<Box<Flow>>,
     used: bool,
+    /// [`Flow::held`] when it was last weighed.
+    held: usize,
 }
 
 impl FlowTable {
@@ -169,7 +175,31 @@ impl FlowTable {
             flows_max: flows_max.max(1),
             hand: 0,
             broom: 0,
+            held: 0,
+            lent: None,
         }
+    }
+
+    /// Memory held for all connections, in bytes ([`Flow::held`]). Who changes a connection needs not account for it: the
+    /// one that [`FlowTable::at`] lent last is weighed again before the next one is lent, and before this is answered.
+    pub(crate) fn held(&mut self) -> usize {
+        self.weigh_lent();
+        self.held
+    }
+
+    /// The same, each connection weighed anew: what builds with debug assertions compare it with.
+    pub(crate) fn held_by_each(&self) -> usize {
+        let flows = self.slots.iter().filter_map(|slot| slot.flow.as_ref());
+        flows.map(|flow| flow.held()).sum()
+    }
+
+    fn weigh_lent(&mut self) {
+        let Some(slot) = self.lent.take().and_then(|place| self.slots.get_mut(place)) else {
+            return;
+        };
+        let held = slot.flow.as_ref().map_or(0, |flow| flow.held());
+        self.held = self.held - slot.held + held;
+        slot.held = held;
     }
 
     pub(crate) fn len(&self) -> usize {
@@ -191,6 +221,10 @@ impl FlowTable {
 
     /// The connection at a place that was found for the frame being decided.
     pub(crate) fn at(&mut self, place: usize) -> Option<&mut Flow> {
+        if self.lent != Some(place) {
+            self.weigh_lent();
+            self.lent = Some(place);
+        }
         self.slots.get_mut(place)?.flow.as_deref_mut()
     }
 
@@ -207,6 +241,8 @@ impl FlowTable {
         });
         self.index.insert(flow.id, place);
         if let Some(slot) = self.slots.get_mut(place) {
+            slot.held = flow.held();
+            self.held += slot.held;
             slot.flow = Some(Box::new(flow));
             slot.used = false;
         }
@@ -216,7 +252,9 @@ impl FlowTable {
     pub(crate) fn remove(&mut self, id: &FlowId) -> Option<Box<Flow>> {
         let place = self.index.remove(id)?;
         self.free.push(place);
-        self.slots.get_mut(place)?.flow.take()
+        let slot = self.slots.get_mut(place)?;
+        self.held -= std::mem::take(&mut slot.held);
+        slot.flow.take()
     }
 
     /// Takes out a connection that was not used lately.

@@ -42,7 +42,6 @@ impl Engine {
         if new.is_empty() {
             return Ok(Decision::Forward(Change::default()));
         }
-        let held_before = flow.held();
         let reading = self.read_reply(place, new, segment.punted.now_ns)?;
         let flow = self.flows.at(place).ok_or(Decision::Drop(DropReason::EngineFault))?;
         let passes = flow.may_pass(&segment.punted.meta);
@@ -50,7 +49,6 @@ impl Engine {
             // The connection may be settled by this answer, whatever its opener has begun meanwhile.
             flow.head_since_ns = None;
         }
-        self.held = (self.held + flow.held()).saturating_sub(held_before);
         match reading.not_on {
             Some(NotOn::Never(reason)) => return Err(Decision::Reset(reason)),
             Some(NotOn::Later(reason)) => return Err(Decision::Park(reason)),

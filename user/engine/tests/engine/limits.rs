@@ -200,3 +200,26 @@ fn connections_are_taken_up_in_their_middle_only_where_that_is_wanted() {
         assert_eq!(world.count(EngineCounter::Flows), u64::from(!take_up));
     }
 }
+
+#[test]
+fn what_an_acknowledgement_gives_back_counts_whichever_connection_is_next() {
+    let mut world = World::new();
+    let request = format!("GET /public HTTP/1.1\r\nHost: a\r\nX: {}\r\n\r\n", "x".repeat(6000));
+    let mut connections = [1, 2, 3].map(|port| {
+        let mut connection = Connection::new();
+        connection.shape.source_port = port;
+        connection
+    });
+    for connection in &connections {
+        connection.send(&mut world, 0, &request).forwarded();
+    }
+    world.weigh();
+    assert!(world.count(EngineCounter::HeldBytes) > 3 * 6000);
+    for connection in &mut connections {
+        connection.answered(request.len(), 10);
+        // Nothing new: whether there is room is not asked.
+        connection.send(&mut world, 0, &request);
+    }
+    world.weigh();
+    assert!(world.count(EngineCounter::HeldBytes) < 6000);
+}

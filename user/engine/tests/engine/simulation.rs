@@ -7,10 +7,10 @@
 //! 2. one sequence number, one value: all frames that reach the other side (and were not below its acknowledgement then)
 //!    agree about each byte outside of the ranges that the engine gave free;
 //! 3. what an honest opener sends and the policy allows arrives completely and unchanged, and its first denied request
-//!    is answered with a 403 that stands exactly where its TCP expects it, after all earlier answers.
-//!
+//!    is answered with a 403 that stands exactly where its TCP expects it, after all earlier answers;
 //! 4. every byte that the other side's application got was inspected at its position with that value, or lies in such a
-//!    range.
+//!    range;
+//! 5. what the engine says it holds is, after every step, what its connections hold.
 //!
 //! The kernel has several CPUs: while one handles a packet of the opener, others handle further ones, up to and behind each place
 //! at which it looks at or changes what they share.

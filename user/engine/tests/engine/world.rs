@@ -233,6 +233,13 @@ impl World {
         out.frames().map(Sent::read).collect()
     }
 
+    /// Has the engine compare what it says it holds with what its connections hold, as debug builds do whenever they look
+    /// after them.
+    pub(crate) fn weigh(&mut self) {
+        let sent = self.tick();
+        assert!(sent.is_empty(), "{sent:?}");
+    }
+
     pub(crate) fn count(&self, counter: EngineCounter) -> u64 {
         self.shared.counters().path(counter)
     }

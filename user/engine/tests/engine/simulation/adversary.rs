@@ -194,6 +194,7 @@ impl Attack {
             } else {
                 self.opener_speaks();
             }
+            self.world.weigh();
         }
         self
     }

@@ -113,6 +113,7 @@ impl Talk {
                 2..5 => self.network_carries_forth(),
                 _ => self.network_carries_back(),
             }
+            self.world.weigh();
             let all = self.una == self.stream.len() && self.received == self.answered && self.back.is_empty();
             if self.refused || (!self.has_denied && all) {
                 return self;
