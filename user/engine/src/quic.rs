@@ -94,10 +94,7 @@ impl Attempt {
             let len = message.len();
             let hello = read_hello(message).map_err(tls_reason)?;
             judge.hello(&hello, self.seen.as_ref())?;
-            self.seen = Some(SeenHello {
-                server_name: hello.server_name.as_deref().map(Into::into),
-                ech: hello.ech,
-            });
+            self.seen = Some(SeenHello::of(&hello));
             self.hellos = self.hellos.saturating_add(1);
             self.handshake.advance(len);
         }

@@ -37,6 +37,13 @@ pub(crate) struct SeenHello {
 }
 
 impl SeenHello {
+    pub(crate) fn of(hello: &ClientHello<'_>) -> Self {
+        Self {
+            server_name: hello.server_name.as_deref().map(Into::into),
+            ech: hello.ech,
+        }
+    }
+
     /// Memory held, in bytes.
     pub(crate) fn held(&self) -> usize {
         self.server_name.as_ref().map_or(0, |name| name.len())
@@ -219,10 +226,7 @@ impl TlsInspector {
         let message = join_records(records).map_err(tls_reason)?;
         let hello = read_hello(&message).map_err(tls_reason)?;
         judge.hello(&hello, self.seen.as_ref())?;
-        self.seen = Some(SeenHello {
-            server_name: hello.server_name.as_deref().map(Into::into),
-            ech: hello.ech,
-        });
+        self.seen = Some(SeenHello::of(&hello));
         match &mut self.phase {
             Phase::Hello(_) if hello.offers_tls13 => {
                 self.phase = Phase::Answer(Box::new(Answer {
