@@ -211,11 +211,33 @@ impl<T: Hash> Hash for ByAddress<T> {
     }
 }
 
-/// Gives numbers to contents. What nobody holds any more is forgotten when the table has doubled since the last look;
-/// its number is not used again.
+impl RuleSetContent {
+    fn compile(&self) -> Result<RuleSetKind, String> {
+        let allows_all = self.allows_all.as_ref();
+        Ok(match &self.rules {
+            RuleSetRules::Http(rules) => {
+                let rules: Vec<&HttpRule> = rules.iter().map(|r| &*r.0).collect();
+                RuleSetKind::Http(HttpRuleSet::new(&rules, allows_all)?)
+            }
+            RuleSetRules::Dns(rules) => RuleSetKind::Dns(DnsRuleSet(Ordered::new(rules, allows_all))),
+            RuleSetRules::Tls(rules) => RuleSetKind::Tls(TlsRuleSet(Ordered::new(rules, allows_all))),
+        })
+    }
+}
+
+/// What a content came to.
+#[derive(Debug)]
+enum Known {
+    Set(Weak<RuleSet>),
+    /// Why it cannot be compiled: finding that out may have taken long, and many cells have the same content.
+    Fault(String),
+}
+
+/// Gives numbers to contents. What nobody holds any more, and what could not be compiled, is forgotten when the table has
+/// doubled since the last look; a number is not used again.
 #[derive(Debug, Default)]
 pub(crate) struct RuleSetRegistry {
-    known: HashMap<RuleSetContent, Weak<RuleSet>>,
+    known: HashMap<RuleSetContent, Known>,
     last_id: u32,
     sweep_at: usize,
 }
@@ -224,16 +246,21 @@ impl RuleSetRegistry {
     /// # Errors
     /// The patterns together are too large, or all numbers were used.
     pub(crate) fn intern(&mut self, content: RuleSetContent) -> Result<Arc<RuleSet>, String> {
-        if let Some(known) = self.known.get(&content).and_then(Weak::upgrade) {
-            return Ok(known);
-        }
-        let kind = match &content.rules {
-            RuleSetRules::Http(rules) => {
-                let rules: Vec<&HttpRule> = rules.iter().map(|r| &*r.0).collect();
-                RuleSetKind::Http(HttpRuleSet::new(&rules, content.allows_all.as_ref())?)
+        match self.known.get(&content) {
+            Some(Known::Set(set)) => {
+                if let Some(set) = set.upgrade() {
+                    return Ok(set);
+                }
             }
-            RuleSetRules::Dns(rules) => RuleSetKind::Dns(DnsRuleSet(Ordered::new(rules, content.allows_all.as_ref()))),
-            RuleSetRules::Tls(rules) => RuleSetKind::Tls(TlsRuleSet(Ordered::new(rules, content.allows_all.as_ref()))),
+            Some(Known::Fault(fault)) => return Err(fault.clone()),
+            None => {}
+        }
+        let kind = match content.compile() {
+            Ok(kind) => kind,
+            Err(fault) => {
+                self.remember(content, Known::Fault(fault.clone()));
+                return Err(fault);
+            }
         };
         let id = self
             .last_id
@@ -246,11 +273,74 @@ impl RuleSetRegistry {
             kind,
             allows_all: content.allows_all.clone(),
         });
-        self.known.insert(content, Arc::downgrade(&set));
+        self.remember(content, Known::Set(Arc::downgrade(&set)));
+        Ok(set)
+    }
+
+    fn remember(&mut self, content: RuleSetContent, known: Known) {
+        self.known.insert(content, known);
         if self.known.len() >= self.sweep_at {
-            self.known.retain(|_, set| set.strong_count() > 0);
+            self.known
+                .retain(|_, known| matches!(known, Known::Set(set) if set.strong_count() > 0));
             self.sweep_at = (self.known.len() * 2).max(64);
         }
-        Ok(set)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{ByAddress, Known, RuleSetContent, RuleSetRegistry, RuleSetRules};
+    use crate::finding::RuleOrigin;
+    use crate::http::HttpRule;
+    use crate::label::Labels;
+    use std::sync::Arc;
+
+    fn content(path: &str) -> RuleSetContent {
+        let origin = RuleOrigin {
+            file: "a.yaml".into(),
+            document: 1,
+            line: 1,
+            kind: "CiliumNetworkPolicy",
+            namespace: "".into(),
+            name: "a".into(),
+            labels: Labels::new(Vec::new()),
+            log: None,
+            audit: false,
+            path: String::new(),
+        };
+        let rule = HttpRule {
+            method: None,
+            path: Some(path.to_owned()),
+            host: None,
+            headers: Vec::new(),
+            origin: Arc::new(origin),
+        };
+        RuleSetContent {
+            rules: RuleSetRules::Http(vec![ByAddress(Arc::new(rule))]),
+            allows_all: None,
+        }
+    }
+
+    #[test]
+    fn what_cannot_be_compiled_is_not_tried_again_until_the_next_sweep() {
+        let mut registry = RuleSetRegistry::default();
+        // A first sweep, after which there are none for a while.
+        let first = registry.intern(content("/first")).unwrap();
+        let fault = registry.intern(content("(")).unwrap_err();
+        let Some(Known::Fault(remembered)) = registry.known.get_mut(&content("(")) else {
+            panic!("{registry:?}")
+        };
+        assert_eq!(*remembered, fault);
+        *remembered = "as remembered".to_owned();
+        assert_eq!(registry.intern(content("(")).unwrap_err(), "as remembered");
+        let sets: Vec<_> = (0..64)
+            .map(|n| registry.intern(content(&format!("/{n}"))).unwrap())
+            .collect();
+        assert_eq!(registry.intern(content("(")).unwrap_err(), fault, "it was swept out");
+        assert_eq!(
+            (first.id(), sets[63].id()),
+            (1, 65),
+            "what cannot be compiled uses up no number"
+        );
     }
 }
