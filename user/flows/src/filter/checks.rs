@@ -286,7 +286,8 @@ pub(crate) fn ports_of(flow: &Flow) -> Option<(u32, u32)> {
     }
 }
 
-fn flags_of(flow: &Flow) -> Option<&TcpFlags> {
+/// The flags of TCP, if the flow tells them.
+pub fn flags_of(flow: &Flow) -> Option<&TcpFlags> {
     match flow.l4.as_ref()?.protocol.as_ref()? {
         Protocol::Tcp(tcp) => tcp.flags.as_ref(),
         _ => None,

@@ -7,6 +7,7 @@ mod http;
 mod label;
 mod pattern;
 
+pub use checks::flags_of;
 pub(crate) use checks::ports_of;
 pub use label::{LabelSelector, SelectorError};
 pub use pattern::{name_pattern, node_pattern};

@@ -4,8 +4,9 @@ use prometheus_client::metrics::{counter::Counter, histogram::Histogram};
 use seventh_flows::{
     drop_reason_text,
     event_type::{self, POLICY_MATCHES, TRACE_POINTS},
+    filter::flags_of,
     pb::flow::{
-        DropReason, Flow, Http, IpVersion, L7FlowType, Layer7, TcpFlags, TrafficDirection, Verdict, layer4::Protocol,
+        DropReason, Flow, Http, IpVersion, L7FlowType, Layer7, TrafficDirection, Verdict, layer4::Protocol,
         layer7::Record,
     },
     summary,
@@ -149,7 +150,7 @@ fn to_world(spec: &PluginSpec, make: &mut Maker<'_>) -> Count {
         });
         let dropped = flow.verdict() == Verdict::Dropped;
         let by_policy = flow.drop_reason_desc() == DropReason::PolicyDenied;
-        let only_syn = tcp_flags(flow).is_some_and(|flags| flags.syn && !flags.ack);
+        let only_syn = flags_of(flow).is_some_and(|flags| flags.syn && !flags.ack);
         if !is_world || !is_first(flow) || (dropped && !any_drop && !by_policy) || (syn_only && !only_syn) {
             return;
         }
@@ -282,7 +283,7 @@ fn tcp(make: &mut Maker<'_>) -> Count {
     let flags_seen = make.counter(&table::TCP_FLAGS);
     Box::new(move |flow, contexts| {
         let passed = matches!(flow.verdict(), Verdict::Forwarded | Verdict::Redirected);
-        let Some(flags) = tcp_flags(flow).filter(|_| passed) else {
+        let Some(flags) = flags_of(flow).filter(|_| passed) else {
             return;
         };
         let family = match flow.ip.as_ref().map(seventh_flows::pb::flow::Ip::ip_version) {
@@ -341,13 +342,6 @@ fn protocol(flow: &Flow) -> &'static str {
         Some(Protocol::Vrrp(_)) => "VRRP",
         Some(Protocol::Igmp(_)) => "IGMP",
         None => "Unknown L4",
-    }
-}
-
-fn tcp_flags(flow: &Flow) -> Option<&TcpFlags> {
-    match flow.l4.as_ref()?.protocol.as_ref()? {
-        Protocol::Tcp(tcp) => tcp.flags.as_ref(),
-        _ => None,
     }
 }
 
