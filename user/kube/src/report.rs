@@ -58,25 +58,19 @@ pub struct Report {
     pub fault: Option<String>,
 }
 
-/// What was written, or need not be: of a policy by its UID, which generation and which fault.
+/// What was written, or need not be: of a policy by its UID, which generation and which fault; of the node, which trouble.
 type Told = HashMap<String, (i64, Option<String>)>;
+/// The node among UIDs of policies.
+const OF_NODE: &str = "";
 
 /// Reports whatever comes, until the sender is gone.
 pub async fn report(client: Client, node: String, mut reports: watch::Receiver<Arc<Reports>>) {
     let mut told = Told::new();
     let mut due: HashMap<String, Instant> = HashMap::new();
     let mut again = AGAIN_MIN;
-    let mut troubled = false;
     loop {
         let now = Instant::now();
         let present = Arc::clone(&reports.borrow_and_update());
-        if present.trouble.is_some() != troubled {
-            troubled = present.trouble.is_some();
-            // The node's own status, metrics and log say it, too.
-            if let Err(e) = create(&client, &of_node(&node, present.trouble.as_deref(), &self::now())).await {
-                warn!(error = %e, "the event for this node cannot be written");
-            }
-        }
         plan(&present, &node, &mut told, &mut due, now);
         let next = due
             .iter()
@@ -97,18 +91,22 @@ pub async fn report(client: Client, node: String, mut reports: watch::Receiver<A
             }
             () = sleep_until(at) => {}
         }
-        let Some(report) = present.policies.iter().find(|report| report.policy.uid == uid) else {
-            due.remove(&uid);
-            continue;
+        let report = present.policies.iter().find(|report| report.policy.uid == uid);
+        let (written, verdict) = if let Some(report) = report {
+            (write(&client, &node, report).await, verdict(report))
+        } else {
+            let event = of_node(&node, present.trouble.as_deref(), &self::now());
+            (create(&client, &event).await, (0, present.trouble.clone()))
         };
-        match write(&client, &node, report).await {
+        match written {
             Ok(()) => {
                 due.remove(&uid);
-                told.insert(uid, (report.policy.generation, report.fault.clone()));
+                told.insert(uid, verdict);
                 again = AGAIN_MIN;
             }
             Err(e) => {
-                warn!(policy = %report.policy.name, error = %e, "its status cannot be written; it is tried again");
+                let about = report.map_or_else(|| format!("node {node}"), |report| report.policy.name.to_string());
+                warn!(about, error = %e, "the API server cannot be told; it is tried again");
                 due.insert(uid, Instant::now() + again);
                 again = (again * 2).min(AGAIN_MAX);
             }
@@ -117,18 +115,25 @@ pub async fn report(client: Client, node: String, mut reports: watch::Receiver<A
     }
 }
 
-/// Decides what is to be written, and when.
+fn verdict(report: &Report) -> (i64, Option<String>) {
+    (report.policy.generation, report.fault.clone())
+}
+
+/// Decides what is to be written, and when: of policies in `reports`, and of the node that its trouble has begun or ended.
 fn plan(reports: &Reports, node: &str, told: &mut Told, due: &mut HashMap<String, Instant>, now: Instant) {
-    let known: HashSet<&str> = reports
-        .policies
-        .iter()
-        .map(|report| report.policy.uid.as_str())
-        .collect();
+    let policies = reports.policies.iter().map(|report| report.policy.uid.as_str());
+    let known: HashSet<&str> = policies.chain([OF_NODE]).collect();
+    let was_troubled = told.get(OF_NODE).is_some_and(|(_, trouble)| trouble.is_some());
+    if was_troubled == reports.trouble.is_some() {
+        due.remove(OF_NODE);
+    } else {
+        due.entry(OF_NODE.to_owned()).or_insert(now);
+    }
     told.retain(|uid, _| known.contains(uid.as_str()));
     due.retain(|uid, _| known.contains(uid.as_str()));
     for report in &reports.policies {
         let uid = &report.policy.uid;
-        let verdict = (report.policy.generation, report.fault.clone());
+        let verdict = verdict(report);
         let is_told = told.get(uid) == Some(&verdict);
         if is_told || !is_news(report) {
             told.insert(uid.clone(), verdict);
@@ -401,6 +406,28 @@ mod tests {
             all.sum::<usize>()
         };
         assert_eq!((due_at(None), due_at(Some("x"))), (0, 1));
+    }
+
+    #[test]
+    fn of_the_node_is_told_what_was_not_told_of_it_before() {
+        let (mut told, mut due) = (Told::new(), HashMap::new());
+        let now = Instant::now();
+        let mut is_due = |trouble: Option<&str>, told: &mut Told| {
+            let reports = Reports {
+                trouble: trouble.map(str::to_owned),
+                ..Reports::default()
+            };
+            plan(&reports, "a", told, &mut due, now);
+            due.contains_key(OF_NODE)
+        };
+        assert!(!is_due(None, &mut told));
+        assert!(is_due(Some("x"), &mut told) && is_due(Some("y"), &mut told));
+        // It was over before it could be told.
+        assert!(!is_due(None, &mut told));
+        assert!(is_due(Some("x"), &mut told));
+        told.insert(OF_NODE.to_owned(), (0, Some("x".to_owned())));
+        assert!(!is_due(Some("x"), &mut told) && !is_due(Some("y"), &mut told));
+        assert!(is_due(None, &mut told));
     }
 
     #[test]

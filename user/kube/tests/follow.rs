@@ -11,8 +11,11 @@ use std::{
 
 use api_server::ApiServer;
 use serde_json::{Value, json};
-use seventh_kube::{Cluster, Connection, FollowSettings, Following, Kind, connect, follow};
-use tokio::time::timeout;
+use seventh_kube::{Cluster, Connection, FollowSettings, Following, Kind, Reports, connect, follow, report};
+use tokio::{
+    sync::watch,
+    time::{sleep, timeout},
+};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -237,4 +240,34 @@ async fn long_lists_are_read_in_pages() {
     .await;
     stage.until("all", |cluster| cluster.workloads.len() == 1203).await;
     assert!(stage.server.requests("/api/v1/pods") >= 3);
+}
+
+#[tokio::test]
+async fn trouble_of_the_node_that_could_not_be_told_is_told_when_it_can_be() {
+    let server = ApiServer::start(TcpListener::bind("127.0.0.1:0").unwrap());
+    server.refuse(true);
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("config");
+    std::fs::write(&file, server.kubeconfig()).unwrap();
+    let client = connect(Some(&file)).await.unwrap();
+    let (_sender, reports) = watch::channel(Arc::new(Reports {
+        trouble: Some("no room".to_owned()),
+        ..Reports::default()
+    }));
+    let task = tokio::spawn(report(client, "node-a".to_owned(), reports));
+    let is_so = async |is_so: &dyn Fn() -> bool| {
+        while !is_so() {
+            sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let tried = || server.requests("/api/v1/namespaces/default/events") > 0;
+    timeout(PATIENCE, is_so(&tried)).await.unwrap();
+    server.refuse(false);
+    timeout(PATIENCE, is_so(&|| !server.events().is_empty())).await.unwrap();
+    let [event] = server.events().try_into().unwrap();
+    assert_eq!(
+        (&event["reason"], &event["message"]),
+        (&json!("PoliciesNotInForce"), &json!("no room"))
+    );
+    task.abort();
 }
