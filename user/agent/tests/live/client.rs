@@ -3,7 +3,7 @@
 use std::{
     io::{self, Read as _, Write as _},
     net::{IpAddr, SocketAddr, TcpStream},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 /// A connection or an answer that takes longer is none.
@@ -116,6 +116,19 @@ pub(crate) fn fetch(server: impl Into<IpAddr>, path: &str, patience: Duration) -
         .and_then(|mut connection| connection.get(path))
         .map(|answer| answer.status)
         .map_err(|e| e.kind())
+}
+
+/// Requests of somebody honest on one connection, one after the other, as long as `go_on` says so, which is told how many
+/// were answered: when each was, and how long it took.
+pub(crate) fn ask_while(server: SocketAddr, mut go_on: impl FnMut(usize) -> bool) -> Vec<(Instant, Duration)> {
+    let mut connection = Connection::open(server, PATIENCE).unwrap();
+    let mut answers = Vec::new();
+    while go_on(answers.len()) {
+        let asked = Instant::now();
+        assert_eq!(connection.get("/public").unwrap().status, 200);
+        answers.push((Instant::now(), asked.elapsed()));
+    }
+    answers
 }
 
 /// Whether this is silence: the packets went nowhere.

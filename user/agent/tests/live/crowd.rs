@@ -16,8 +16,8 @@ use seventh::lab::Lab;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
-    client::{Connection, PATIENCE},
-    overload::resident_kib,
+    client::ask_while,
+    overload::{GROWTH_MAX_KIB, resident_kib},
     stage::{MTU, PUBLIC, binary, lab_of, policy, status},
 };
 
@@ -35,8 +35,6 @@ const WINDOW: usize = 128;
 const RESEND: Duration = Duration::from_millis(200);
 /// When a crowd gives up.
 const DEADLINE: Duration = Duration::from_secs(180);
-/// What a crowd may add to the agent's memory, in KiB: less than its limits allow it (`heldBytesMax`, 64 MiB).
-const GROWTH_MAX_KIB: u64 = 96 << 10;
 
 const SYN: u8 = 2;
 const RST: u8 = 4;
@@ -329,16 +327,7 @@ impl Crowd {
 fn honest(lab: &Lab, from: &str, stop: &Arc<AtomicBool>) -> JoinHandle<nix::Result<Vec<(Instant, Duration)>>> {
     let server = SocketAddr::from((lab.endpoint("server").unwrap().ipv4, 8080));
     let told = Arc::clone(stop);
-    let ask = move || {
-        let mut connection = Connection::open(server, PATIENCE).unwrap();
-        let mut answers = Vec::new();
-        while !told.load(Ordering::Relaxed) {
-            let asked = Instant::now();
-            assert_eq!(connection.get("/public").unwrap().status, 200);
-            answers.push((Instant::now(), asked.elapsed()));
-        }
-        answers
-    };
+    let ask = move || ask_while(server, |_| !told.load(Ordering::Relaxed));
     lab.endpoint(from).unwrap().start(ask).unwrap()
 }
 

@@ -23,7 +23,7 @@ use seventh::lab::Lab;
 use socket2::{Domain, Protocol, Socket, Type};
 
 use crate::{
-    client::{Connection, PATIENCE, get},
+    client::{PATIENCE, ask_while, get},
     stage::{CAST, MTU, PUBLIC, binary, drops, lab_of, policy, skip, status},
 };
 
@@ -31,8 +31,8 @@ use crate::{
 const FLOOD_MS: u64 = 1500;
 /// Connections that send the beginning of a request and then nothing; `SEVENTH_SLOW_CONNECTIONS` says otherwise.
 const SLOW_CONNECTIONS: u64 = 1500;
-/// What a flood may add to the agent's memory, in KiB: less than its limits allow it (`heldBytesMax`, 64 MiB).
-const GROWTH_MAX_KIB: u64 = 96 << 10;
+/// What a flood or a crowd may add to the agent's memory, in KiB: less than its limits allow it (`heldBytesMax`, 64 MiB).
+pub(crate) const GROWTH_MAX_KIB: u64 = 96 << 10;
 
 /// Of this one no rule speaks: what goes there ends in the kernel.
 const UNKNOWN_PORT: u16 = 5353;
@@ -144,19 +144,13 @@ fn ask_for_names(lab: &Lab, port: u16, threads: usize) -> Flood {
 fn honest(lab: &Lab, from: &str, time: Duration) -> (u32, Duration) {
     let server = SocketAddr::from((lab.endpoint("server").unwrap().ipv4, 8080));
     let ask = move || {
-        let (mut answered, mut longest) = (0, Duration::ZERO);
-        let mut connection = Connection::open(server, PATIENCE).unwrap();
         let began = Instant::now();
         // Once at least.
-        while answered == 0 || began.elapsed() < time {
-            let asked = Instant::now();
-            assert_eq!(connection.get("/public").unwrap().status, 200);
-            longest = longest.max(asked.elapsed());
-            answered += 1;
-        }
-        (answered, longest)
+        ask_while(server, |answered| answered == 0 || began.elapsed() < time)
     };
-    lab.endpoint(from).unwrap().run(ask).unwrap()
+    let answers = lab.endpoint(from).unwrap().run(ask).unwrap();
+    let longest = answers.iter().map(|(_, took)| *took).max().unwrap();
+    (u32::try_from(answers.len()).unwrap(), longest)
 }
 
 /// Resident memory of a process, in KiB.
