@@ -463,7 +463,8 @@ mod tests {
     use super::{AuditModes, CompiledPolicy, Inventory, Loaded, Names, PolicyStore};
     use crate::{config::Config, inventory::ClusterPart};
     use seventh_abi::Direction;
-    use std::{fs, path::Path};
+    use std::{fs, path::PathBuf};
+    use tempfile::TempDir;
 
     const NAMED: &str = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: NAME}\nspec:\n  \
                          endpointSelector: {matchLabels: {app: web}}\n  ingress:\n  - fromCIDR: [192.0.2.0/24]\n";
@@ -472,13 +473,44 @@ mod tests {
         NAMED.replace("NAME", name)
     }
 
-    fn store(dir: &Path) -> (PolicyStore, Config) {
-        let text =
-            "policyDirs: [p]\nendpoints: [{name: default/web, labels: {app: web}, interface: v0, ips: [10.0.0.1]}]";
-        let text = format!("api: {}/seventh.sock\n{text}", dir.display());
-        let config = Config::parse(&dir.join("config.yaml"), &text).unwrap();
-        let modes = AuditModes::kept(&config).unwrap();
-        (PolicyStore::new(&config, modes), config)
+    /// A directory of policies, and the store that reads it.
+    struct Files {
+        dir: TempDir,
+        config: Config,
+        store: PolicyStore,
+    }
+
+    impl Files {
+        /// For one endpoint.
+        fn new() -> Self {
+            Self::of("[{name: default/web, labels: {app: web}, interface: v0, ips: [10.0.0.1]}]")
+        }
+
+        fn of(endpoints: &str) -> Self {
+            let dir = tempfile::tempdir().unwrap();
+            fs::create_dir(dir.path().join("p")).unwrap();
+            let config = config(&dir, &format!("policyDirs: [p]\nendpoints: {endpoints}"));
+            let store = PolicyStore::new(&config, AuditModes::kept(&config).unwrap());
+            Self { dir, config, store }
+        }
+
+        fn file(&self, name: &str) -> PathBuf {
+            self.dir.path().join("p").join(name)
+        }
+
+        fn write(&self, name: &str, text: &str) {
+            fs::write(self.file(name), text).unwrap();
+        }
+
+        fn load(&mut self) -> Loaded {
+            let inventory = Inventory::of_file(&self.config);
+            self.store.load(&inventory, &[&Names::default()]).unwrap()
+        }
+    }
+
+    fn config(dir: &TempDir, text: &str) -> Config {
+        let text = format!("api: {}/seventh.sock\n{text}", dir.path().display());
+        Config::parse(&dir.path().join("config.yaml"), &text).unwrap()
     }
 
     fn enforced(loaded: &Loaded) -> bool {
@@ -487,13 +519,11 @@ mod tests {
 
     #[test]
     fn a_policy_of_a_cluster_that_is_broken_when_an_agent_starts_stays_as_it_was() {
-        let dir = tempfile::tempdir().unwrap();
-        let text = format!("api: {}/seventh.sock\nkubernetes: {{}}\n", dir.path().display());
-        let config = Config::parse(&dir.path().join("config.yaml"), &text).unwrap();
-        let (_, of_file) = store(dir.path());
+        let files = Files::new();
+        let config = config(&files.dir, "kubernetes: {}\n");
         let load = |store: &mut PolicyStore, texts: &[(&str, String)]| {
             let inventory = Inventory {
-                endpoints: of_file.endpoints.clone(),
+                endpoints: files.config.endpoints.clone(),
                 cluster: Some(ClusterPart {
                     texts: texts
                         .iter()
@@ -524,12 +554,9 @@ mod tests {
 
     #[test]
     fn a_file_that_breaks_keeps_what_was_in_force_from_it() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("p")).unwrap();
-        let (mut store, config) = store(dir.path());
-        let file = dir.path().join("p/a.yaml");
-        fs::write(&file, policy("one")).unwrap();
-        let before = store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap();
+        let mut files = Files::new();
+        files.write("a.yaml", &policy("one"));
+        let before = files.load();
         let prefix = "192.0.2.0/24".parse().unwrap();
         assert!(enforced(&before) && before.rejections == 0 && before.prefixes.contains_key(&prefix));
         for broken in [
@@ -537,8 +564,8 @@ mod tests {
             "",
             "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: one}\nspec: {endpointSelektor: {}}\n",
         ] {
-            fs::write(&file, broken).unwrap();
-            let after = store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap();
+            files.write("a.yaml", broken);
+            let after = files.load();
             assert!(after.rejections > 0, "{broken}");
             assert!(enforced(&after));
             assert_eq!(
@@ -550,39 +577,29 @@ mod tests {
 
     #[test]
     fn one_broken_file_does_not_keep_another_from_changing() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("p")).unwrap();
-        let (mut store, config) = store(dir.path());
-        fs::write(dir.path().join("p/broken.yaml"), "kind: [").unwrap();
-        let good = dir.path().join("p/good.yaml");
-        fs::write(&good, policy("one")).unwrap();
-        assert!(enforced(
-            &store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap()
-        ));
-        fs::remove_file(&good).unwrap();
-        let without = store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap();
+        let mut files = Files::new();
+        files.write("broken.yaml", "kind: [");
+        files.write("good.yaml", &policy("one"));
+        assert!(enforced(&files.load()));
+        fs::remove_file(files.file("good.yaml")).unwrap();
+        let without = files.load();
         assert!(!enforced(&without));
         assert_eq!((without.documents, without.rejections), (0, 1));
     }
 
     #[test]
     fn a_reference_to_nothing_is_counted_and_its_document_is_in_force() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("p")).unwrap();
-        let (mut store, config) = store(dir.path());
-        let file = dir.path().join("p/a.yaml");
+        let mut files = Files::new();
         let dangling = policy("one").replace("fromCIDR: [192.0.2.0/24]", "fromCIDRSet: [{cidrGroupRef: missing}]");
-        fs::write(&file, dangling).unwrap();
-        let loaded = store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap();
+        files.write("a.yaml", &dangling);
+        let loaded = files.load();
         assert_eq!((loaded.rejections, loaded.dangling, loaded.documents), (0, 1, 1));
         assert!(enforced(&loaded));
     }
 
     #[test]
     fn rules_that_contradict_each_other_at_an_endpoint_are_told() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("p")).unwrap();
-        let (mut store, config) = store(dir.path());
+        let mut files = Files::new();
         let rules = |name: &str, subject: &str, l7: &str| {
             format!(
                 "---\napiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {{name: {name}}}\nspec:\n  endpointSelector: \
@@ -591,8 +608,8 @@ mod tests {
         };
         let text = rules("http", "{}", "rules: {http: [{method: GET}]}")
             + &rules("tls", "{matchLabels: {app: web}}", "serverNames: [a.b]");
-        fs::write(dir.path().join("p/a.yaml"), text).unwrap();
-        let loaded = store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap();
+        files.write("a.yaml", &text);
+        let loaded = files.load();
         assert_eq!((loaded.conflicts, loaded.rejections), (1, 0));
         let told = loaded.findings.last().unwrap().to_string();
         assert!(
@@ -603,20 +620,18 @@ mod tests {
 
     #[test]
     fn endpoints_with_the_same_labels_keep_their_own_port_names() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("p")).unwrap();
-        let text = "policyDirs: [p]\nendpoints:\n\
+        let mut files = Files::of(
+            "\n\
                     - {name: default/a, labels: {app: web}, interface: v0, ips: [10.0.0.1], namedPorts: {http: 8080}}\n\
                     - {name: default/b, labels: {app: web}, interface: v1, ips: [10.0.0.2], namedPorts: {http: 9090}}\n\
                     - {name: default/c, labels: {app: web}, interface: v2, ips: [10.0.0.3], namedPorts: {http: 8080}}\n\
-                    - {name: default/d, labels: {app: client}, interface: v3, ips: [10.0.0.4]}\n";
-        let config = Config::parse(&dir.path().join("config.yaml"), text).unwrap();
-        let mut store = PolicyStore::new(&config, AuditModes::configured(&config));
+                    - {name: default/d, labels: {app: client}, interface: v3, ips: [10.0.0.4]}\n",
+        );
         let policy = "apiVersion: cilium.io/v2\nkind: CiliumNetworkPolicy\nmetadata: {name: named}\nspec:\n  endpointSelector: \
                       {matchLabels: {app: client}}\n  egress:\n  - toEndpoints: [{matchLabels: {app: web}}]\n    toPorts: [{ports: \
                       [{port: http, protocol: TCP}]}]\n";
-        fs::write(dir.path().join("p/a.yaml"), policy).unwrap();
-        let loaded = store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap();
+        files.write("a.yaml", policy);
+        let loaded = files.load();
         let [a, b, c, _] = loaded.held.endpoints.as_slice() else {
             panic!("{:?}", loaded.held)
         };
@@ -631,45 +646,39 @@ mod tests {
 
     #[test]
     fn a_file_that_is_mended_counts_again() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("p")).unwrap();
-        let (mut store, config) = store(dir.path());
-        let file = dir.path().join("p/a.yaml");
-        fs::write(&file, policy("one")).unwrap();
-        store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap();
-        fs::write(&file, "kind: [").unwrap();
-        store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap();
-        fs::write(&file, policy("two")).unwrap();
-        let mended = store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap();
+        let mut files = Files::new();
+        files.write("a.yaml", &policy("one"));
+        files.load();
+        files.write("a.yaml", "kind: [");
+        files.load();
+        files.write("a.yaml", &policy("two"));
+        let mended = files.load();
         assert_eq!((mended.documents, mended.rejections), (1, 0));
     }
 
     #[test]
     fn what_is_in_audit_is_told_apart_from_what_is_enforced() {
-        let dir = tempfile::tempdir().unwrap();
-        fs::create_dir(dir.path().join("p")).unwrap();
-        let (mut store, config) = store(dir.path());
-        let load = |store: &mut PolicyStore| {
-            let mut loaded = store.load(&Inventory::of_file(&config), &[&Names::default()]).unwrap();
+        let mut files = Files::new();
+        let load = |files: &mut Files| {
+            let mut loaded = files.load();
             assert_eq!(loaded.rejections, 0);
             loaded.policies.remove(0)
         };
         let enforces = |policy: &CompiledPolicy| policy.enforced(Direction::Ingress);
-        let file = dir.path().join("p/a.yaml");
-        fs::write(&file, policy("one")).unwrap();
-        let plain = load(&mut store);
+        files.write("a.yaml", &policy("one"));
+        let plain = load(&mut files);
         assert!(enforces(&plain.enforced) && plain.audit.is_none());
         let annotated = policy("one").replace("{name: one}", "{name: one, annotations: {seventh.io/audit: \"true\"}}");
-        fs::write(&file, annotated).unwrap();
-        let audited = load(&mut store);
+        files.write("a.yaml", &annotated);
+        let audited = load(&mut files);
         assert!(!enforces(&audited.enforced) && enforces(audited.audit.as_ref().unwrap()));
-        fs::write(dir.path().join("p/b.yaml"), policy("two")).unwrap();
-        let both = load(&mut store);
+        files.write("b.yaml", &policy("two"));
+        let both = load(&mut files);
         assert!(enforces(&both.enforced) && enforces(both.audit.as_ref().unwrap()) && !both.is_audited);
-        store.set_audit("default/web", true).unwrap();
-        let whole = load(&mut store);
+        files.store.set_audit("default/web", true).unwrap();
+        let whole = load(&mut files);
         assert!(!enforces(&whole.enforced) && enforces(whole.audit.as_ref().unwrap()) && whole.is_audited);
-        store.set_audit("default/web", false).unwrap();
-        assert_eq!(load(&mut store).enforced.policy_id(), both.enforced.policy_id());
+        files.store.set_audit("default/web", false).unwrap();
+        assert_eq!(load(&mut files).enforced.policy_id(), both.enforced.policy_id());
     }
 }
