@@ -8,6 +8,7 @@ use seventh_flows::{
         Verdict, Workload, flow_filter::Experimental,
     },
 };
+use seventh_policy::identity::RESERVED;
 
 /// A filter flag: long name, short name, what its value is called (empty: it needs none), help.
 type Flag = (&'static str, Option<char>, &'static str, &'static str);
@@ -502,21 +503,11 @@ fn end_setter(what: &str, value: &str) -> Result<Option<Setter>, String> {
 }
 
 fn identity(value: &str) -> Result<u32, String> {
-    let names = [
-        ("unknown", 0),
-        ("host", 1),
-        ("world", 2),
-        ("unmanaged", 3),
-        ("health", 4),
-        ("init", 5),
-        ("remote-node", 6),
-        ("kube-apiserver", 7),
-        ("ingress", 8),
-        ("world-ipv4", 9),
-        ("world-ipv6", 10),
-    ];
-    let named = names.iter().find(|(name, _)| *name == value).map(|(_, number)| *number);
+    let named = RESERVED.iter().find(|(_, name)| *name == value).map(|(id, _)| *id);
+    // Nobody's.
+    let unknown = (value == "unknown").then_some(0);
     named
+        .or(unknown)
         .or_else(|| value.parse().ok())
         .ok_or_else(|| format!("`{value}` is neither the number of an identity nor a reserved one (world, host, ...)"))
 }
@@ -726,6 +717,10 @@ mod tests {
         allows(
             "--identity world",
             &[r#"{"source_identity":[2]}"#, r#"{"destination_identity":[2]}"#],
+        );
+        allows(
+            "--from-identity unknown --from-identity world-ipv6 --from-identity 70000",
+            &[r#"{"source_identity":[0,10,70000]}"#],
         );
         allows(
             "-t trace:to-host -t l7",
