@@ -2,16 +2,13 @@
 
 use std::{
     collections::HashSet,
-    fs::File,
-    io::{self, BufRead, BufReader},
     path::{Path, PathBuf},
 };
 
 use anstream::{eprintln, println};
-use anyhow::{Context as _, Result};
+use anyhow::Result;
 use seventh_abi::{Direction, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP};
 use seventh_flows::{
-    json::{UnknownFields, from_json},
     pb::{
         flow::{Endpoint, Flow, L7FlowType, TrafficDirection, Verdict, layer4::Protocol, layer7::Record},
         observer::{GetFlowsRequest, GetFlowsResponse, get_flows_response::ResponseTypes},
@@ -25,10 +22,7 @@ use seventh_policy::{
 };
 use tokio_stream::StreamExt as _;
 
-use super::{
-    Answer, Form,
-    observe::input::{Line, next_line},
-};
+use super::{Answer, Form, records::Records};
 use crate::{api, config::API_SOCKET, hubble_api::observer::observer_client::ObserverClient};
 
 /// Where flows come from, and what becomes of choices.
@@ -116,23 +110,16 @@ impl Seen {
 }
 
 fn read_file(file: &Path, seen: &mut Seen) -> Result<()> {
-    let name = file.display().to_string();
-    let mut input: Box<dyn BufRead> = if name == "-" {
-        Box::new(BufReader::new(io::stdin()))
-    } else {
-        Box::new(BufReader::new(File::open(file).with_context(|| name.clone())?))
-    };
-    loop {
-        match next_line(&mut *input).with_context(|| name.clone())? {
-            Line::End => return Ok(()),
-            Line::Text(line) if line.trim().is_empty() => {}
-            Line::Text(line) => match from_json::<GetFlowsResponse>(&line, UnknownFields::PassOver) {
-                Ok(record) => seen.take(&record),
-                Err(_) => seen.unread += 1,
-            },
-            Line::TooLong => seen.unread += 1,
+    for record in Records::open(file)? {
+        match record? {
+            Ok(record) => seen.take(&record),
+            Err(trouble) => {
+                eprintln!("seventh: {trouble}");
+                seen.unread += 1;
+            }
         }
     }
+    Ok(())
 }
 
 async fn read_server(server: &str, seen: &mut Seen) -> Result<()> {

@@ -6,6 +6,7 @@ mod generate;
 mod listings;
 mod observe;
 mod policy;
+mod records;
 mod replay;
 mod show;
 mod sysdump;

@@ -1,25 +1,18 @@
-//! Records from a file: a JSON object per line, as `-o json` and Hubble's exporter write them.
+//! Records from a file.
 
-use std::{
-    collections::VecDeque,
-    fs::File,
-    io::{self, BufRead, BufReader, Read as _},
-    path::Path,
-};
+use std::{collections::VecDeque, path::Path};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use prost_types::Timestamp;
 use seventh_flows::{
     filter::FilterSet,
-    json::{UnknownFields, from_json},
     mask::FieldMask,
     pb::observer::{GetFlowsRequest, GetFlowsResponse, get_flows_response::ResponseTypes},
 };
 
 use super::{Answer, Out, Reader};
+use crate::cli::records::Records;
 
-/// Bytes of a line at most.
-pub(in crate::cli) const LINE_MAX: u64 = 4 << 20;
 /// Records that `--last` keeps in memory at most.
 const LAST_MAX: u64 = 1 << 20;
 
@@ -28,32 +21,17 @@ pub(super) fn read(file: &Path, request: &GetFlowsRequest, out: &mut Out) -> Res
     if request.follow {
         bail!("--follow cannot be combined with --input-file; use `tail -f FILE | seventh observe --input-file -`");
     }
-    let name = file.display().to_string();
-    let mut input: Box<dyn BufRead> = if name == "-" {
-        Box::new(BufReader::new(io::stdin()))
-    } else {
-        Box::new(BufReader::new(File::open(file).with_context(|| name.clone())?))
-    };
     let mut reading = Reading::new(request)?;
-    let (mut answer, mut number) = (Answer::Yes, 0_u64);
-    loop {
-        number += 1;
-        match next_line(&mut *input).with_context(|| format!("{name}:{number}"))? {
-            Line::End => break,
-            Line::Text(line) if line.trim().is_empty() => {}
-            Line::Text(line) => match from_json::<GetFlowsResponse>(&line, UnknownFields::PassOver) {
-                Ok(record) => {
-                    if reading.take(record, out)? == Reader::Gone {
-                        return Ok(answer);
-                    }
+    let mut answer = Answer::Yes;
+    for record in Records::open(file)? {
+        match record? {
+            Ok(record) => {
+                if reading.take(record, out)? == Reader::Gone {
+                    return Ok(answer);
                 }
-                Err(e) => {
-                    out.complain(&format!("{name}:{number}: {e}"));
-                    answer = Answer::No;
-                }
-            },
-            Line::TooLong => {
-                out.complain(&format!("{name}:{number}: longer than {LINE_MAX} bytes"));
+            }
+            Err(trouble) => {
+                out.complain(&trouble);
                 answer = Answer::No;
             }
         }
@@ -63,26 +41,6 @@ pub(super) fn read(file: &Path, request: &GetFlowsRequest, out: &mut Out) -> Res
     }
     reading.finish(out)?;
     Ok(answer)
-}
-
-/// What a file goes on with.
-pub(in crate::cli) enum Line {
-    Text(String),
-    TooLong,
-    End,
-}
-
-/// The next line; one that is too long is passed over.
-pub(in crate::cli) fn next_line(mut input: &mut dyn BufRead) -> io::Result<Line> {
-    let mut bytes = Vec::new();
-    if (&mut input).take(LINE_MAX).read_until(b'\n', &mut bytes)? == 0 {
-        return Ok(Line::End);
-    }
-    if bytes.len() as u64 == LINE_MAX && bytes.last() != Some(&b'\n') {
-        input.skip_until(b'\n')?;
-        return Ok(Line::TooLong);
-    }
-    Ok(Line::Text(String::from_utf8_lossy(&bytes).into_owned()))
 }
 
 /// What of the file is shown.
@@ -169,19 +127,5 @@ impl Reading {
             }
         }
         out.finish().map(|_| ())
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::{LINE_MAX, Line, next_line};
-
-    #[test]
-    fn a_line_that_is_too_long_is_passed_over_as_one() {
-        let long = "x".repeat(usize::try_from(LINE_MAX).unwrap() + 10) + "\nnext\n";
-        let mut input = long.as_bytes();
-        assert!(matches!(next_line(&mut input).unwrap(), Line::TooLong));
-        assert!(matches!(next_line(&mut input).unwrap(), Line::Text(line) if line == "next\n"));
-        assert!(matches!(next_line(&mut input).unwrap(), Line::End));
     }
 }

@@ -5,7 +5,7 @@ mod filters;
 mod help;
 #[cfg(test)]
 mod hostile;
-pub(super) mod input;
+mod input;
 mod server;
 
 use std::{

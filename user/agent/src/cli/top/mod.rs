@@ -9,8 +9,7 @@ mod tests;
 mod words;
 
 use std::{
-    fs::File,
-    io::{self, BufRead, BufReader, IsTerminal as _, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     path::{Path, PathBuf},
     thread,
     time::Duration,
@@ -21,11 +20,7 @@ use ratatui::{
     DefaultTerminal,
     crossterm::event::{self, Event},
 };
-use seventh_flows::{
-    json::{UnknownFields, from_json},
-    pb::observer::GetFlowsResponse,
-    safe_text::printable,
-};
+use seventh_flows::safe_text::printable;
 use tokio::{
     signal::unix::{SignalKind, signal},
     sync::mpsc::{self, Receiver},
@@ -34,10 +29,8 @@ use tokio::{
 
 use super::{
     Answer, Form,
-    observe::{
-        ServerFlags, duration,
-        input::{LINE_MAX, Line, next_line},
-    },
+    observe::{ServerFlags, duration},
+    records::Records,
 };
 use board::{Board, Picture};
 use screen::{Act, Screen, Sort, sort_denials};
@@ -114,29 +107,16 @@ fn print(form: Form, mut picture: Picture) -> Result<()> {
 
 /// All records of a file as one span of time.
 fn of_file(file: &Path) -> Result<(Picture, Answer)> {
-    let name = file.display().to_string();
-    let mut input: Box<dyn BufRead> = if name == "-" {
-        Box::new(BufReader::new(io::stdin()))
-    } else {
-        Box::new(BufReader::new(File::open(file).with_context(|| name.clone())?))
-    };
     let mut board = Board::new()?;
     let mut answer = Answer::Yes;
-    for number in 1_u64.. {
-        let trouble = match next_line(&mut *input).with_context(|| format!("{name}:{number}"))? {
-            Line::End => break,
-            Line::Text(line) if line.trim().is_empty() => continue,
-            Line::Text(line) => match from_json::<GetFlowsResponse>(&line, UnknownFields::PassOver) {
-                Ok(record) => {
-                    board.take(&record);
-                    continue;
-                }
-                Err(e) => e.to_string(),
-            },
-            Line::TooLong => format!("longer than {LINE_MAX} bytes"),
-        };
-        anstream::eprintln!("seventh: {name}:{number}: {}", printable(&trouble));
-        answer = Answer::No;
+    for record in Records::open(file)? {
+        match record? {
+            Ok(record) => board.take(&record),
+            Err(trouble) => {
+                anstream::eprintln!("seventh: {trouble}");
+                answer = Answer::No;
+            }
+        }
     }
     let span = board.span_of_records();
     Ok((board.turn(span), answer))
