@@ -284,7 +284,7 @@ fn worker_status(index: u32, report: &WorkerReport) -> v1::WorkerStatus {
         alive: report.life == Life::Alive,
         frames_received: report.stats.received,
         frames_sent: report.stats.sent,
-        frames_lost: report.lost(),
+        frames_lost: report.stats.lost(),
     }
 }
 

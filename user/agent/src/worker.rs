@@ -26,8 +26,8 @@ const PARKED_WAIT: Duration = Duration::from_millis(1);
 const TICK: Duration = Duration::from_millis(200);
 /// A worker whose heart has not beaten for so long is stuck.
 const STUCK: Duration = Duration::from_secs(2);
-/// For how long lost frames are called a problem.
-const LOSS_IS_NEWS: Duration = Duration::from_secs(60);
+/// For how long lost frames and a panic are called a problem.
+const NEWS_LASTS: Duration = Duration::from_secs(60);
 /// How long a worker rests after its engine has panicked: whoever found out how to make it must not fill the log.
 const PANIC_PAUSE: Duration = Duration::from_millis(10);
 
@@ -115,11 +115,6 @@ pub(crate) struct WorkerReport {
 }
 
 impl WorkerReport {
-    /// Frames that were lost on either way.
-    pub(crate) fn lost(&self) -> u64 {
-        self.stats.lost_receiving + self.stats.lost_sending
-    }
-
     /// What needs somebody's attention.
     pub(crate) fn problems(&self, index: u32) -> Vec<String> {
         let mut problems = Vec::new();
@@ -131,7 +126,7 @@ impl WorkerReport {
         problems
             .extend(life.map(|life| format!("worker {index} {life}: flows of L7 rules that it inspects are dropped")));
         if self.lost_lately {
-            let lost = self.lost();
+            let lost = self.stats.lost();
             problems.push(format!(
                 "worker {index} does not keep up: {lost} frames were dropped so far"
             ));
@@ -210,7 +205,7 @@ impl Workers {
     /// How each worker is.
     pub(crate) fn reports(&self) -> Vec<WorkerReport> {
         let now = Instant::now();
-        let lately = |at: Option<Instant>| at.is_some_and(|at| now.saturating_duration_since(at) < LOSS_IS_NEWS);
+        let lately = |at: Option<Instant>| at.is_some_and(|at| now.saturating_duration_since(at) < NEWS_LASTS);
         let report = |worker: &Worker| WorkerReport {
             life: worker.life(self.started.elapsed()),
             stats: worker.stats(),
@@ -237,7 +232,7 @@ impl Workers {
         for (index, worker) in (0..).zip(&mut self.workers) {
             let life = worker.life(age);
             let stats = worker.stats();
-            let lost = stats.lost_receiving + stats.lost_sending;
+            let lost = stats.lost();
             let panics = worker.panics();
             let news = WorkerReport {
                 life: if life == worker.was { Life::Alive } else { life },
@@ -600,7 +595,7 @@ mod tests {
         let (mut workers, lost) = workers(&[false]);
         assert!(workers.look(Instant::now()).is_empty());
         lost.store(3, Ordering::Relaxed);
-        until(|| workers.reports()[0].lost() == 3);
+        until(|| workers.reports()[0].stats.lost() == 3);
         assert_eq!(workers.look(Instant::now()).len(), 1);
         assert_eq!(workers.reports()[0].problems(0).len(), 1);
         workers.workers[0].last_loss = Instant::now().checked_sub(Duration::from_secs(61));

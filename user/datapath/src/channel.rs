@@ -40,6 +40,14 @@ pub struct ChannelStats {
     pub unaccounted: u64,
 }
 
+impl ChannelStats {
+    /// Frames that were lost on either way.
+    #[must_use]
+    pub const fn lost(&self) -> u64 {
+        self.lost_receiving + self.lost_sending
+    }
+}
+
 /// One worker's channel.
 pub trait PuntChannel: Send {
     /// Takes up to a batch of frames, hands each to `decide` and sends what it keeps. Returns how many were decided. When more
