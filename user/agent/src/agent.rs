@@ -71,7 +71,7 @@ pub(crate) struct Shared {
     pub(crate) started: Instant,
     pub(crate) engine: Arc<EngineShared>,
     /// Judges copies, by what is in audit.
-    pub(crate) onlooker: Arc<EngineShared>,
+    pub(crate) beside: Arc<EngineShared>,
     pub(crate) copies: Arc<CopyCounts>,
     pub(crate) observer: Arc<Observer>,
     pub(crate) names: Arc<KernelNames>,
@@ -90,7 +90,7 @@ pub(crate) struct State {
     pub(crate) workers: Workers,
     /// From the kernel to them.
     pub(crate) ways: Ways,
-    onlooker: Background,
+    beside: Background,
     pub(crate) findings: Vec<Finding>,
     pub(crate) rejections: usize,
     pub(crate) dangling: usize,
@@ -106,7 +106,7 @@ impl State {
         (store, inventory, loaded): (PolicyStore, Inventory, Loaded),
         publisher: Publisher,
         workers: Workers,
-        onlooker: Background,
+        beside: Background,
     ) -> Self {
         let prober = publisher.datapath().prober();
         let prober =
@@ -117,7 +117,7 @@ impl State {
             inventory: Arc::new(inventory),
             publisher: Some(publisher),
             workers,
-            onlooker,
+            beside,
             findings: Vec::new(),
             rejections: 0,
             dangling: 0,
@@ -349,10 +349,10 @@ async fn start(
     let started = Instant::now();
     let mut store = PolicyStore::new(config, AuditModes::kept(config)?);
     let names = Arc::new(KernelNames::default());
-    let [engine, onlooker] = engines(config, &names)?;
+    let [engine, beside] = engines(config, &names)?;
     let numbers = inventory.first_numbers();
     fqdn::restore(engine.names(), config, &numbers, nanoseconds(started))?;
-    let loaded = store.load(&inventory, &[engine.names(), onlooker.names()])?;
+    let loaded = store.load(&inventory, &[engine.names(), beside.names()])?;
     log_findings(&loaded.findings);
     check_loaded(&loaded)?;
     check_interfaces(config)?;
@@ -367,7 +367,7 @@ async fn start(
     names.set_endpoints(numbers);
     names.keep(config);
     let mut workers = Workers::new(channels, &engine, limits(config), started);
-    let engines = [Arc::clone(&engine), Arc::clone(&onlooker)];
+    let engines = [Arc::clone(&engine), Arc::clone(&beside)];
     let mut publisher = Publisher::new(datapath, engines, Arc::clone(&names), config);
     let begun = put_in_force(&mut publisher, &mut workers, &mut store, &loaded, cluster.is_some());
     let failure = match begun {
@@ -386,14 +386,14 @@ async fn start(
     observer.set_directory(directory(&publisher, &store, &inventory));
     observer.agent_started(publisher.endpoints());
     let counts = Arc::new(CopyCounts::default());
-    let looking = look_on(copies, &onlooker, limits(config), started, &counts)?;
+    let looking = look_on(copies, &beside, limits(config), started, &counts)?;
     let shared = Arc::new(Shared {
         node: config.node.clone(),
         config: config.clone(),
         log,
         started,
         engine,
-        onlooker,
+        beside,
         copies: counts,
         observer: Arc::clone(&observer),
         names: Arc::clone(&names),
@@ -449,7 +449,7 @@ fn engines(config: &Config, names: &Arc<KernelNames>) -> Result<[Arc<EngineShare
 fn sources(shared: &Shared, config: &Config, rings: Rings, kernel_lost: Box<dyn Fn() -> u64 + Send>) -> Sources {
     Sources {
         engine: Arc::clone(&shared.engine),
-        onlooker: Arc::clone(&shared.onlooker),
+        beside: Arc::clone(&shared.beside),
         name_limits: config.fqdn.limits,
         workers_began: shared.started,
         events: rings.events,
@@ -588,7 +588,7 @@ async fn end(shared: &Shared, tasks: Vec<JoinHandle<()>>, keep: bool) -> Result<
     let publisher = {
         let mut state = shared.state();
         state.workers.stop();
-        state.onlooker.end();
+        state.beside.end();
         state.publisher.take()
     };
     keep_policies(shared).await;
@@ -659,7 +659,7 @@ pub(crate) fn reload(shared: &Shared) {
         ..
     } = &mut *state;
     let Some(publisher) = publisher else { return };
-    let loaded = store.load(inventory, &[shared.engine.names(), shared.onlooker.names()]);
+    let loaded = store.load(inventory, &[shared.engine.names(), shared.beside.names()]);
     let published = loaded.map(|loaded| {
         let published = publisher.publish(&loaded, store);
         (loaded, published)

@@ -146,7 +146,7 @@ pub(crate) struct Publisher {
     datapath: Datapath,
     engine: Arc<EngineShared>,
     /// Judges copies, by what is in audit.
-    onlooker: Arc<EngineShared>,
+    beside: Arc<EngineShared>,
     endpoints: Vec<Enforced>,
     /// The last number that an endpoint got: none is given twice.
     last_id: u32,
@@ -180,7 +180,7 @@ impl Publisher {
     /// Without endpoints; the first [`Self::publish`] brings them.
     pub(crate) fn new(
         datapath: Datapath,
-        [engine, onlooker]: [Arc<EngineShared>; 2],
+        [engine, beside]: [Arc<EngineShared>; 2],
         names: Arc<KernelNames>,
         config: &Config,
     ) -> Self {
@@ -203,7 +203,7 @@ impl Publisher {
             earlier: earlier.keys().copied().collect(),
             datapath,
             engine,
-            onlooker,
+            beside,
             node_addresses: Vec::new(),
             ipcache: HashMap::new(),
             names,
@@ -541,7 +541,7 @@ impl Publisher {
             return Ok(());
         }
         let mut sorted = loaded.clone();
-        for engine in [Arc::clone(&self.engine), Arc::clone(&self.onlooker)] {
+        for engine in [Arc::clone(&self.engine), Arc::clone(&self.beside)] {
             for attempt in 1..=SORT_ATTEMPTS {
                 let rules = sorted.rules(ipcache);
                 let Err(lacking) = engine.names().set_rules(&rules, attempt == SORT_ATTEMPTS) else {
@@ -605,7 +605,7 @@ impl Publisher {
             }
             policy.cloned()
         });
-        self.onlooker.set_policy(Arc::new(beside));
+        self.beside.set_policy(Arc::new(beside));
     }
 
     /// Step 4 for one endpoint. Its device is attached when its entry is there, since one without an entry passes nothing.

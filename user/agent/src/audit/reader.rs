@@ -74,7 +74,7 @@ pub(crate) fn look_on(
         started,
         counts: Arc::clone(counts),
     };
-    Background::start("onlooker", NICENESS, move |stop| job.run(&stop))
+    Background::start("beside", NICENESS, move |stop| job.run(&stop))
 }
 
 /// What the kernel's clock showed when the engine's began.

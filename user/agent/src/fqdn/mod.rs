@@ -317,7 +317,7 @@ fn look_after(shared: &Shared) -> bool {
 
 /// The names that are gone by, and those that were learned beside the traffic.
 fn tables(shared: &Shared) -> [&Arc<Names>; 2] {
-    [shared.engine.names(), shared.onlooker.names()]
+    [shared.engine.names(), shared.beside.names()]
 }
 
 fn look_about(shared: &Shared, looks: u32) {

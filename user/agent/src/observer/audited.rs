@@ -46,7 +46,7 @@ impl Pending {
     }
 
     /// Whether what is known now denies it, too.
-    pub(super) fn is_denied(event: &Event, onlooker: &EngineShared) -> bool {
+    pub(super) fn is_denied(event: &Event, beside: &EngineShared) -> bool {
         let by_policy = [
             DropReason::PolicyDenied,
             DropReason::PolicyDenyRule,
@@ -74,7 +74,7 @@ impl Pending {
             direction: direction as u8,
             pad: [0; 2],
         };
-        onlooker.denies(&flow, port)
+        beside.denies(&flow, port)
     }
 }
 

@@ -44,7 +44,7 @@ const BATCH: usize = 2048;
 /// finds no room.
 const ANSWERS_MAX: usize = 4 * BATCH;
 /// The same of what is judged beside the traffic, which must not feel it: some 25 000 a second. More are lost, and counted.
-const ONLOOKER_BATCH: usize = 128;
+const BESIDE_BATCH: usize = 128;
 /// How records name the protocol.
 const HTTP_2: &str = "HTTP/2";
 /// The stream of a request that asked for HTTP/2 in HTTP/1.1.
@@ -67,7 +67,7 @@ const LOSS_LOOK: Duration = Duration::from_secs(1);
 pub(crate) struct Sources {
     pub(crate) engine: Arc<EngineShared>,
     /// Judges beside the traffic.
-    pub(crate) onlooker: Arc<EngineShared>,
+    pub(crate) beside: Arc<EngineShared>,
     /// How long the engine holds names.
     pub(crate) name_limits: NameLimits,
     /// When the engine's clock began.
@@ -88,7 +88,7 @@ enum By {
     /// Those that are enforced.
     Engine,
     /// All, those in audit among them.
-    Onlooker,
+    Beside,
 }
 
 /// A request whose answer is awaited.
@@ -142,7 +142,7 @@ impl Collector {
             redaction: Arc::new(redaction),
             missing: Arc::new(Missing::new(explain)),
         };
-        let beside = setting.under(observer.directory.load_full(), sources.onlooker.policy());
+        let beside = setting.under(observer.directory.load_full(), sources.beside.policy());
         Self {
             observer,
             writer,
@@ -216,7 +216,7 @@ impl Collector {
     /// ones alive.
     fn set_setting(&mut self) {
         let directory = self.observer.directory.load_full();
-        let (view, beside) = (self.sources.engine.policy(), self.sources.onlooker.policy());
+        let (view, beside) = (self.sources.engine.policy(), self.sources.beside.policy());
         if self.setting.is(&directory, &view) && self.beside.is(&directory, &beside) {
             return;
         }
@@ -236,7 +236,7 @@ impl Collector {
     fn note(&mut self, by: By, happened: Happened, time: Timestamp, moment: Moment) {
         let setting = match by {
             By::Engine => &self.setting,
-            By::Onlooker => &self.beside,
+            By::Beside => &self.beside,
         };
         let (ifindex, source, destination) = match &happened {
             Happened::Event(event, _) => (event.ifindex, event.source, event.destination),
@@ -305,29 +305,29 @@ impl Collector {
     /// What the kernel said would be denied, when it has waited for names that may allow it.
     fn take_audited(&mut self, moment: Moment) {
         while let Some(mut event) = self.pending.due(moment.monotonic_ns()) {
-            if !Pending::is_denied(&event, &self.sources.onlooker) {
+            if !Pending::is_denied(&event, &self.sources.beside) {
                 event.kind = EventKind::FlowDecided as u8;
                 event.verdict = Verdict::Forward as u8;
                 event.reason = 0;
             }
-            self.note_event(By::Onlooker, event, moment);
+            self.note_event(By::Beside, event, moment);
         }
     }
 
     /// What was judged beside the traffic. What was not read, the kernel has told of.
     fn take_audit_records(&mut self, moment: Moment) {
-        let onlooker = Arc::clone(&self.sources.onlooker);
-        for _ in 0..ONLOOKER_BATCH {
-            let Some(record) = onlooker.take_record() else { break };
+        let beside = Arc::clone(&self.sources.beside);
+        for _ in 0..BESIDE_BATCH {
+            let Some(record) = beside.take_record() else { break };
             if record.rule_set == 0 {
-                onlooker.recycle_record(record);
+                beside.recycle_record(record);
                 continue;
             }
             let time = moment.wall(moment.monotonic(record.time_ns));
-            self.note(By::Onlooker, Happened::Record(Arc::clone(&record)), time, moment);
+            self.note(By::Beside, Happened::Record(Arc::clone(&record)), time, moment);
             self.names.learn(&record);
             let time_ns = moment.monotonic(record.time_ns);
-            self.remember(By::Onlooker, record, time_ns);
+            self.remember(By::Beside, record, time_ns);
         }
     }
 
@@ -377,7 +377,7 @@ impl Collector {
 
     /// Only requests that went on are answered by somebody else; those of HTTP where the kernel sees it.
     fn remember(&mut self, by: By, record: Arc<L7Record>, time_ns: u64) {
-        let goes_on = by == By::Onlooker || record.verdict == RecordVerdict::Forwarded;
+        let goes_on = by == By::Beside || record.verdict == RecordVerdict::Forwarded;
         let Some(http) = record.http().filter(|_| goes_on) else {
             return;
         };
@@ -398,7 +398,7 @@ impl Collector {
                 }
                 match by {
                     By::Engine => self.requests.remember(key, request(record)),
-                    By::Onlooker => self.late.hold_request(key, request(record), &mut self.requests),
+                    By::Beside => self.late.hold_request(key, request(record), &mut self.requests),
                 }
             }
         }
@@ -504,7 +504,7 @@ impl Collector {
     }
 
     fn look_for_losses(&mut self) {
-        let judged = [&self.sources.engine, &self.sources.onlooker];
+        let judged = [&self.sources.engine, &self.sources.beside];
         let engine: u64 = judged.iter().map(|engine| engine.records_lost()).sum();
         let engine = engine + self.answers_lost + self.pending.lost() + self.late.lost();
         let kernel = (self.sources.kernel_lost)();

@@ -51,7 +51,7 @@ impl Publisher {
             info!(endpoint = gone.config.name, "endpoint is gone");
             self.leaving
                 .extend(gone.ifindex.map(|ifindex| (ifindex, gone.config.interface.clone())));
-            for engine in [&self.engine, &self.onlooker] {
+            for engine in [&self.engine, &self.beside] {
                 engine.names().forget(|scope, _| scope == gone.id);
             }
         }

@@ -10,12 +10,12 @@ use seventh_policy::{CompiledPolicy, Ipcache};
 use seventh_verdict_cache::KeyHasher;
 use std::sync::Arc;
 
-struct Onlooker {
+struct BesideWorld {
     shared: Arc<EngineShared>,
     beside: Beside,
 }
 
-impl Onlooker {
+impl BesideWorld {
     /// Under the policy of [`World`].
     fn audit() -> Self {
         let world = World::new();
@@ -45,7 +45,10 @@ impl Onlooker {
     }
 
     fn show(&mut self, frame: &[u8]) -> Seen {
-        self.beside.observe(frame, SECOND)
+        let seen = self.beside.observe(frame, SECOND);
+        // Compares what it says it holds with what its connections hold, see `World::weigh`.
+        self.beside.tick(SECOND);
+        seen
     }
 
     /// Verdict, reason and path of each record since the last call.
@@ -81,12 +84,12 @@ fn reply(connection: &Connection, offset: usize, payload: &[u8]) -> Vec<u8> {
 
 #[test]
 fn a_denial_is_recorded_and_reading_goes_on() {
-    let mut onlooker = Onlooker::audit();
+    let mut world = BesideWorld::audit();
     let connection = Connection::new();
     let bytes = get("/secret") + &get("/public") + "GET / HTTP/1.1\r\n\r\n" + &get("/public/2");
-    assert_eq!(onlooker.show(&connection.frame(0, &bytes)), Seen::More);
+    assert_eq!(world.show(&connection.frame(0, &bytes)), Seen::More);
     assert_eq!(
-        onlooker.records(),
+        world.records(),
         [
             audited(DropReason::HttpPolicyDenied, "/secret"),
             forwarded("/public"),
@@ -100,15 +103,15 @@ fn a_denial_is_recorded_and_reading_goes_on() {
 fn cut_anywhere_and_in_any_order_it_is_the_same() {
     let bytes = get("/public") + &post(3) + "abc" + &get("/secret");
     for cut in 1..bytes.len() {
-        let mut onlooker = Onlooker::audit();
+        let mut world = BesideWorld::audit();
         let connection = Connection::new();
         let (first, second) = bytes.split_at(cut);
-        onlooker.show(&connection.frame(cut, second));
-        assert_eq!(onlooker.records(), []);
-        onlooker.show(&connection.frame(0, first));
-        onlooker.show(&connection.frame(0, first));
+        world.show(&connection.frame(cut, second));
+        assert_eq!(world.records(), []);
+        world.show(&connection.frame(0, first));
+        world.show(&connection.frame(0, first));
         assert_eq!(
-            onlooker.records(),
+            world.records(),
             [
                 forwarded("/public"),
                 forwarded("/upload"),
@@ -121,11 +124,11 @@ fn cut_anywhere_and_in_any_order_it_is_the_same() {
 
 #[test]
 fn the_rest_of_a_body_needs_not_be_shown() {
-    let mut onlooker = Onlooker::audit();
+    let mut world = BesideWorld::audit();
     let mut connection = Connection::new();
     let head = post(100_000);
     let end = head.len() + 100_000;
-    let seen = onlooker.show(&connection.frame(0, &head));
+    let seen = world.show(&connection.frame(0, &head));
     assert_eq!(
         seen,
         Seen::Skip {
@@ -133,92 +136,92 @@ fn the_rest_of_a_body_needs_not_be_shown() {
         }
     );
     connection.answered(end, 100);
-    onlooker.show(&connection.frame(end, get("/public")));
-    assert_eq!(onlooker.records(), [forwarded("/upload"), forwarded("/public")]);
-    assert_eq!(onlooker.count(EngineCounter::LostTrack), 0);
+    world.show(&connection.frame(end, get("/public")));
+    assert_eq!(world.records(), [forwarded("/upload"), forwarded("/public")]);
+    assert_eq!(world.count(EngineCounter::LostTrack), 0);
 }
 
 #[test]
 fn small_bodies_may_be_missing_too() {
-    let mut onlooker = Onlooker::audit();
+    let mut world = BesideWorld::audit();
     let connection = Connection::new();
     let head = post(1000);
-    onlooker.show(&connection.frame(0, &head));
-    onlooker.show(&connection.frame(head.len() + 1000, get("/public")));
-    assert_eq!(onlooker.records(), [forwarded("/upload")], "it may still come");
-    onlooker.show(&reply(&connection, head.len() + 1000, b""));
-    assert_eq!(onlooker.records(), [forwarded("/public")]);
+    world.show(&connection.frame(0, &head));
+    world.show(&connection.frame(head.len() + 1000, get("/public")));
+    assert_eq!(world.records(), [forwarded("/upload")], "it may still come");
+    world.show(&reply(&connection, head.len() + 1000, b""));
+    assert_eq!(world.records(), [forwarded("/public")]);
 }
 
 #[test]
 fn behind_a_gap_requests_are_found_where_segments_begin() {
-    let mut onlooker = Onlooker::audit();
+    let mut world = BesideWorld::audit();
     let connection = Connection::new();
     let first = get("/public");
-    onlooker.show(&connection.frame(0, &first));
-    onlooker.show(&connection.frame(first.len() + 500, b"x: y\r\n\r\n"));
-    onlooker.show(&connection.frame(first.len() + 508, get("/secret")));
-    onlooker.show(&reply(&connection, first.len() + 508, b""));
+    world.show(&connection.frame(0, &first));
+    world.show(&connection.frame(first.len() + 500, b"x: y\r\n\r\n"));
+    world.show(&connection.frame(first.len() + 508, get("/secret")));
+    world.show(&reply(&connection, first.len() + 508, b""));
     assert_eq!(
-        onlooker.records(),
+        world.records(),
         [forwarded("/public"), audited(DropReason::HttpPolicyDenied, "/secret")]
     );
-    assert_eq!(onlooker.count(EngineCounter::LostTrack), 1);
+    assert_eq!(world.count(EngineCounter::LostTrack), 1);
 }
 
 #[test]
 fn what_is_never_acknowledged_is_read_at_the_end() {
-    let mut onlooker = Onlooker::audit();
+    let mut world = BesideWorld::audit();
     let mut connection = Connection::new();
     connection.meta.acked_seq = None;
-    onlooker.show(&connection.frame(700, get("/secret")));
-    assert_eq!(onlooker.records(), []);
-    onlooker.beside.finish(SECOND);
-    assert_eq!(onlooker.records(), [audited(DropReason::HttpPolicyDenied, "/secret")]);
+    world.show(&connection.frame(700, get("/secret")));
+    assert_eq!(world.records(), []);
+    world.beside.finish(SECOND);
+    assert_eq!(world.records(), [audited(DropReason::HttpPolicyDenied, "/secret")]);
 }
 
 #[test]
 fn frames_cut_short_show_what_they_show() {
-    let mut onlooker = Onlooker::audit();
+    let mut world = BesideWorld::audit();
     let connection = Connection::new();
     let bytes = get("/public") + "GET /secret HTTP/1.1\r\nHost: a\r\nX: y\r\n\r\n";
     let mut frame = connection.frame(0, &bytes);
     frame.truncate(frame.len() - 10);
-    onlooker.show(&frame);
-    onlooker.show(&connection.frame(bytes.len(), get("/public/3")));
-    assert_eq!(onlooker.records(), [forwarded("/public"), forwarded("/public/3")]);
+    world.show(&frame);
+    world.show(&connection.frame(bytes.len(), get("/public/3")));
+    assert_eq!(world.records(), [forwarded("/public"), forwarded("/public/3")]);
 }
 
 #[test]
 fn a_repetition_that_differs_is_told() {
-    let mut onlooker = Onlooker::audit();
+    let mut world = BesideWorld::audit();
     let connection = Connection::new();
-    onlooker.show(&connection.frame(0, &get("/public")[..10]));
-    onlooker.show(&connection.frame(0, "GET /secre"));
-    assert_eq!(onlooker.records(), [audited(DropReason::RetransmissionDiffers, "")]);
+    world.show(&connection.frame(0, &get("/public")[..10]));
+    world.show(&connection.frame(0, "GET /secre"));
+    assert_eq!(world.records(), [audited(DropReason::RetransmissionDiffers, "")]);
 }
 
 #[test]
 fn an_upgrade_is_followed_by_its_answer() {
     let upgrade = "GET /public HTTP/1.1\r\nHost: a\r\nUpgrade: x\r\n\r\n";
     for (answer, followed) in [("HTTP/1.1 101 a\r\n\r\n", false), ("HTTP/1.1 200 a\r\n\r\n", true)] {
-        let mut onlooker = Onlooker::audit();
+        let mut world = BesideWorld::audit();
         let connection = Connection::new();
-        onlooker.show(&connection.frame(0, upgrade.to_owned() + &get("/secret")));
-        assert_eq!(onlooker.records(), [forwarded("/public")]);
-        onlooker.show(&reply(&connection, 0, answer.as_bytes()));
+        world.show(&connection.frame(0, upgrade.to_owned() + &get("/secret")));
+        assert_eq!(world.records(), [forwarded("/public")]);
+        world.show(&reply(&connection, 0, answer.as_bytes()));
         let expected = if followed {
             vec![audited(DropReason::HttpPolicyDenied, "/secret")]
         } else {
             Vec::new()
         };
-        assert_eq!(onlooker.records(), expected, "{answer}");
+        assert_eq!(world.records(), expected, "{answer}");
     }
 }
 
 #[test]
 fn without_rules_protocols_are_known_on_any_port() {
-    let mut onlooker = Onlooker::visibility();
+    let mut world = BesideWorld::visibility();
     for (port, bytes) in [
         (4711, get("/a")),
         (25, "EHLO x\r\n".to_owned()),
@@ -228,10 +231,10 @@ fn without_rules_protocols_are_known_on_any_port() {
         let mut connection = Connection::new();
         connection.shape = Shape::new(1, 2, port);
         connection.meta = wire::punt(Hook::FromEndpoint, IFINDEX);
-        onlooker.show(&connection.frame(0, &bytes));
+        world.show(&connection.frame(0, &bytes));
     }
     assert_eq!(
-        onlooker.records(),
+        world.records(),
         [
             forwarded("/a"),
             (
@@ -245,21 +248,21 @@ fn without_rules_protocols_are_known_on_any_port() {
 
 #[test]
 fn what_is_nothing_is_given_up_and_nothing_grows() {
-    let mut onlooker = Onlooker::visibility();
+    let mut world = BesideWorld::visibility();
     let mut connection = Connection::new();
     connection.meta = wire::punt(Hook::FromEndpoint, IFINDEX);
     let seen: Vec<Seen> = (0..400)
-        .map(|n| onlooker.show(&connection.frame(n * 1000, vec![b'x'; 1000])))
+        .map(|n| world.show(&connection.frame(n * 1000, vec![b'x'; 1000])))
         .collect();
     assert_eq!((seen[0], seen[399]), (Seen::More, Seen::Done));
     // Bytes far ahead, none of which is ever connected.
     let mut connection = Connection::at(5);
     connection.meta.acked_seq = None;
     for n in 0..3000 {
-        onlooker.show(&connection.frame(n * 2000 + 10, vec![b'x'; 1000]));
+        world.show(&connection.frame(n * 2000 + 10, vec![b'x'; 1000]));
     }
-    onlooker.beside.tick(SECOND);
-    let held = onlooker.count(EngineCounter::HeldBytes);
+    world.beside.tick(SECOND);
+    let held = world.count(EngineCounter::HeldBytes);
     assert!(held < 1 << 20, "{held}");
 }
 
@@ -276,9 +279,9 @@ fn the_same_verdicts_as_in_the_way_of_the_traffic() {
     for request in requests {
         let mut world = World::new();
         Connection::new().send(&mut world, 0, &request);
-        let mut onlooker = Onlooker::audit();
-        onlooker.show(&Connection::new().frame(0, &request));
-        let beside: Vec<_> = std::iter::from_fn(|| onlooker.shared.take_record()).collect();
+        let mut other = BesideWorld::audit();
+        other.show(&Connection::new().frame(0, &request));
+        let beside: Vec<_> = std::iter::from_fn(|| other.shared.take_record()).collect();
         let inside = world.records();
         assert_eq!(
             beside.iter().map(|record| verdict(record)).collect::<Vec<_>>(),

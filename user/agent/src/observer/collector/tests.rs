@@ -95,7 +95,7 @@ fn collector(engine: &Arc<EngineShared>) -> (Collector, Arc<Observer>) {
     let (observer, writer) = Observer::new(Node::new("", "node", Vec::new()), capacity);
     let sources = Sources {
         engine: Arc::clone(engine),
-        onlooker: shared(),
+        beside: shared(),
         name_limits: NameLimits::default(),
         workers_began: Instant::now(),
         events: None,
