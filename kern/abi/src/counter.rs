@@ -32,8 +32,8 @@ pub enum Counter {
     EventLost = 265,
     /// Beginnings of answers, and pieces of their header blocks, that were copied.
     AnswerCopied = 266,
-    /// Those that found their ring buffer full; and connections of HTTP/2 on which it is not known any more where a frame
-    /// begins.
+    /// Those that found their ring buffer full, or that could not be read; and connections of HTTP/2 on which it is not known
+    /// any more where a frame begins.
     AnswerLost = 267,
     /// A packet that had to be inspected and passed, because no agent runs and the configuration wants it so.
     PassedUnread = 268,

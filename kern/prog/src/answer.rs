@@ -50,7 +50,7 @@ fn submit(scene: &Scene<'_>, flow: &mut FlowState) {
     };
     if loaded != 0 {
         slot.discard(QUIETLY);
-        return;
+        return count(Counter::AnswerLost as u32);
     }
     // SAFETY: written just above.
     let [first, second, third] = unsafe {
