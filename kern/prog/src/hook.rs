@@ -24,14 +24,21 @@ use crate::{
 
 /// Everything a decision reads, gathered once.
 pub struct Scene<'a> {
+    /// The frame, as the kernel has it.
     pub ctx: &'a TcContext,
+    /// The agent's.
     pub config: &'a DatapathConfig,
+    /// At whose device it is.
     pub endpoint: &'a Endpoint,
+    /// What was read of it, and room to work.
     pub scratch: &'a mut Scratch,
+    /// At which side of the device.
     pub hook: Hook,
     /// Of the flow that the packet belongs to: that of its sender, until it turns out to be a reply.
     pub direction: u8,
+    /// Index of the device.
     pub ifindex: u32,
+    /// `bpf_ktime_get_ns`, once for all.
     pub now_ns: u64,
 }
 
@@ -408,6 +415,7 @@ fn is_perhaps_a_reply(scene: &mut Scene<'_>) -> bool {
     perhaps
 }
 
+/// ICMP of either version.
 #[inline(always)]
 pub fn is_icmp(packet: &Packet) -> bool {
     packet.protocol == PROTOCOL_ICMP || packet.protocol == PROTOCOL_ICMPV6

@@ -9,9 +9,11 @@ use crate::{
     maps::{SCRATCH, Scratch, TAILS},
 };
 
-/// Places in [`TAILS`].
+/// Places in [`TAILS`]. [`crate::answer_frames`].
 const ANSWERS: u32 = 0;
+/// [`crate::beside`].
 const BESIDE: u32 = 1;
+/// [`crate::requests`]: the deciding program goes on there before all others, with a packet that is not decided.
 pub const REQUESTS: u32 = 2;
 
 /// Goes on to those that were asked for; says what was decided if there are none.

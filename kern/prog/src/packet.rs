@@ -7,11 +7,17 @@ use core::ptr;
 use aya_ebpf::programs::TcContext;
 use seventh_abi::{Addr, DropReason, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP};
 
+/// Flags of TCP (RFC 9293 section 3.1). The sender is done.
 pub const TCP_FIN: u8 = 0x01;
+/// A connection begins.
 pub const TCP_SYN: u8 = 0x02;
+/// It ends at once.
 pub const TCP_RST: u8 = 0x04;
+/// The reader is not to wait for more.
 pub const TCP_PSH: u8 = 0x08;
+/// The acknowledgement counts.
 pub const TCP_ACK: u8 = 0x10;
+/// The urgent pointer counts.
 pub const TCP_URG: u8 = 0x20;
 
 /// Not a fragment.
@@ -31,15 +37,20 @@ const ETHERTYPE_QINQ: u16 = 0x88a8;
 const HEADERS_MAX: u32 = 14 + 8 + 40 + 32 + 60;
 const EXTENSION_HEADERS_MAX: usize = 6;
 
-/// What was read. Ports are in host byte order; ICMP and ICMPv6 carry type and code in them.
+/// What was read. Ports are in host byte order.
 #[repr(C, align(8))]
 pub struct Packet {
+    /// IP source.
     pub source: Addr,
+    /// IP destination.
     pub destination: Addr,
+    /// Of TCP, else 0.
     pub sequence: u32,
+    /// Of TCP, else 0.
     pub acknowledgement: u32,
     /// Bytes after the L4 header, by the IP length.
     pub payload_length: u32,
+    /// Which fragmented datagram it is a part of.
     pub fragment_id: u32,
     /// Of the L4 header, from the start of the frame.
     pub l4_offset: u32,
@@ -47,14 +58,21 @@ pub struct Packet {
     pub payload_offset: u32,
     /// Length of the IP packet.
     pub ip_length: u32,
+    /// That of the sender; type of ICMP.
     pub source_port: u16,
+    /// That of the receiver; code of ICMP.
     pub destination_port: u16,
     /// ICMP echo identifier.
     pub echo_id: u16,
+    /// IP protocol number, behind all extension headers.
     pub protocol: u8,
+    /// Of TCP, else 0.
     pub tcp_flags: u8,
+    /// 4 or 6; 0 if it is not IP.
     pub ip_version: u8,
+    /// [`FRAGMENT_NONE`], [`FRAGMENT_FIRST`] or [`FRAGMENT_LATER`].
     pub fragment: u8,
+    /// Of IPv6; of IPv4 the time to live.
     pub hop_limit: u8,
 }
 
