@@ -352,19 +352,27 @@ impl Xsk {
         decided
     }
 
-    /// Takes everything that has come off the receive ring, which would overflow at the cost of whoever comes last.
+    /// Takes everything that has come off the receive ring, which would overflow at the cost of whoever comes last. What is
+    /// taken lets others come: they need chunks.
     fn sort_in(&mut self) {
-        for taken in 0..RING_SIZE as usize {
-            if taken % BATCH == 0 {
-                // What is taken lets others come: they need chunks.
-                self.refill();
+        for _ in 0..RING_SIZE as usize / BATCH {
+            let is_all = self.sort_in_batch();
+            self.refill();
+            if is_all {
+                return;
             }
+        }
+    }
+
+    /// Says whether that was all.
+    fn sort_in_batch(&mut self) -> bool {
+        for _ in 0..BATCH {
             let mut chunks = [(0, 0); FRAGMENTS_MAX];
             let Some(count) = self.receive_frame(&mut chunks) else {
                 self.shares.settle();
-                return;
+                return true;
             };
-            let Some(all) = chunks.get(..count) else { return };
+            let Some(all) = chunks.get(..count) else { return true };
             let owner = self.take(&chunks);
             let frame = match all {
                 [single] => Held::Single(*single),
@@ -377,6 +385,7 @@ impl Xsk {
                 self.release_all(&shed);
             }
         }
+        false
     }
 
     /// Counts a frame that was just received, and says whose it is.
@@ -517,7 +526,6 @@ impl PuntChannel for Xsk {
         let more_than_one_turn = self.receive.readable() as usize > BATCH;
         let decided = if more_than_one_turn || !self.waiting.is_empty() {
             self.sort_in();
-            self.refill();
             self.decide_in_turn(decide)
         } else {
             self.decide_as_received(decide)
