@@ -29,12 +29,12 @@ use anyhow::{Context as _, Result, anyhow};
 use seventh_abi::{Direction, Endpoint, EndpointFlags, IpcacheEntry, POLICY_SHUT};
 use seventh_datapath::{Datapath, IpcachePrefix};
 use seventh_engine::{EngineShared, SCOPE_NODE};
-use seventh_policy::{CompiledPolicy, IdentityId, Ipcache, PolicyPatch, RequestLimits, RequestTable};
+use seventh_policy::{CompiledPolicy, IdentityId, Ipcache, PolicyPatch};
 use tracing::{error, info};
 
 pub(crate) use self::views::{ipcache, view};
 use self::{
-    requests::request_limits,
+    requests::KernelRequests,
     rows::Rows,
     views::{kernel_ipcache, view_by},
 };
@@ -166,10 +166,8 @@ pub(crate) struct Publisher {
     changed_at: Option<SystemTime>,
     /// Enforcement was there before this agent.
     took_over: bool,
-    /// What requests the kernel may judge by itself, if it may.
-    request_limits: Option<RequestLimits>,
-    /// By rule set; none for those that the kernel cannot judge by.
-    request_tables: HashMap<u32, Option<RequestTable>>,
+    /// What requests the kernel judges by itself, if it may.
+    requests: Option<KernelRequests>,
     /// Devices at which an earlier agent's policy is in force: its rule sets have the same numbers.
     earlier: HashSet<u32>,
     /// What an earlier agent enforced on devices that are nobody's now stays.
@@ -179,7 +177,7 @@ pub(crate) struct Publisher {
 impl Publisher {
     /// Without endpoints; the first [`Self::publish`] brings them.
     pub(crate) fn new(
-        datapath: Datapath,
+        mut datapath: Datapath,
         [engine, beside]: [Arc<EngineShared>; 2],
         names: Arc<KernelNames>,
         config: &Config,
@@ -198,8 +196,7 @@ impl Publisher {
                     .unwrap_or(0),
             ),
             took_over: datapath.takes_over(),
-            request_limits: request_limits(&config.inspection),
-            request_tables: HashMap::new(),
+            requests: KernelRequests::new(&config.inspection, &mut datapath),
             earlier: earlier.keys().copied().collect(),
             datapath,
             engine,

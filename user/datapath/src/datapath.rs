@@ -21,7 +21,7 @@ use crate::{
     maps::{self, Maps},
     object::{self, LoadedProgram},
     punt_pair::{PuntPair, ifindex, largest_mtu},
-    requests::{RequestAutomata, RequestTables, hash_key},
+    requests::{RequestMaps, RequestTables, hash_key},
     shares::Shares,
     xsk::Xsk,
 };
@@ -109,7 +109,7 @@ pub struct Datapath {
     names: Option<NameTable>,
     copies: Option<CopyReader>,
     requests: Option<RequestReader>,
-    request_tables: RequestTables,
+    request_maps: Option<RequestMaps>,
     carry_over: CarryOver,
 }
 
@@ -135,7 +135,7 @@ impl Datapath {
             answers: Some(AnswerReader::new(maps::take_answers(&mut object)?)),
             pieces: Some(PieceReader::new(maps::take_pieces(&mut object)?)),
             requests: Some(RequestReader::take(&mut object)?),
-            request_tables: RequestTables::take(&mut object)?,
+            request_maps: Some(RequestMaps::take(&mut object)?),
             punt_mtu: largest_mtu(PUNT_MTU_MIN, PUNT_MTU_MAX).await?,
             settings,
             object,
@@ -470,18 +470,9 @@ impl Datapath {
         self.pieces.take()
     }
 
-    /// Has the kernel judge requests by itself under these rule sets, by number, as far as there is room, and under no others.
-    /// Their automata go on in those of `grammar`, which is the same in every call.
-    /// Call when no endpoint goes by the numbers of an earlier agent any more.
-    ///
-    /// # Errors
-    /// The kernel refuses; the engine judges then.
-    pub fn set_requests<'a>(
-        &mut self,
-        grammar: &[RequestState],
-        tables: impl Iterator<Item = (u32, RequestAutomata<'a>)>,
-    ) -> Result<(), DatapathError> {
-        self.request_tables.set(grammar, tables)
+    /// The kernel's automata of requests, all of which go on in those of `grammar`; the first caller gets them.
+    pub fn take_request_tables(&mut self, grammar: Vec<RequestState>) -> Option<RequestTables> {
+        Some(self.request_maps.take()?.with(grammar))
     }
 
     /// The reader of requests that the kernel let pass; the first caller gets it.

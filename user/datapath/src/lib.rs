@@ -41,5 +41,5 @@ pub use maps::{IpcachePrefix, PolicyRow};
 pub use names::{FlowTable, NameTable};
 pub use object::LoadedProgram;
 pub use probe::Prober;
-pub use requests::{RequestAutomata, RequestReader};
+pub use requests::{RequestAutomata, RequestReader, RequestTables};
 pub use schedule::{give_way, prefer_batches};

@@ -45,10 +45,49 @@ pub struct RequestAutomata<'a> {
     pub rules: RequestRules,
 }
 
-/// The kernel's automata.
-pub(crate) struct RequestTables {
+/// Where the kernel's automata are to lie.
+pub(crate) struct RequestMaps {
     rules: HashMap<MapData, u32, RequestRules>,
     states: Array<MapData, RequestState>,
+}
+
+impl RequestMaps {
+    pub(crate) fn take(object: &mut Ebpf) -> Result<Self, DatapathError> {
+        Ok(Self {
+            rules: maps::take(object, names::REQUEST_RULES)?,
+            states: maps::take(object, names::REQUEST_STATES)?,
+        })
+    }
+
+    /// For automata that go on in those of `grammar`.
+    pub(crate) fn with(self, grammar: Vec<RequestState>) -> RequestTables {
+        RequestTables {
+            maps: self,
+            grammar,
+            placed: StdHashMap::new(),
+            without: HashSet::new(),
+            room: None,
+        }
+    }
+
+    /// Says which place is the first behind them.
+    fn write(&mut self, first: u32, states: impl Iterator<Item = RequestState>) -> Result<u32, DatapathError> {
+        let mut number = first;
+        for state in states {
+            self.states
+                .set(number, state, 0)
+                .map_err(DatapathError::map(names::REQUEST_STATES))?;
+            number += 1;
+        }
+        Ok(number)
+    }
+}
+
+/// The kernel's automata.
+pub struct RequestTables {
+    maps: RequestMaps,
+    /// Where all of them go on.
+    grammar: Vec<RequestState>,
     placed: StdHashMap<u32, Block>,
     /// Rule sets that find no room.
     without: HashSet<u32>,
@@ -56,26 +95,22 @@ pub(crate) struct RequestTables {
     room: Option<Room>,
 }
 
-impl RequestTables {
-    pub(crate) fn take(object: &mut Ebpf) -> Result<Self, DatapathError> {
-        Ok(Self {
-            rules: maps::take(object, names::REQUEST_RULES)?,
-            states: maps::take(object, names::REQUEST_STATES)?,
-            placed: StdHashMap::new(),
-            without: HashSet::new(),
-            room: None,
-        })
+impl std::fmt::Debug for RequestTables {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RequestTables").finish_non_exhaustive()
     }
+}
 
-    /// See [`crate::Datapath::set_requests`].
-    pub(crate) fn set<'a>(
-        &mut self,
-        grammar: &[RequestState],
-        tables: impl Iterator<Item = (u32, RequestAutomata<'a>)>,
-    ) -> Result<(), DatapathError> {
+impl RequestTables {
+    /// Has the kernel judge requests by itself under these rule sets, by number, as far as there is room, and under no others.
+    /// Call when no endpoint goes by the numbers of an earlier agent any more.
+    ///
+    /// # Errors
+    /// The kernel refuses; the engine judges then.
+    pub fn set<'a>(&mut self, tables: impl Iterator<Item = (u32, RequestAutomata<'a>)>) -> Result<(), DatapathError> {
         if self.room.is_none() {
-            let end = self.write(0, grammar.iter().copied())?;
-            self.room = Some(Room::new(end, self.states.len().min(REQUEST_STATES_MAX)));
+            let end = self.maps.write(0, self.grammar.iter().copied())?;
+            self.room = Some(Room::new(end, self.maps.states.len().min(REQUEST_STATES_MAX)));
         }
         let wanted: StdHashMap<u32, RequestAutomata<'a>> = tables.collect();
         let gone: Vec<u32> = self
@@ -86,7 +121,7 @@ impl RequestTables {
             .collect();
         let now = Instant::now();
         for id in gone {
-            match self.rules.remove(&id) {
+            match self.maps.rules.remove(&id) {
                 Ok(()) | Err(MapError::KeyNotFound) => {}
                 Err(error) => return Err(DatapathError::map(names::REQUEST_RULES)(error)),
             }
@@ -119,26 +154,16 @@ impl RequestTables {
             }
             return Ok(());
         };
-        self.write(block.first, automata.states.iter().map(|state| state.moved(block.by())))?;
+        let states = automata.states.iter().map(|state| state.moved(block.by()));
+        self.maps.write(block.first, states)?;
         let rules = automata.rules.moved(block.by());
-        self.rules
+        self.maps
+            .rules
             .insert(id, rules, 0)
             .map_err(DatapathError::map(names::REQUEST_RULES))?;
         self.placed.insert(id, block);
         self.without.remove(&id);
         Ok(())
-    }
-
-    /// Says which place is the first behind them.
-    fn write(&mut self, first: u32, states: impl Iterator<Item = RequestState>) -> Result<u32, DatapathError> {
-        let mut number = first;
-        for state in states {
-            self.states
-                .set(number, state, 0)
-                .map_err(DatapathError::map(names::REQUEST_STATES))?;
-            number += 1;
-        }
-        Ok(number)
     }
 }
 

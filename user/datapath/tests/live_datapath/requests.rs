@@ -2,7 +2,7 @@
 
 use super::*;
 use seventh_abi::{Frontier, PassedRequest};
-use seventh_datapath::{RequestAutomata, RequestReader};
+use seventh_datapath::{RequestAutomata, RequestReader, RequestTables};
 use seventh_policy::{
     CompileOptions, Compiler, EndpointFacts, L4Decision, Labels, NamedPorts, RequestLimits, RequestTable, Surroundings,
     identity, load_text, request_grammar, resolve,
@@ -50,6 +50,7 @@ fn get(path: &str) -> Vec<u8> {
 /// A connection whose opener sends what it likes, and a server that acknowledges.
 struct Talk {
     lab: Lab,
+    tables: RequestTables,
     told: RequestReader,
 }
 
@@ -59,11 +60,10 @@ impl Talk {
         let table = table();
         let (states, rules) = (table.states(), *table.rules());
         let automata = RequestAutomata { states, rules };
-        lab.datapath
-            .set_requests(&request_grammar(), [(RULE_SET, automata)].into_iter())
-            .unwrap();
+        let mut tables = lab.datapath.take_request_tables(request_grammar()).unwrap();
+        tables.set([(RULE_SET, automata)].into_iter()).unwrap();
         let told = lab.datapath.take_requests().unwrap();
-        Self { lab, told }
+        Self { lab, tables, told }
     }
 
     /// Which way the segment took: let through by the kernel itself, as a repetition, or to the engine.
@@ -268,7 +268,7 @@ fn what_waits_at_the_engine_is_known_even_if_it_came_when_no_request_could_begin
 fn rule_sets_that_are_gone_are_judged_by_the_engine() {
     isolated(|| {
         let mut talk = Talk::open();
-        talk.lab.datapath.set_requests(&[], std::iter::empty()).unwrap();
+        talk.tables.set(std::iter::empty()).unwrap();
         assert_eq!(talk.send(BASE, &get("/a/1")), engine(BASE, false, true));
         talk.lab.end();
     });
