@@ -1,6 +1,6 @@
 //! The flow table: what the kernel remembers of a connection at one endpoint.
 
-use crate::Addr;
+use crate::{Addr, Hook};
 
 /// Who opened the flow, seen from the endpoint.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -33,6 +33,32 @@ pub struct FlowKey {
     pub direction: u8,
     /// Zero.
     pub pad: [u8; 2],
+}
+
+impl FlowKey {
+    /// Of the flow whose opener sends a packet from `source` to `destination`, address and port each, at this hook of the
+    /// device `ifindex`.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_opener(
+        hook: Hook,
+        ifindex: u32,
+        source: (Addr, u16),
+        destination: (Addr, u16),
+        protocol: u8,
+    ) -> Self {
+        let (local, peer) = hook.local_and_peer(source, destination);
+        Self {
+            local_addr: local.0,
+            peer_addr: peer.0,
+            ifindex,
+            local_port: local.1,
+            peer_port: peer.1,
+            protocol,
+            direction: hook.opener_direction() as u8,
+            pad: [0; 2],
+        }
+    }
 }
 
 /// What the policy said of a flow.
@@ -398,3 +424,36 @@ const _: () = assert!(size_of::<AnswerPiece>() == 72);
 const _: () = assert!(size_of::<CopyHeader>() == 72);
 const _: () = assert!(size_of::<CopySkip>() == 20);
 const _: () = assert!(size_of::<Answer>() == 64 + ANSWER_HEAD_LEN);
+
+#[cfg(test)]
+mod tests {
+    use super::{Direction, FlowKey};
+    use crate::{Hook, PROTOCOL_TCP, mapped_v4};
+
+    #[test]
+    fn a_flow_is_seen_from_its_endpoint_whoever_opened_it() {
+        let (own, other) = ((mapped_v4([10, 0, 0, 1]), 40_000), (mapped_v4([10, 0, 0, 2]), 80));
+        let opened = FlowKey {
+            local_addr: own.0,
+            peer_addr: other.0,
+            ifindex: 7,
+            local_port: own.1,
+            peer_port: other.1,
+            protocol: PROTOCOL_TCP,
+            direction: Direction::Egress as u8,
+            pad: [0; 2],
+        };
+        assert_eq!(
+            FlowKey::of_opener(Hook::FromEndpoint, 7, own, other, PROTOCOL_TCP),
+            opened
+        );
+        let accepted = FlowKey {
+            direction: Direction::Ingress as u8,
+            ..opened
+        };
+        assert_eq!(
+            FlowKey::of_opener(Hook::ToEndpoint, 7, other, own, PROTOCOL_TCP),
+            accepted
+        );
+    }
+}

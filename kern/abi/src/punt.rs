@@ -4,7 +4,7 @@
 //! Both ways: byte 0 is a locally administered unicast address byte (bit 1 set, bit 0 clear) whose other six bits are
 //! flags, bytes 1–3 are the interface index of the endpoint (and two more flags), the last eight depend on the way.
 
-use crate::ConnectionNumber;
+use crate::{ConnectionNumber, Direction};
 
 /// At which hook of an endpoint's device the frame was taken or is put back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -14,6 +14,38 @@ pub enum Hook {
     FromEndpoint = 0,
     /// TC egress of the host-side device: it goes to the endpoint.
     ToEndpoint = 1,
+}
+
+impl Hook {
+    /// The other one of the same device, where what answers passes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::FromEndpoint => Self::ToEndpoint,
+            Self::ToEndpoint => Self::FromEndpoint,
+        }
+    }
+
+    /// Direction of the flows that the sender of a packet at this hook opens.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opener_direction(self) -> Direction {
+        match self {
+            Self::FromEndpoint => Direction::Egress,
+            Self::ToEndpoint => Direction::Ingress,
+        }
+    }
+
+    /// What is said of a packet's source and of its destination at this hook, as what is said of the endpoint and of its peer.
+    #[inline(always)]
+    #[must_use]
+    pub const fn local_and_peer<T: Copy>(self, source: T, destination: T) -> (T, T) {
+        match self {
+            Self::FromEndpoint => (source, destination),
+            Self::ToEndpoint => (destination, source),
+        }
+    }
 }
 
 const MAGIC: u8 = 0b10;

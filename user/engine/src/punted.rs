@@ -71,10 +71,7 @@ impl FlowId {
             destination: self.source,
             source_port: self.destination_port,
             destination_port: self.source_port,
-            hook: match self.hook {
-                Hook::FromEndpoint => Hook::ToEndpoint,
-                Hook::ToEndpoint => Hook::FromEndpoint,
-            },
+            hook: self.hook.other(),
             ..self
         }
     }

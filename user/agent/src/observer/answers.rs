@@ -3,7 +3,7 @@
 use ahash::AHashMap as HashMap;
 use std::collections::VecDeque;
 
-use seventh_abi::{Answer, Direction, FlowKey, Hook};
+use seventh_abi::{Answer, FlowKey};
 use seventh_engine::L7Record;
 
 /// Connections whose last requests are remembered at most; the oldest are forgotten.
@@ -100,22 +100,13 @@ impl<T> Requests<T> {
 
 /// The connection of a request, as the kernel names it.
 pub(super) fn connection(record: &L7Record) -> FlowKey {
-    let egress = record.hook == Hook::FromEndpoint;
-    let (local, peer) = (
+    FlowKey::of_opener(
+        record.hook,
+        record.ifindex,
         (record.source, record.source_port),
         (record.destination, record.destination_port),
-    );
-    let ((local_addr, local_port), (peer_addr, peer_port)) = if egress { (local, peer) } else { (peer, local) };
-    FlowKey {
-        local_addr,
-        peer_addr,
-        ifindex: record.ifindex,
-        local_port,
-        peer_port,
-        protocol: record.protocol,
-        direction: if egress { Direction::Egress } else { Direction::Ingress } as u8,
-        pad: [0; 2],
-    }
+        record.protocol,
+    )
 }
 
 /// What the first bytes of an answer say.

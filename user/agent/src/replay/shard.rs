@@ -4,7 +4,7 @@
 
 use std::sync::Arc;
 
-use seventh_abi::{Direction, DropReason, Event, EventKind, FlowKey, Hook, PuntMeta, Verdict as KernelVerdict};
+use seventh_abi::{DropReason, Event, EventKind, FlowKey, Hook, PuntMeta, Verdict as KernelVerdict};
 use seventh_engine::{Beside, Denials, EngineLimits, EngineShared, L7Record, PolicyView, Seen};
 use seventh_parsers::packet::{Frame, TcpFlags, Transport};
 use seventh_policy::L4Decision;
@@ -165,10 +165,9 @@ fn show(
     for (hook, place) in HOOKS.into_iter().zip(&mut conversation.at) {
         let Place::Engine(ifindex) = *place else { continue };
         // What comes back passes at the other hook of the same endpoint.
-        let taken_at = match (sender, hook) {
-            (Sender::Opener, hook) => hook,
-            (Sender::Other, Hook::FromEndpoint) => Hook::ToEndpoint,
-            (Sender::Other, Hook::ToEndpoint) => Hook::FromEndpoint,
+        let taken_at = match sender {
+            Sender::Opener => hook,
+            Sender::Other => hook.other(),
         };
         let meta = PuntMeta {
             hook: taken_at,
@@ -281,26 +280,12 @@ impl Opening {
         };
         let opener = (self.source, self.source_port);
         let other = (self.destination, self.destination_port);
-        let direction = direction_of(hook);
-        let (local, peer) = match direction {
-            Direction::Egress => (opener, other),
-            Direction::Ingress => (other, opener),
-        };
-        let flow = FlowKey {
-            local_addr: local.0,
-            peer_addr: peer.0,
-            ifindex,
-            local_port: local.1,
-            peer_port: peer.1,
-            protocol: self.protocol,
-            direction: direction as u8,
-            pad: [0; 2],
-        };
+        let flow = FlowKey::of_opener(hook, ifindex, opener, other, self.protocol);
         // There is no kernel that could be under another policy.
         let identity = shared.peer_identity(view, endpoint, &flow).unwrap_or(0);
         let decision = endpoint
             .policy
-            .lookup(direction, identity, self.protocol, self.destination_port);
+            .lookup(hook.opener_direction(), identity, self.protocol, self.destination_port);
         let says = match decision {
             L4Decision::Allow => Says::Allow,
             L4Decision::Deny(reason) => Says::Deny(reason),
@@ -331,18 +316,10 @@ impl Opening {
             verdict,
             hook: hook as u8,
             ip_version: if self.is_ipv4 { 4 } else { 6 },
-            direction: direction_of(hook) as u8,
+            direction: hook.opener_direction() as u8,
             mac_destination: [0; 6],
             mac_source: [0; 6],
             pad: [0; 4],
         }
-    }
-}
-
-/// Of what the opener sends.
-const fn direction_of(hook: Hook) -> Direction {
-    match hook {
-        Hook::FromEndpoint => Direction::Egress,
-        Hook::ToEndpoint => Direction::Ingress,
     }
 }
