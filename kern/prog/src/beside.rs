@@ -12,7 +12,7 @@ use seventh_abi::{
 use crate::{
     copy,
     counters::{PASS, report_flow, tell},
-    hook::{Scene, answers_such, is_icmp, own_direction},
+    hook::{Scene, answers_such, is_icmp},
     inspect,
     maps::{CONFIG, ENDPOINTS, FLOWS, SCRATCH, Scratch},
     onward,
@@ -207,11 +207,8 @@ fn ask_type(scene: &mut Scene<'_>) {
         return;
     }
     let Scratch { packet, audit, .. } = &mut *scene.scratch;
-    let peer = match scene.hook {
-        Hook::FromEndpoint => &packet.destination,
-        Hook::ToEndpoint => &packet.source,
-    };
-    let direction = own_direction(scene.hook);
+    let (_, peer) = scene.hook.local_and_peer(&packet.source, &packet.destination);
+    let direction = scene.hook.opener_direction() as u8;
     audit.audit_port(scene.endpoint, peer, direction, packet.protocol, packet.source_port);
     if audit.verdict == Verdict::Forward as u8 {
         return;

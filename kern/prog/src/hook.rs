@@ -73,7 +73,7 @@ pub fn classify(ctx: &TcContext, hook: Hook) -> i32 {
         endpoint,
         scratch,
         hook,
-        direction: own_direction(hook),
+        direction: hook.opener_direction() as u8,
         ifindex,
         now_ns,
     };
@@ -154,12 +154,14 @@ fn classify_ip(scene: &mut Scene<'_>) -> i32 {
 fn set_flow_key(scene: &mut Scene<'_>) {
     let sent_here = matches!(scene.hook, Hook::FromEndpoint);
     let Scratch { packet, key, .. } = &mut *scene.scratch;
-    fill_key(key, packet, sent_here, own_direction(scene.hook), scene.ifindex);
+    fill_key(key, packet, sent_here, scene.hook.opener_direction(), scene.ifindex);
 }
 
-/// Key of a flow of this direction at an endpoint, which sent the packet (`sent_here`) or gets it.
+/// Key of a flow of this direction at an endpoint, which sent the packet (`sent_here`) or gets it. Field by field and not by
+/// [`FlowKey::of_opener`]: a key by value lies on the stack first, and where the hook is not a constant (`tc_from_punt`) a
+/// verifier would walk twice through what comes next.
 #[inline(always)]
-pub fn fill_key(key: &mut FlowKey, packet: &Packet, sent_here: bool, direction: u8, ifindex: u32) {
+pub fn fill_key(key: &mut FlowKey, packet: &Packet, sent_here: bool, direction: Direction, ifindex: u32) {
     if sent_here {
         key.local_addr = packet.source;
         key.peer_addr = packet.destination;
@@ -171,24 +173,15 @@ pub fn fill_key(key: &mut FlowKey, packet: &Packet, sent_here: bool, direction: 
         key.local_port = packet.destination_port;
         key.peer_port = packet.source_port;
     }
-    key.direction = direction;
+    key.direction = direction as u8;
     key.ifindex = ifindex;
     key.protocol = packet.protocol;
     key.pad = [0; 2];
 }
 
-/// Direction of flows that the sender of a packet at this hook opens.
-#[inline(always)]
-pub fn own_direction(hook: Hook) -> u8 {
-    match hook {
-        Hook::FromEndpoint => Direction::Egress as u8,
-        Hook::ToEndpoint => Direction::Ingress as u8,
-    }
-}
-
 /// The direction of flows that the other side of `direction` opened.
 #[inline(always)]
-pub fn opposite(direction: u8) -> u8 {
+fn opposite(direction: u8) -> u8 {
     if direction == Direction::Egress as u8 {
         Direction::Ingress as u8
     } else {

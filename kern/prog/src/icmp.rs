@@ -5,10 +5,7 @@ use seventh_abi::{Addr, Counter, Direction, DropReason, Hook, PROTOCOL_ICMP, PRO
 use crate::{
     beside,
     counters::{drop_packet, pass},
-    hook::{
-        Scene, classify_flow, drop_denied, fill_key, is_link_local, live_flow, may_speak, opposite, own_direction,
-        owns_or_is_nobodys,
-    },
+    hook::{Scene, classify_flow, drop_denied, fill_key, is_link_local, live_flow, may_speak, owns_or_is_nobodys},
     maps::Scratch,
     packet::{FRAGMENT_NONE, Packet, read},
 };
@@ -39,11 +36,11 @@ pub fn classify(scene: &mut Scene<'_>) -> i32 {
         return pass(Counter::Unmanaged);
     }
     if (v4 && kind == V4_ECHO_REQUEST) || (!v4 && kind == V6_ECHO_REQUEST) {
-        set_echo_key(scene, own_direction(scene.hook));
+        set_echo_key(scene, scene.hook.opener_direction());
         return classify_flow(scene);
     }
     if (v4 && kind == V4_ECHO_REPLY) || (!v4 && kind == V6_ECHO_REPLY) {
-        set_echo_key(scene, opposite(own_direction(scene.hook)));
+        set_echo_key(scene, scene.hook.other().opener_direction());
         return echo_reply(scene);
     }
     let is_error = if v4 {
@@ -100,7 +97,7 @@ fn is_multicast(addr: &Addr) -> bool {
 }
 
 #[inline(always)]
-fn set_echo_key(scene: &mut Scene<'_>, direction: u8) {
+fn set_echo_key(scene: &mut Scene<'_>, direction: Direction) {
     let sent_here = matches!(scene.hook, Hook::FromEndpoint);
     let Scratch { packet, key, .. } = &mut *scene.scratch;
     fill_key(key, packet, sent_here, direction, scene.ifindex);
@@ -125,12 +122,9 @@ fn by_type(scene: &mut Scene<'_>) -> i32 {
     if !may_speak(scene) {
         return drop_packet(scene, 0, DropReason::InvalidSourceIp as u8);
     }
-    let direction = own_direction(scene.hook);
+    let direction = scene.hook.opener_direction() as u8;
     let Scratch { packet, question, .. } = &mut *scene.scratch;
-    let peer = match scene.hook {
-        Hook::FromEndpoint => &packet.destination,
-        Hook::ToEndpoint => &packet.source,
-    };
+    let (_, peer) = scene.hook.local_and_peer(&packet.source, &packet.destination);
     question.decide_port(scene.endpoint, peer, direction, packet.protocol, packet.source_port);
     if question.verdict == Verdict::Forward as u8 {
         beside::ask(scene, beside::ASK_TYPE);
@@ -150,10 +144,7 @@ fn speaks_of_allowed_flow(scene: &mut Scene<'_>) -> bool {
         return false;
     }
     let Scratch { packet, other_key, .. } = &mut *scene.scratch;
-    let own_address = match scene.hook {
-        Hook::FromEndpoint => &packet.source,
-        Hook::ToEndpoint => &packet.destination,
-    };
+    let (own_address, _) = scene.hook.local_and_peer(&packet.source, &packet.destination);
     if other_key.local_addr != *own_address {
         return false;
     }
@@ -197,20 +188,14 @@ fn set_quoted_key(scene: &mut Scene<'_>) -> Option<()> {
     };
     let key = &mut scene.scratch.other_key;
     // An error that goes to the endpoint quotes what the endpoint sent, and the other way round.
-    match scene.hook {
-        Hook::ToEndpoint => {
-            key.local_addr = source;
-            key.peer_addr = destination;
-            key.local_port = source_port;
-            key.peer_port = destination_port;
-        }
-        Hook::FromEndpoint => {
-            key.local_addr = destination;
-            key.peer_addr = source;
-            key.local_port = destination_port;
-            key.peer_port = source_port;
-        }
-    }
+    let (local, peer) = scene
+        .hook
+        .other()
+        .local_and_peer((&source, source_port), (&destination, destination_port));
+    key.local_addr = *local.0;
+    key.peer_addr = *peer.0;
+    key.local_port = local.1;
+    key.peer_port = peer.1;
     if is_echo {
         key.peer_port = 0;
     }

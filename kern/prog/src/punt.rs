@@ -13,7 +13,7 @@ use seventh_abi::{
 use crate::{
     answer_frames, atomic,
     counters::{count, drop_packet, pass, shot},
-    hook::{Scene, fill_key, own_direction},
+    hook::{Scene, fill_key},
     inspect,
     maps::{CONFIG, FLOWS, SCRATCH, Scratch, XSKS},
     packet::{Frame, Packet, parse, read},
@@ -268,7 +268,7 @@ fn take_back(meta: &InjectMeta, flow: &mut FlowState) {
 fn set_injected_key(meta: &InjectMeta, scratch: &mut Scratch) {
     let Scratch { packet, key, .. } = scratch;
     let sent_here = matches!(meta.hook, Hook::FromEndpoint) != meta.reverse;
-    fill_key(key, packet, sent_here, own_direction(meta.hook), meta.ifindex);
+    fill_key(key, packet, sent_here, meta.hook.opener_direction(), meta.ifindex);
 }
 
 /// The other side has said more while the engine refused a request of this connection: behind those bytes the refusal would

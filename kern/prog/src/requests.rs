@@ -23,7 +23,7 @@ use seventh_abi::{
 use crate::{
     atomic,
     counters::{QUIETLY, count, drop_packet, pass, shot},
-    hook::{Scene, own_direction},
+    hook::Scene,
     inspect::{after, note_sent},
     maps::{CONFIG, ENDPOINTS, FLOWS, REQUEST_RULES, REQUEST_STATES, REQUESTS, Request, SCRATCH, Scratch, TAILS},
     onward,
@@ -75,7 +75,7 @@ pub fn run(ctx: &TcContext) -> i32 {
         endpoint,
         scratch,
         hook,
-        direction: own_direction(hook),
+        direction: hook.opener_direction() as u8,
         ifindex,
         // SAFETY: the helper has no preconditions.
         now_ns: unsafe { bpf_ktime_get_ns() },
