@@ -17,7 +17,7 @@ use seventh_abi::{AnswerPiece, Counter, FlowFlags, FlowState, Frames, PIECE_LEN_
 
 use crate::{
     counters::{PASS, QUIETLY, count},
-    maps::{ANSWER_PIECES, FLOWS, SCRATCH, Scratch},
+    maps::{self, ANSWER_PIECES, FLOWS, Scratch},
     packet::{FRAGMENT_NONE, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, some_length},
 };
 
@@ -73,11 +73,9 @@ fn is_data(scratch: &Scratch) -> bool {
 /// The program: what was decided is in the scratch memory.
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+    let Some(scratch) = maps::scratch() else {
         return PASS;
     };
-    // SAFETY: this CPU's element, used by nobody else while the program runs; any bytes are a valid `Scratch`.
-    let scratch = unsafe { &mut *scratch };
     let (follows, action) = (scratch.follows, scratch.action);
     scratch.follows = 0;
     let Some(flow) = FLOWS.get_ptr_mut(&scratch.other_key) else {

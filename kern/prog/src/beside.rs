@@ -4,9 +4,9 @@
 //! The deciding program only notes what is to be asked ([`ask`]); the rest is a program of its own ([`run`]), so that
 //! traffic of endpoints that nobody looks at pays nothing.
 
-use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
+use aya_ebpf::programs::TcContext;
 use seventh_abi::{
-    Direction, DropReason, Endpoint, EndpointFlags, FlowFlags, FlowState, Hook, PROTOCOL_TCP, PROTOCOL_UDP, Verdict,
+    Direction, DropReason, Endpoint, EndpointFlags, FlowFlags, FlowState, PROTOCOL_TCP, PROTOCOL_UDP, Verdict,
 };
 
 use crate::{
@@ -14,7 +14,7 @@ use crate::{
     counters::{PASS, report_flow, tell},
     hook::{Scene, answers_such, is_icmp},
     inspect,
-    maps::{CONFIG, ENDPOINTS, FLOWS, SCRATCH, Scratch},
+    maps::{self, FLOWS, Scratch},
     onward,
 };
 
@@ -36,8 +36,7 @@ pub const MIDSTREAM: u32 = 32;
 pub fn ask(scene: &mut Scene<'_>, what: u32) {
     if scene.endpoint.flags & EndpointFlags::BESIDE != 0 {
         scene.scratch.beside |= what;
-        scene.scratch.hook = scene.hook as u8;
-        scene.scratch.direction = scene.direction;
+        scene.hand_on();
     }
 }
 
@@ -67,32 +66,11 @@ pub fn ask_reply(scene: &mut Scene<'_>, flow: &FlowState) {
 /// The program: what was decided is in the scratch memory.
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+    let Some(scratch) = maps::scratch() else {
         return PASS;
     };
-    // SAFETY: this CPU's element, used by nobody else while the program runs; any bytes are a valid `Scratch`.
-    let scratch = unsafe { &mut *scratch };
-    // SAFETY: reads a field of the context that the kernel passed in.
-    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    // SAFETY: the element is plain data; the agent replaces it as a whole.
-    if let (Some(config), Some(endpoint)) = (CONFIG.get(0), unsafe { ENDPOINTS.get(&ifindex) }) {
-        let hook = if scratch.hook == Hook::FromEndpoint as u8 {
-            Hook::FromEndpoint
-        } else {
-            Hook::ToEndpoint
-        };
-        let direction = scratch.direction;
-        look(&mut Scene {
-            ctx,
-            config,
-            endpoint,
-            scratch: &mut *scratch,
-            hook,
-            direction,
-            ifindex,
-            // SAFETY: the helper has no preconditions.
-            now_ns: unsafe { bpf_ktime_get_ns() },
-        });
+    if let Some(mut scene) = Scene::resume(ctx, scratch) {
+        look(&mut scene);
     }
     let action = scratch.action;
     onward::follow(ctx, scratch, action)

@@ -17,7 +17,7 @@ use crate::{
     answer, answer_frames, beside,
     counters::{PASS, count, drop_if_enforced, drop_packet, pass, report_flow, shot, tell},
     icmp, inspect,
-    maps::{CONFIG, ENDPOINTS, FLOWS, FRAGMENTS, SCRATCH, Scratch},
+    maps::{self, CONFIG, ENDPOINTS, FLOWS, FRAGMENTS, Scratch},
     packet::{FRAGMENT_FIRST, FRAGMENT_LATER, Frame, Packet, TCP_ACK, TCP_SYN, parse},
     policy::Question,
 };
@@ -42,6 +42,38 @@ pub struct Scene<'a> {
     pub now_ns: u64,
 }
 
+impl<'a> Scene<'a> {
+    /// Leaves in the scratch memory what is known of the packet, for a program that goes on with it.
+    #[inline(always)]
+    pub fn hand_on(&mut self) {
+        self.scratch.hook = self.hook as u8;
+        self.scratch.direction = self.direction;
+    }
+
+    /// The scene that another program handed on. None without a configuration, or if the endpoint is gone.
+    #[inline(always)]
+    pub fn resume(ctx: &'a TcContext, scratch: &'a mut Scratch) -> Option<Self> {
+        // SAFETY: reads a field of the context that the kernel passed in.
+        let ifindex = unsafe { (*ctx.skb.skb).ifindex };
+        Some(Self {
+            ctx,
+            config: CONFIG.get(0)?,
+            // SAFETY: the element is plain data; the agent replaces it as a whole.
+            endpoint: unsafe { ENDPOINTS.get(&ifindex) }?,
+            hook: if scratch.hook == Hook::FromEndpoint as u8 {
+                Hook::FromEndpoint
+            } else {
+                Hook::ToEndpoint
+            },
+            direction: scratch.direction,
+            scratch,
+            ifindex,
+            // SAFETY: the helper has no preconditions.
+            now_ns: unsafe { bpf_ktime_get_ns() },
+        })
+    }
+}
+
 /// Decides one packet. Returns a TC action.
 #[inline(always)]
 pub fn classify(ctx: &TcContext, hook: Hook) -> i32 {
@@ -60,11 +92,9 @@ pub fn classify(ctx: &TcContext, hook: Hook) -> i32 {
     if endpoint.flags == 0 && matches!(hook, Hook::ToEndpoint) {
         return pass(Counter::Unmanaged);
     }
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+    let Some(scratch) = maps::scratch() else {
         return shot(DropReason::NoConfiguration);
     };
-    // SAFETY: this CPU's element, used by nobody else while the program runs; any bytes are a valid `Scratch`.
-    let scratch = unsafe { &mut *scratch };
     // SAFETY: the helper has no preconditions.
     let now_ns = unsafe { bpf_ktime_get_ns() };
     let mut scene = Scene {

@@ -57,7 +57,7 @@ pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(COUNTERS_M
 /// Working memory of one packet: more than the 512 bytes of stack hold. A program runs to its end on one CPU before
 /// another of ours starts there, or goes on with the packet and what is here.
 #[map]
-pub static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
+static SCRATCH: PerCpuArray<Scratch> = PerCpuArray::with_max_entries(1, 0);
 /// First decisions of flows, drops, and what would have been dropped: records of [`seventh_abi::Event`], which
 /// [`crate::counters`] writes and the agent reads.
 #[map]
@@ -94,6 +94,14 @@ pub static REQUEST_STATES: Array<RequestState> = Array::with_max_entries(16_384,
 /// Requests that were allowed here. [`crate::requests`] writes them, the agent reads.
 #[map]
 pub static REQUESTS: RingBuf = RingBuf::with_byte_size(2 << 20, 0);
+
+/// This CPU's working memory. Whoever asks for it has given up what was got here before.
+#[inline(always)]
+pub fn scratch() -> Option<&'static mut Scratch> {
+    let scratch = SCRATCH.get_ptr_mut(0)?;
+    // SAFETY: this CPU's element, used by nobody else while the program runs; any bytes are a valid `Scratch`.
+    Some(unsafe { &mut *scratch })
+}
 
 /// See [`SCRATCH`].
 #[repr(C)]

@@ -6,7 +6,7 @@ use aya_ebpf::programs::TcContext;
 use crate::{
     answer_frames::IF_IT_PASSES,
     counters::{PASS, SHOT},
-    maps::{SCRATCH, Scratch, TAILS},
+    maps::{self, Scratch, TAILS},
 };
 
 /// Places in [`TAILS`]. [`crate::answer_frames`].
@@ -19,11 +19,9 @@ pub const REQUESTS: u32 = 2;
 /// Goes on to those that were asked for; says what was decided if there are none.
 #[inline(always)]
 pub fn go_on(ctx: &TcContext, action: i32) -> i32 {
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+    let Some(scratch) = maps::scratch() else {
         return action;
     };
-    // SAFETY: this CPU's element, used by nobody else while the program runs; any bytes are a valid `Scratch`.
-    let scratch = unsafe { &mut *scratch };
     if action != SHOT && scratch.beside != 0 {
         scratch.action = action;
         // SAFETY: the helper only comes back if there is no such program; then what was decided holds all the same.
@@ -35,9 +33,8 @@ pub fn go_on(ctx: &TcContext, action: i32) -> i32 {
 /// Goes on with what the engine gave back.
 #[inline(always)]
 pub fn go_on_from_engine(ctx: &TcContext, action: i32) -> i32 {
-    match SCRATCH.get_ptr_mut(0) {
-        // SAFETY: as in `go_on`.
-        Some(scratch) => follow(ctx, unsafe { &mut *scratch }, action),
+    match maps::scratch() {
+        Some(scratch) => follow(ctx, scratch, action),
         None => action,
     }
 }

@@ -15,7 +15,7 @@ use crate::{
     counters::{count, drop_packet, pass, shot},
     hook::{Scene, fill_key},
     inspect,
-    maps::{CONFIG, FLOWS, SCRATCH, Scratch, XSKS},
+    maps::{self, CONFIG, FLOWS, Scratch, XSKS},
     packet::{Frame, Packet, parse, read},
     requests,
 };
@@ -178,11 +178,9 @@ pub fn inject(ctx: &TcContext) -> i32 {
     let Some(config) = CONFIG.get(0) else {
         return shot(DropReason::NoConfiguration);
     };
-    let Some(scratch) = SCRATCH.get_ptr_mut(0) else {
+    let Some(scratch) = maps::scratch() else {
         return shot(DropReason::NoConfiguration);
     };
-    // SAFETY: this CPU's element, used by nobody else while the program runs; any bytes are a valid `Scratch`.
-    let scratch = unsafe { &mut *scratch };
     scratch.follows = 0;
     if !matches!(parse(ctx, &mut scratch.packet), Frame::Ip) {
         return shot(DropReason::InjectInvalid);

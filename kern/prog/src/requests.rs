@@ -9,14 +9,11 @@
 use core::ptr;
 
 use aya_ebpf::{
-    helpers::{
-        bpf_ktime_get_ns,
-        generated::{bpf_loop, bpf_skb_load_bytes},
-    },
+    helpers::generated::{bpf_loop, bpf_skb_load_bytes},
     programs::TcContext,
 };
 use seventh_abi::{
-    ConfigFlags, Counter, DropReason, FlowFlags, FlowKey, FlowState, Hook, InjectAction, PassedRequest, REQUEST_BYTES,
+    ConfigFlags, Counter, DropReason, FlowFlags, FlowKey, FlowState, InjectAction, PassedRequest, REQUEST_BYTES,
     REQUEST_LEN_MAX, REQUEST_ROOMS, RequestRules, RequestStep, RequestWalk,
 };
 
@@ -25,7 +22,7 @@ use crate::{
     counters::{QUIETLY, count, drop_packet, pass, shot},
     hook::Scene,
     inspect::{after, note_sent},
-    maps::{CONFIG, ENDPOINTS, FLOWS, REQUEST_RULES, REQUEST_STATES, REQUESTS, Request, SCRATCH, Scratch, TAILS},
+    maps::{self, FLOWS, REQUEST_RULES, REQUEST_STATES, REQUESTS, Request, Scratch, TAILS},
     onward,
     packet::{Packet, TCP_ACK, TCP_PSH, some_length},
     punt, sip_hash,
@@ -45,7 +42,7 @@ const EXCHANGES_MAX: usize = 8;
 /// reads everything then.
 #[inline(always)]
 pub fn ask(scene: &mut Scene<'_>) {
-    scene.scratch.hook = scene.hook as u8;
+    scene.hand_on();
     // SAFETY: the helper only comes back if there is no such program, and has changed nothing then.
     unsafe { TAILS.tail_call(scene.ctx, onward::REQUESTS) };
 }
@@ -53,32 +50,8 @@ pub fn ask(scene: &mut Scene<'_>) {
 /// The program.
 #[inline(always)]
 pub fn run(ctx: &TcContext) -> i32 {
-    let (Some(config), Some(scratch)) = (CONFIG.get(0), SCRATCH.get_ptr_mut(0)) else {
+    let Some(mut scene) = maps::scratch().and_then(|scratch| Scene::resume(ctx, scratch)) else {
         return shot(DropReason::NoConfiguration);
-    };
-    // SAFETY: this CPU's element, used by nobody else while the program runs; any bytes are a valid `Scratch`.
-    let scratch = unsafe { &mut *scratch };
-    // SAFETY: reads a field of the context that the kernel passed in.
-    let ifindex = unsafe { (*ctx.skb.skb).ifindex };
-    // SAFETY: the element is plain data; the agent replaces it as a whole.
-    let Some(endpoint) = (unsafe { ENDPOINTS.get(&ifindex) }) else {
-        return shot(DropReason::NoConfiguration);
-    };
-    let hook = if scratch.hook == Hook::FromEndpoint as u8 {
-        Hook::FromEndpoint
-    } else {
-        Hook::ToEndpoint
-    };
-    let mut scene = Scene {
-        ctx,
-        config,
-        endpoint,
-        scratch,
-        hook,
-        direction: hook.opener_direction() as u8,
-        ifindex,
-        // SAFETY: the helper has no preconditions.
-        now_ns: unsafe { bpf_ktime_get_ns() },
     };
     match FLOWS.get_ptr_mut(&scene.scratch.key) {
         // SAFETY: the map gave a pointer to its element; entries are plain data and stay allocated while the program runs.
