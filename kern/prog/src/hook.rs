@@ -10,7 +10,7 @@
 use aya_ebpf::{helpers::bpf_ktime_get_ns, programs::TcContext};
 use seventh_abi::{
     Addr, ConnectionNumber, Counter, DatapathConfig, Direction, DropReason, Endpoint, EndpointFlags, FlowFlags,
-    FlowKey, FlowState, FragmentKey, Frames, Hook, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Verdict,
+    FlowKey, FlowState, FragmentKey, Hook, PROTOCOL_ICMP, PROTOCOL_ICMPV6, PROTOCOL_TCP, Verdict,
 };
 
 use crate::{
@@ -453,6 +453,7 @@ pub fn answers_such(packet: &Packet, question: &Question) -> bool {
     inspected || (denied && packet.protocol == PROTOCOL_TCP && !from_client)
 }
 
+/// Sets what is known of a flow before anything has passed. The rest is nought: see [`Scratch::new_flow`].
 #[inline(always)]
 fn fill_new_flow(scene: &mut Scene<'_>) {
     let Scratch {
@@ -465,24 +466,11 @@ fn fill_new_flow(scene: &mut Scene<'_>) {
     new_flow.epoch = scene.endpoint.epoch;
     new_flow.peer_identity = question.peer_identity;
     new_flow.rule_set = question.rule_set;
-    new_flow.base_seq = 0;
-    new_flow.bypass = 0;
-    new_flow.acked_seq = 0;
-    new_flow.reply_next_seq = 0;
-    new_flow.mac_destination = [0; 6];
-    new_flow.mac_source = [0; 6];
     new_flow.connection = ConnectionNumber::new_at(scene.now_ns);
     new_flow.verdict = question.verdict;
     new_flow.flags = question.flow_flags;
     new_flow.by_name = question.by_name;
     new_flow.pending_base_seq = packet.sequence.wrapping_add(1);
-    new_flow.sent_next_seq = 0;
-    new_flow.request_ns = 0;
-    new_flow.frame_end = 0;
-    new_flow.frames = Frames::None as u8;
-    new_flow.header_held = 0;
-    new_flow.pieces = 0;
-    new_flow.walk = [0; 8];
 }
 
 /// An endpoint may only speak for addresses that the ipcache knows as its own.

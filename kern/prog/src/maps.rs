@@ -116,7 +116,9 @@ pub struct Scratch {
     pub question: Question,
     /// The same question to the policy in audit.
     pub audit: Question,
-    /// Entry of a flow that is to be made.
+    /// Entry of a flow that is to be made. Only `fill_new_flow` of [`crate::hook`] writes it, and the same fields each time: the
+    /// others are nought, as the map was made. So it is if an earlier agent made it: its programs wrote no others (whatever
+    /// else is written here raises [`seventh_abi::ABI_VERSION`]).
     pub new_flow: FlowState,
     /// Record that is to be made.
     pub piece: Piece,
