@@ -95,6 +95,9 @@ impl CarryOver {
 
     /// Copies the flows of one device. They carry no epoch: each is decided again with its next packet.
     ///
+    /// The tables are read for each pass, although they hold all devices' flows: between two devices any time may go by, and what
+    /// an earlier read has of a flow that went on since would stay, because the second pass writes over nothing.
+    ///
     /// # Errors
     /// The kernel refuses.
     pub(crate) fn copy(
