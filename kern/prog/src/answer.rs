@@ -1,7 +1,7 @@
 //! A look at what is answered, beside the traffic: the status of a request, and how long it took.
 
 use aya_ebpf::helpers::generated::bpf_skb_load_bytes;
-use seventh_abi::{ANSWER_HEAD_LEN, Answer, Counter, FlowFlags, FlowState};
+use seventh_abi::{ANSWER_HEAD_LEN, Answer, Counter, FlowFlags, FlowKey, FlowState};
 
 use crate::{
     counters::{QUIETLY, count},
@@ -22,12 +22,13 @@ pub fn copy(scene: &Scene<'_>, flow: &mut FlowState) {
         && packet.fragment == FRAGMENT_NONE
         && packet.sequence == flow.reply_next_seq
     {
-        submit(scene, flow);
+        submit(scene, flow, &scene.scratch.other_key);
     }
 }
 
+/// `key` is an argument for the reason that `requests::put` gives.
 #[inline(never)]
-fn submit(scene: &Scene<'_>, flow: &mut FlowState) {
+fn submit(scene: &Scene<'_>, flow: &mut FlowState, key: &FlowKey) {
     flow.flags &= !FlowFlags::EXPECT_ANSWER;
     let Some(mut slot) = ANSWERS.reserve::<Answer>(0) else {
         return count(Counter::AnswerLost as u32);
@@ -38,7 +39,7 @@ fn submit(scene: &Scene<'_>, flow: &mut FlowState) {
     let loaded = unsafe {
         (*answer).time_ns = scene.now_ns;
         (*answer).latency_ns = scene.now_ns.saturating_sub(flow.request_ns);
-        (*answer).key = scene.scratch.other_key;
+        (*answer).key = *key;
         (*answer).beside = flow.is_judged_beside() as u8;
         (*answer).pad = [0; 3];
         bpf_skb_load_bytes(
