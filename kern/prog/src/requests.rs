@@ -30,8 +30,8 @@ use crate::{
 const REQUEST_LEN_MIN: u32 = 18;
 /// Bytes of one turn of the walk.
 const STEPS_PER_TURN: u32 = 8;
-/// What is so far ahead in a connection, or more, is not ahead but long behind: no window is larger (RFC 7323 section 2.3), and
-/// between two frames of one connection that go to the engine fewer than 2^31 bytes and a window pass.
+/// No window is larger (RFC 7323 section 2.3). So far at most requests are judged here one after the other: then the engine has
+/// one, and says anew where it stands, before the numbers that it knows come round.
 const NEAR: u32 = 1 << 30;
 /// How often the word is tried to be exchanged that others may be changing.
 const EXCHANGES_MAX: usize = 8;
@@ -115,6 +115,7 @@ fn stands_alone(scene: &Scene<'_>, flow: &FlowState, request: u64) -> bool {
         && packet.tcp_flags & MEANING & !TCP_PSH == TCP_ACK
         && gso_size == 0
         && packet.sequence == boundary
+        && boundary.wrapping_sub(flow.told_seq) < NEAR
         && flow.acked_seq == boundary
         && flow.sent_next_seq == boundary
         && !after(punted_next, boundary)
@@ -201,6 +202,8 @@ fn let_through(scene: &mut Scene<'_>, flow: &mut FlowState, request: u64, rule: 
         return false;
     }
     keep(flow, sequence, len, acknowledgement, hash);
+    // What was given free has all been received. It must not come round.
+    flow.bypass = FlowState::pack_bypass(sequence, sequence);
     note_sent(&scene.scratch.packet, flow);
     flow.flags |= FlowFlags::EXPECT_ANSWER;
     flow.request_ns = scene.now_ns;
@@ -223,13 +226,18 @@ fn keep(flow: &mut FlowState, sequence: u32, len: u32, acknowledgement: u32, has
 
 /// The engine gets these bytes: nothing is judged here until it has said where the next request begins. False if other CPUs
 /// do not cease to change the word.
+///
+/// How far is reckoned from what was let through, which nobody but the gate moves: reckoned from each other, a packet with a
+/// number of its sender's choice would be taken for the furthest, and what the engine still has before it would be forgotten.
 #[inline(always)]
 fn note_punted(packet: &Packet, flow: &mut FlowState) -> bool {
+    let sent = flow.sent_next_seq;
     let end = packet.sequence.wrapping_add(packet.payload_length);
     for _ in 0..EXCHANGES_MAX {
         let request = atomic::load(&flow.request);
         let (punted_next, boundary) = FlowState::unpack_request(request);
-        if punted_next.wrapping_sub(end) < NEAR {
+        let is_noted = after(punted_next, sent) && punted_next.wrapping_sub(sent) >= end.wrapping_sub(sent);
+        if is_noted || !after(end, sent) {
             return true;
         }
         let noted = FlowState::pack_request(end, boundary);
@@ -240,16 +248,16 @@ fn note_punted(packet: &Packet, flow: &mut FlowState) -> bool {
     false
 }
 
-/// The engine says where a request begins (`is_valid`), or that it is not known. It never goes back: what it says late, of
-/// bytes that came again, is older than what is known.
+/// The engine says that a request begins at this place (`is_valid`), or that none does. What it says late, of bytes that came
+/// again, is older than what is known: it neither goes back nor takes anything back.
 #[inline(always)]
 pub fn tell_boundary(flow: &mut FlowState, seq: u32, is_valid: bool) {
-    if !is_valid {
-        flow.flags &= !FlowFlags::BOUNDARY_VALID;
-        return;
-    }
     let (_, boundary) = FlowState::unpack_request(atomic::load(&flow.request));
     if flow.flags & FlowFlags::BOUNDARY_VALID != 0 && !after(seq, boundary) {
+        return;
+    }
+    if !is_valid {
+        flow.flags &= !FlowFlags::BOUNDARY_VALID;
         return;
     }
     atomic::store_low(&mut flow.request, seq);

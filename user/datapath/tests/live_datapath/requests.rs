@@ -265,6 +265,59 @@ fn what_waits_at_the_engine_is_known_even_if_it_came_when_no_request_could_begin
 }
 
 #[test]
+fn a_number_far_away_does_not_hide_what_waits_at_the_engine() {
+    for far in [1 << 16, (1 << 30) + 10, 0x7fff_0000] {
+        isolated(move || {
+            let talk = Talk::open();
+            let waiting = [b"POST /a HTTP/1.1\r\n", stand_in::WAITS].concat();
+            assert!(matches!(talk.send(BASE, &waiting), Way::Engine(..)));
+            assert!(matches!(talk.send(BASE.wrapping_sub(far), b"x"), Way::Engine(..)));
+            assert!(
+                matches!(talk.send(BASE, &get("/a/17")), Way::Engine(..)),
+                "its place is taken, {far} behind"
+            );
+            talk.lab.end();
+        });
+    }
+}
+
+#[test]
+fn what_the_engine_says_late_takes_back_nothing() {
+    isolated(|| {
+        let talk = Talk::open();
+        let request = get("/a/17");
+        let end = BASE + u32::try_from(request.len()).unwrap();
+        assert_eq!(talk.send(BASE, &request), Way::Allowed);
+        talk.acknowledge(end);
+        // Of bytes from before: behind them comes a body, which ends before the request that was let through.
+        let old = [b"x", stand_in::FREE].concat();
+        let before = BASE.wrapping_sub(stand_in::FREE_LEN + u32::try_from(old.len()).unwrap());
+        assert!(matches!(talk.send(before, &old), Way::Engine(..)));
+        thread::sleep(Duration::from_millis(60));
+        assert_eq!(talk.send(end, &request), Way::Allowed);
+        talk.lab.end();
+    });
+}
+
+#[test]
+fn what_was_given_free_is_so_no_longer_when_a_request_passed_behind_it() {
+    isolated(|| {
+        let talk = Talk::open();
+        talk.lab.tells_boundaries.store(true, Ordering::Relaxed);
+        let head = [b"PUT /a HTTP/1.1\r\n", stand_in::FREE].concat();
+        let free = BASE + u32::try_from(head.len()).unwrap();
+        assert!(matches!(talk.send(BASE, &head), Way::Engine(..)));
+        thread::sleep(Duration::from_millis(60));
+        let next = free + stand_in::FREE_LEN;
+        assert_eq!(talk.send(next - 4, b"body"), Way::Repeated, "it passes unread");
+        talk.acknowledge(next);
+        assert_eq!(talk.send(next, &get("/a/17")), Way::Allowed);
+        assert!(matches!(talk.send(next - 4, b"body"), Way::Engine(..)));
+        talk.lab.end();
+    });
+}
+
+#[test]
 fn rule_sets_that_are_gone_are_judged_by_the_engine() {
     isolated(|| {
         let mut talk = Talk::open();

@@ -70,8 +70,8 @@ pub(super) fn give_back(
                     } else if frame.ends_with(FREE) {
                         InjectAction::Bypass {
                             start: end,
-                            end: end + FREE_LEN,
-                            boundary: false,
+                            end: end.wrapping_add(FREE_LEN),
+                            boundary: tells_boundaries.load(Ordering::Relaxed),
                         }
                     } else if tcp && tells_boundaries.load(Ordering::Relaxed) {
                         InjectAction::Bypass {

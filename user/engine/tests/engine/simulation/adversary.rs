@@ -55,7 +55,9 @@ struct Attack {
     waiting: VecDeque<(u16, Vec<u8>)>,
     /// Packets that CPUs have begun with, before others came between.
     between: Vec<(Handled, Reading)>,
-    /// Its opener begins again and again on the same ports, while frames wait.
+    /// The engine leaves frames waiting while the kernel goes on.
+    lags: bool,
+    /// Its opener begins again and again on the same ports.
     reuses_ports: bool,
     /// What earlier connections on these ports came to.
     before: Came,
@@ -142,6 +144,7 @@ impl Attack {
             trace: Vec::new(),
             waiting: VecDeque::new(),
             between: Vec::new(),
+            lags: reuses_ports || rng.random_bool(0.5),
             reuses_ports,
             before: Came::default(),
             rng,
@@ -265,11 +268,15 @@ impl Attack {
             _ => self.reply_seq(self.replied),
         };
         // Once in a while something a stack would take for old or for far ahead.
-        let seq = match self.rng.random_range(0..60) {
-            0 => self.connection.seq(start).wrapping_add(1 << 31),
-            1 => self.connection.seq(start).wrapping_sub(1 << 16),
-            _ => self.connection.seq(start),
+        let far = match self.rng.random_range(0..40) {
+            0 => 1 << 31,
+            1 => 0_u32.wrapping_sub(1 << 16),
+            2 => 0_u32.wrapping_sub(1 << 30),
+            3 => 0_u32.wrapping_sub((1 << 30) + 2000),
+            4 => 1 << 30,
+            _ => 0,
         };
+        let seq = self.connection.seq(start).wrapping_add(far);
         let corrupt = self.rng.random_bool(0.03);
         let shape = &mut self.connection.shape;
         shape.ttl = if self.rng.random_bool(0.08) { 1 } else { 61 };
@@ -417,7 +424,7 @@ impl Attack {
                     frame[at] ^= 1 << self.rng.random_range(0..8);
                 }
                 self.waiting.push_back((self.kernel.connection, frame));
-                if !self.reuses_ports || self.rng.random_bool(0.6) {
+                if !self.lags || self.rng.random_bool(0.6) {
                     self.engine_works();
                 }
             }

@@ -193,13 +193,12 @@ impl Kernel {
                 Step::Reads(Reading::Moved)
             }
             Reading::Compared(compared_to, _) => {
-                if after(end, self.punted_next) {
-                    self.punted_next = end;
-                }
+                self.note_punted(end);
                 Step::Reads(Reading::Noted(compared_to))
             }
             Reading::Moved => {
                 self.kept = Some((packet.seq, packet.payload.to_vec(), packet.ack));
+                self.bypass = self.bypass.map(|_| (packet.seq, packet.seq));
                 self.note_sent(end);
                 Step::Decided(Way::Pass)
             }
@@ -224,6 +223,7 @@ impl Kernel {
     fn stands_alone(&self, packet: &Packet<'_>) -> bool {
         packet.flags & !PSH == ACK
             && packet.seq == self.boundary
+            && self.boundary.wrapping_sub(self.told) < 1 << 30
             && self.acked == self.boundary
             && self.sent_next == self.boundary
             && !after(self.punted_next, self.boundary)
@@ -277,6 +277,13 @@ impl Kernel {
         true
     }
 
+    fn note_punted(&mut self, end: u32) {
+        let [noted, new] = [self.punted_next, end].map(|seq| seq.wrapping_sub(self.sent_next) as i32);
+        if new > 0 && new > noted {
+            self.punted_next = end;
+        }
+    }
+
     fn note_sent(&mut self, end: u32) {
         if after(end, self.sent_next) {
             self.sent_next = end;
@@ -284,11 +291,13 @@ impl Kernel {
     }
 
     fn tell_boundary(&mut self, seq: u32, is_valid: bool) {
-        if !is_valid {
-            self.boundary_valid = false;
-        } else if !self.boundary_valid || after(seq, self.boundary) {
-            (self.boundary, self.told, self.boundary_valid) = (seq, seq, true);
+        if self.boundary_valid && !after(seq, self.boundary) {
+            return;
         }
+        if is_valid {
+            (self.boundary, self.told) = (seq, seq);
+        }
+        self.boundary_valid = is_valid;
     }
 
     /// A frame that the engine gave back; false if it is dropped.

@@ -8,7 +8,7 @@ use std::ops::Range;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Speech {
     Http1,
-    /// Short requests without a body, one after the other: what the kernel judges by itself.
+    /// Mostly short requests without a body, one after the other: what the kernel judges by itself.
     ShortRequests,
     Http2,
     Tls,
@@ -21,7 +21,7 @@ pub(crate) fn speeches(rng: &mut StdRng, speech: Speech) -> (Option<Ask>, Vec<Ve
     let (streams, edges) = match speech {
         Speech::Http1 if matches!(ask, Some(Ask::Http2(_))) => switched_streams(rng, ask),
         Speech::Http1 => http1_streams(rng, ask, allowed, 2..6, 0.8),
-        Speech::ShortRequests => http1_streams(rng, None, short, 8..24, 0.98),
+        Speech::ShortRequests => http1_streams(rng, None, mostly_short, 8..24, 0.98),
         Speech::Http2 => http2_streams(rng, 1),
         Speech::Tls => tls_streams(rng),
     };
@@ -112,6 +112,14 @@ const DECOY: &str = "GET /secret HTTP/1.1\r\nHost: a\r\n\r\n";
 
 fn short(rng: &mut StdRng) -> Vec<u8> {
     format!("GET /public/{} HTTP/1.1\r\nHost: a\r\n\r\n", rng.random_range(0..20)).into_bytes()
+}
+
+fn mostly_short(rng: &mut StdRng) -> Vec<u8> {
+    match rng.random_range(0..12) {
+        0 => with_length(rng, 0..200),
+        1 => chunked(rng),
+        _ => short(rng),
+    }
 }
 
 pub(crate) fn allowed(rng: &mut StdRng) -> Vec<u8> {
