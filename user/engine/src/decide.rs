@@ -334,7 +334,13 @@ impl Engine {
     /// next one does.
     fn catch_up(&mut self, place: usize, segment: &Segment<'_>) -> Result<(), Decision> {
         let flow = self.flow(place)?;
-        let frontier = segment.punted.meta.frontier.filter(|_| flow.closed.is_none());
+        let meta = &segment.punted.meta;
+        let unknown = meta.frontier.is_none() && !meta.clean && meta.acked_seq == Some(flow.stream.next());
+        if unknown && flow.closed.is_none() {
+            // Something went on behind what is known here: the bytes that come now may not take its place.
+            return Err(Decision::Defer);
+        }
+        let frontier = meta.frontier.filter(|_| flow.closed.is_none());
         let Some(frontier) = frontier.filter(|frontier| before(flow.stream.next(), frontier.seq)) else {
             return Ok(());
         };

@@ -258,6 +258,21 @@ fn what_the_kernel_let_pass_goes_on_again_with_what_the_engine_did_where_the_ker
 }
 
 #[test]
+fn bytes_do_not_take_the_place_of_what_somebody_else_let_through() {
+    let (first, second) = (get("/public"), get("/public/2"));
+    for something_went_on in [false, true] {
+        let mut world = World::new();
+        let mut connection = Connection::new();
+        connection.send(&mut world, 0, &first).forwarded();
+        connection.meta.acked_seq = Some(connection.seq(first.len()));
+        connection.meta.clean = !something_went_on;
+        let outcome = connection.send(&mut world, first.len(), &second);
+        assert_eq!(outcome.forwarded.is_some(), !something_went_on, "{outcome:?}");
+        assert_eq!(world.count(EngineCounter::DenialDeferred), u64::from(something_went_on));
+    }
+}
+
+#[test]
 fn a_connection_is_taken_up_only_where_the_kernel_knows_that_a_request_begins() {
     for (boundary, path, expected) in [
         (true, "/public", EngineCounter::RequestAllowed),
