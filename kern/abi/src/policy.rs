@@ -65,8 +65,8 @@ impl ConfigFlags {
     /// While no agent runs, what would have to be inspected passes. An agent runs as long as its sockets are there, whether
     /// it reads them or not.
     pub const OPEN_WITHOUT_AGENT: u32 = 1;
-    /// The kernel judges no request by itself, whatever automata there are: flows are being copied for other programs, and
-    /// what it let through now the copy would not know of. Means the same in every version of one [`crate::FLOW_LAYOUT`].
+    /// The kernel judges no request by itself, whatever automata there are: other programs take the place of these, and nobody
+    /// would hear of what these let through now. Means the same in every version of one [`crate::FLOW_LAYOUT`].
     pub const HANDS_OVER: u32 = 2;
 }
 
@@ -91,6 +91,9 @@ impl EndpointFlags {
     pub const AUDIT_NAMES: u32 = 32;
     /// What passes is copied to be shown.
     pub const OBSERVE: u32 = 64;
+    /// Flows of an earlier agent are being copied. Whatever it is of TCP that begins no connection and belongs to no known flow
+    /// is dropped: its flow may come in a moment.
+    pub const TAKES_OVER: u32 = 128;
     /// Something is judged beside the traffic.
     pub const BESIDE: u32 = Self::AUDIT | Self::OBSERVE;
 }

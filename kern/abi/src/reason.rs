@@ -110,6 +110,9 @@ reasons! {
     UrgentFlag = 30, "urgent_flag", hubble 0;
     /// So many frames of the same client, or of the same endpoint, wait for the worker that there would be no room for others.
     ShareUsedUp = 31, "share_used_up", hubble 205;
+    /// In the middle of a connection, in the moment in which what is known of connections is copied from an agent of another
+    /// version; it will come again.
+    BeingTakenOver = 32, "being_taken_over", hubble 0;
 
     /// No HTTP rule allows the request.
     HttpPolicyDenied = 64, "http_policy_denied", hubble 133;

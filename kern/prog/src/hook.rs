@@ -371,6 +371,10 @@ fn new_flow(scene: &mut Scene<'_>, opens: bool) -> i32 {
     if !may_speak(scene) {
         return drop_packet(scene, 0, DropReason::InvalidSourceIp as u8);
     }
+    if !opens && scene.endpoint.flags & EndpointFlags::TAKES_OVER != 0 && scene.scratch.packet.protocol == PROTOCOL_TCP
+    {
+        return drop_packet(scene, 0, DropReason::BeingTakenOver as u8);
+    }
     scene.scratch.question.decide(scene.endpoint, &scene.scratch.key);
     if scene.scratch.question.verdict == 0 {
         return drop_denied(scene);

@@ -6,10 +6,10 @@ use std::{
     path::PathBuf,
 };
 
-use aya::{Ebpf, programs::links::PinnedLink};
+use aya::{Ebpf, maps::MapError, programs::links::PinnedLink};
 use seventh_abi::{
-    ABI_VERSION, ConfigFlags, DatapathConfig, Endpoint, FLOW_LAYOUT, FlowKey, FlowState, IdleLimits, IpcacheEntry,
-    POLICY_SHUT, PUNT_IFINDEX_MAX, PolicyKey, RequestState, WORKERS_MAX, names,
+    ABI_VERSION, ConfigFlags, DatapathConfig, Endpoint, EndpointFlags, FLOW_LAYOUT, FlowKey, FlowState, IdleLimits,
+    IpcacheEntry, POLICY_SHUT, PUNT_IFINDEX_MAX, PolicyKey, RequestState, WORKERS_MAX, names,
 };
 use tracing::{debug, info};
 
@@ -17,7 +17,7 @@ use crate::{
     AnswerReader, AttachMode, CopyReader, CounterReader, DatapathError, EventReader, FillReader, FlowTable,
     IpcachePrefix, NameTable, PieceReader, PolicyRow, Prober, PuntChannel, RequestReader,
     attach::{self, Attached, Attachment},
-    carry_over::{CarryOver, Pass},
+    carry_over::{CarryOver, TakeOver},
     maps::{self, Maps},
     object::{self, LoadedProgram},
     punt_pair::{PuntPair, ifindex, largest_mtu},
@@ -236,6 +236,19 @@ impl Datapath {
     /// # Errors
     /// No such device, its index is over [`PUNT_IFINDEX_MAX`], or the kernel refuses.
     pub fn attach_endpoint(&mut self, interface: &str) -> Result<u32, DatapathError> {
+        self.attach_endpoint_watched(interface, |_| ())
+    }
+
+    /// The same, and calls `watch` in the moments of it, if flows of an agent of another version are taken over.
+    ///
+    /// # Errors
+    /// As above.
+    #[doc(hidden)]
+    pub fn attach_endpoint_watched(
+        &mut self,
+        interface: &str,
+        mut watch: impl FnMut(TakeOver),
+    ) -> Result<u32, DatapathError> {
         let ifindex = ifindex(interface)?;
         if ifindex > PUNT_IFINDEX_MAX {
             return Err(DatapathError::IndexTooHigh {
@@ -243,7 +256,23 @@ impl Datapath {
                 ifindex,
             });
         }
-        self.carry_over.copy(ifindex, &mut self.maps.flows, Pass::BeforeSwap)?;
+        let attached = if self.carry_over.is_empty() {
+            self.attach_programs(interface, ifindex)?
+        } else {
+            self.carry_over.copy_unread(ifindex, &mut self.maps.flows)?;
+            watch(TakeOver::BeforeSwap);
+            self.let_wait(ifindex, true)?;
+            let attached = self.attach_programs(interface, ifindex)?;
+            watch(TakeOver::AfterSwap);
+            self.carry_over.move_all(ifindex, &mut self.maps.flows)?;
+            self.let_wait(ifindex, false)?;
+            attached
+        };
+        self.endpoints.insert(ifindex, attached);
+        Ok(ifindex)
+    }
+
+    fn attach_programs(&mut self, interface: &str, ifindex: u32) -> Result<Vec<Attached>, DatapathError> {
         let mut attached = Vec::new();
         for (program, ingress) in [(names::TC_FROM_ENDPOINT, true), (names::TC_TO_ENDPOINT, false)] {
             let at = Attachment {
@@ -259,9 +288,24 @@ impl Datapath {
                 &self.links,
             )?);
         }
-        self.carry_over.copy(ifindex, &mut self.maps.flows, Pass::AfterSwap)?;
-        self.endpoints.insert(ifindex, attached);
-        Ok(ifindex)
+        Ok(attached)
+    }
+
+    /// Whether packets of connections wait that may still come to be known, if anything is enforced at the endpoint.
+    fn let_wait(&mut self, ifindex: u32, waits: bool) -> Result<(), DatapathError> {
+        let endpoint = match self.maps.endpoints.get(&ifindex, 0) {
+            Ok(endpoint) if endpoint.flags & EndpointFlags::ENFORCE != 0 => endpoint,
+            // A device without an entry passes nothing.
+            Ok(_) | Err(MapError::KeyNotFound) => return Ok(()),
+            Err(e) => return Err(DatapathError::map(names::ENDPOINTS)(e)),
+        };
+        let others = endpoint.flags & !EndpointFlags::TAKES_OVER;
+        let flags = if waits {
+            others | EndpointFlags::TAKES_OVER
+        } else {
+            others
+        };
+        self.set_endpoint(ifindex, Endpoint { flags, ..endpoint })
     }
 
     /// Takes the programs off an endpoint's device and removes its entry.
@@ -277,7 +321,7 @@ impl Datapath {
 
     fn remove_endpoint(&mut self, ifindex: u32) -> Result<(), DatapathError> {
         match self.maps.endpoints.remove(&ifindex) {
-            Ok(()) | Err(aya::maps::MapError::KeyNotFound) => Ok(()),
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
             Err(e) => Err(DatapathError::map(names::ENDPOINTS)(e)),
         }
     }

@@ -30,6 +30,7 @@ mod shares;
 mod xsk;
 
 pub use attach::AttachMode;
+pub use carry_over::TakeOver;
 pub use channel::{ChannelStats, Decide, Disposition, Outgoing, PuntChannel};
 pub use copies::CopyReader;
 pub use counters::CounterReader;

@@ -12,6 +12,7 @@ mod link;
 mod requests;
 mod reused;
 mod stand_in;
+mod upgrades;
 mod verifier;
 mod workers;
 
@@ -39,7 +40,7 @@ use seventh_abi::{
     Counter, Direction, DropReason, Endpoint, EndpointFlags, IDENTITY_ANY, IpcacheEntry, POLICY_PREFIX_ANY_PROTO,
     POLICY_PREFIX_FULL, PolicyEntry, PolicyKey, PolicyVerdict, PuntMeta, Verdict, mapped,
 };
-use seventh_datapath::{AttachMode, Datapath, IpcachePrefix, Settings};
+use seventh_datapath::{AttachMode, Datapath, IpcachePrefix, Settings, TakeOver};
 use stand_in::{REFUSE, SETTLE, give_back};
 
 const CLIENT: u32 = 1000;
@@ -112,6 +113,9 @@ fn join(namespace: &Namespace, host: &str, n: u8, mtu: u32) {
     });
 }
 
+/// What outlives an agent: the endpoints, who runs what waits, and the file system of pins.
+type Ground = (Namespace, Namespace, tokio::runtime::Runtime, tempfile::TempDir);
+
 struct Lab {
     client: Namespace,
     server: Namespace,
@@ -162,6 +166,16 @@ impl Lab {
             .enable_all()
             .build()
             .unwrap();
+        Self::begin((client, server, runtime, dir), settings, rows, |_| ())
+    }
+
+    /// An agent begins, where there may have been another one. `watch` is told of the moments of a take-over at `cl0`.
+    fn begin(
+        (client, server, runtime, dir): Ground,
+        settings: Settings,
+        rows: &[(u32, PolicyKey, PolicyEntry)],
+        mut watch: impl FnMut(TakeOver),
+    ) -> Self {
         let settings = Settings {
             bpffs: dir.path().join("seventh"),
             ..settings
@@ -175,8 +189,9 @@ impl Lab {
             thread::spawn(move || give_back(channel, &stop, &punted, &seen, &tells_boundaries, &holds))
         });
         datapath.write_policy(rows.iter().copied()).unwrap();
-        let indices = [("cl0", CLIENT), ("sv0", SERVER)].map(|(device, identity)| {
-            let index = nix::net::if_::if_nametoindex(device).unwrap();
+        let indices = ["cl0", "sv0"].map(|device| nix::net::if_::if_nametoindex(device).unwrap());
+        datapath.sync_ipcache(&ipcache(indices)).unwrap();
+        for (index, identity) in indices.into_iter().zip([CLIENT, SERVER]) {
             let flags = EndpointFlags::ENFORCE_INGRESS | EndpointFlags::ENFORCE_EGRESS;
             datapath
                 .set_endpoint(
@@ -192,10 +207,9 @@ impl Lab {
                     },
                 )
                 .unwrap();
-            assert_eq!(datapath.attach_endpoint(device).unwrap(), index);
-            index
-        });
-        datapath.sync_ipcache(&ipcache(indices)).unwrap();
+        }
+        assert_eq!(datapath.attach_endpoint_watched("cl0", &mut watch).unwrap(), indices[0]);
+        assert_eq!(datapath.attach_endpoint("sv0").unwrap(), indices[1]);
         datapath.forget_stale().unwrap();
         Self {
             client,
@@ -456,10 +470,17 @@ fn to_endpoint(frame: &[u8]) {
     send_frame("cl0", frame);
 }
 
+fn inspected_row() -> (u32, PolicyKey, PolicyEntry) {
+    row(Direction::Egress, IDENTITY_ANY, 8080, PolicyVerdict::Inspect)
+}
+
 /// An inspected connection from the endpoint, opened with the number 1000.
 fn open_inspected() -> Lab {
-    let row = row(Direction::Egress, IDENTITY_ANY, 8080, PolicyVerdict::Inspect);
-    let lab = Lab::new(AttachMode::Auto, 1500, &[row]);
+    open_inspected_with(Settings::default())
+}
+
+fn open_inspected_with(settings: Settings) -> Lab {
+    let lab = Lab::with(settings, 1500, &[inspected_row()]);
     from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, 1000, 0, SYN, 0));
     to_endpoint(&segment(OTHER_SERVER, OWN_CLIENT, 5000, 1001, SYN | ACK, 0));
     lab
