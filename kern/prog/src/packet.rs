@@ -263,23 +263,21 @@ fn parse_ipv6(ctx: &TcContext, packet: &mut Packet, offset: &mut usize) -> Resul
     Ok(total - headers)
 }
 
-/// The IP packet's length as the receiver will take it. A super-packet beyond 64 KiB carries 0.
+/// The IP packet's length as the receiver will take it. A super-packet is cut by the frame's length, whatever its header says:
+/// one that says less would arrive with more than was judged. Beyond 64 KiB it carries 0.
 #[inline(always)]
 fn ip_length(ctx: &TcContext, offset: usize, declared: u32) -> Result<u32, Fault> {
     let available = ctx.len().wrapping_sub(offset as u32);
-    if declared == 0 {
-        // SAFETY: reads a field of the context that the kernel passed in.
-        let gso_size = unsafe { (*ctx.skb.skb).gso_size };
-        return if gso_size > 0 {
-            Ok(available)
-        } else {
-            Err(Fault::Invalid(DropReason::InvalidHeader))
-        };
-    }
-    if declared > available {
+    // SAFETY: reads a field of the context that the kernel passed in.
+    let gso_size = unsafe { (*ctx.skb.skb).gso_size };
+    let is_super = gso_size > 0;
+    let length = if is_super && declared == 0 { available } else { declared };
+    // What is behind a packet may fill its frame up.
+    let least = if is_super { available } else { 1 };
+    if length < least || length > available {
         return Err(Fault::Invalid(DropReason::InvalidHeader));
     }
-    Ok(declared)
+    Ok(length)
 }
 
 const EXTENSION_HOP_BY_HOP: u8 = 0;

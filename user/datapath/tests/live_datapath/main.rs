@@ -9,6 +9,7 @@ mod frames;
 mod headers;
 mod inspected;
 mod link;
+mod offloads;
 mod requests;
 mod reused;
 mod stand_in;
