@@ -37,6 +37,7 @@ pub fn forward(scene: &Scene<'_>, flow: &mut FlowState) {
     }
     if flow.flags & FlowFlags::COPIED != 0 {
         // Only a long header can begin another connection of QUIC under the same ports.
+        // Where nothing is refused nobody gains by changing the byte afterwards, so that it is not made the packet's own.
         if packet.protocol == PROTOCOL_UDP && inspect::has_long_header(scene) {
             submit(scene, flow, &scene.scratch.key, false);
         }

@@ -82,10 +82,26 @@ pub fn settled_quic(scene: &Scene<'_>, flow: &mut FlowState) -> i32 {
     if scene.scratch.packet.fragment != FRAGMENT_NONE {
         return refuse(scene, flow, DropReason::FragmentOfInspectedFlow);
     }
-    if has_long_header(scene) {
+    if !own_first_bytes(scene) || has_long_header(scene) {
         return punt::to_engine(scene, flow, false);
     }
     pass(Counter::Forwarded)
+}
+
+/// Makes the first byte of the datagram, or of each of a super-packet's, this packet's own: an endpoint can send out of memory
+/// in which it goes on to write (vmsplice, a ring of a packet socket), and what was judged is what must arrive. False if that
+/// cannot be done.
+#[inline(always)]
+fn own_first_bytes(scene: &Scene<'_>) -> bool {
+    let packet = &scene.scratch.packet;
+    // SAFETY: reads a field of the context that the kernel passed in.
+    let is_super = unsafe { (*scene.ctx.skb.skb).gso_size } > 0;
+    let len = if is_super || packet.payload_length == 0 {
+        packet.payload_length
+    } else {
+        1
+    };
+    scene.ctx.pull_data(packet.payload_offset.wrapping_add(len)).is_ok()
 }
 
 /// Whether the datagram, or one of a super-packet's, begins with a long header. What cannot be seen is taken for one.

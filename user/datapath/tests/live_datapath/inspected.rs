@@ -117,14 +117,14 @@ fn data_in_a_syn_fragments_and_urgent_flags_of_an_inspected_flow_are_dropped_wit
 }
 
 /// A socket of the endpoint.
-fn endpoint_socket() -> UdpSocket {
+pub(super) fn endpoint_socket() -> UdpSocket {
     let socket = UdpSocket::bind("10.77.1.2:40000").unwrap();
     socket.connect("10.77.2.2:443").unwrap();
     socket
 }
 
 /// Has the socket's datagrams cut into pieces by the kernel, on their way.
-fn cut_into(socket: &UdpSocket, len: u16) {
+pub(super) fn cut_into(socket: &UdpSocket, len: u16) {
     let len = i32::from(len);
     // SAFETY: passes a live value and its size; the result is checked.
     let result = unsafe {

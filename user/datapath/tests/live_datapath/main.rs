@@ -12,6 +12,7 @@ mod link;
 mod offloads;
 mod requests;
 mod reused;
+mod rewritten;
 mod stand_in;
 mod upgrades;
 mod verifier;
