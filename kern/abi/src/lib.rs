@@ -17,6 +17,7 @@ mod punt;
 mod reason;
 mod request;
 mod share;
+mod skb;
 
 use core::net::IpAddr;
 
@@ -40,6 +41,7 @@ pub use request::{
     REQUEST_RULE_SETS_MAX, REQUEST_RULES_MAX, REQUEST_STATES_MAX, RequestRules, RequestState, RequestStep, RequestWalk,
 };
 pub use share::{SHARE_CLIENTS, SHARE_ENDPOINTS, Share, ShareCount, WorkerShares, share_waiting};
+pub use skb::SkbLayout;
 
 /// Version of every layout and number in this crate; stored in the configuration map.
 pub const ABI_VERSION: u32 = 15;
@@ -131,13 +133,15 @@ pub mod names {
     pub const REQUEST_STATES: &str = "REQUEST_STATES";
     /// Ring buffer of [`super::PassedRequest`] and the request.
     pub const REQUESTS: &str = "REQUESTS";
+    /// [`super::SkbLayout`], a constant of the object.
+    pub const SKB_LAYOUT: &str = "SKB_LAYOUT";
 }
 
 #[cfg(feature = "user")]
 mod pod {
     use super::{
         CopySkip, DatapathConfig, Endpoint, Event, FlowKey, FlowState, FragmentKey, IpcacheEntry, IpcacheKey,
-        NameEntry, NameKey, PolicyEntry, PolicyKey, RequestRules, RequestState,
+        NameEntry, NameKey, PolicyEntry, PolicyKey, RequestRules, RequestState, SkbLayout,
     };
 
     macro_rules! pod {
@@ -162,6 +166,7 @@ mod pod {
         PolicyEntry,
         PolicyKey,
         RequestRules,
-        RequestState
+        RequestState,
+        SkbLayout
     );
 }

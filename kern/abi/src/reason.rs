@@ -113,6 +113,8 @@ reasons! {
     /// In the middle of a connection, in the moment in which what is known of connections is copied from an agent of another
     /// version; it will come again.
     BeingTakenOver = 32, "being_taken_over", hubble 0;
+    /// The endpoint asks for a checksum in the middle of what is judged: it would be filled in after the verdict.
+    ChecksumElsewhere = 33, "checksum_elsewhere", hubble 134;
 
     /// No HTTP rule allows the request.
     HttpPolicyDenied = 64, "http_policy_denied", hubble 133;

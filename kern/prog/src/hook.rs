@@ -15,6 +15,7 @@ use seventh_abi::{
 
 use crate::{
     answer, answer_frames, beside,
+    checksum::{FilledIn, filled_in},
     counters::{PASS, count, drop_if_enforced, drop_packet, pass, report_flow, shot, tell},
     icmp, inspect,
     maps::{self, CONFIG, ENDPOINTS, FLOWS, FRAGMENTS, Scratch},
@@ -108,6 +109,9 @@ pub fn classify(ctx: &TcContext, hook: Hook) -> i32 {
         now_ns,
     };
     let frame = parse(ctx, &mut scene.scratch.packet);
+    if changes_afterwards(&scene, &frame) {
+        return drop_packet(&scene, 0, DropReason::ChecksumElsewhere as u8);
+    }
     if endpoint.flags == 0 {
         return unmanaged(&mut scene);
     }
@@ -116,6 +120,15 @@ pub fn classify(ctx: &TcContext, hook: Hook) -> i32 {
         Frame::Arp => pass(Counter::Unmanaged),
         Frame::Drop(reason) => drop_if_enforced(&scene, 0, reason),
     }
+}
+
+/// The endpoint has something judged that would leave as something else, of which nobody need know more than that.
+#[inline(always)]
+fn changes_afterwards(scene: &Scene<'_>, frame: &Frame) -> bool {
+    let is_dropped = matches!(frame, Frame::Drop(_)) && scene.endpoint.flags & EndpointFlags::ENFORCE != 0;
+    matches!(scene.hook, Hook::FromEndpoint)
+        && !is_dropped
+        && filled_in(scene.ctx, &scene.scratch.packet) == FilledIn::Elsewhere
 }
 
 /// No policy speaks of what this endpoint sends. But policies of others go by its address, so it must be its own.

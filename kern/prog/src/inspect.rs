@@ -5,6 +5,7 @@ use seventh_abi::{ConnectionNumber, Counter, DropReason, FlowFlags, FlowState, F
 
 use crate::{
     atomic,
+    checksum::{FilledIn, filled_in},
     counters::{drop_packet, pass},
     hook::Scene,
     packet::{FRAGMENT_NONE, Packet, TCP_ACK, TCP_FIN, TCP_RST, TCP_SYN, TCP_URG},
@@ -82,7 +83,8 @@ pub fn settled_quic(scene: &Scene<'_>, flow: &mut FlowState) -> i32 {
     if scene.scratch.packet.fragment != FRAGMENT_NONE {
         return refuse(scene, flow, DropReason::FragmentOfInspectedFlow);
     }
-    if !own_first_bytes(scene) || has_long_header(scene) {
+    if !own_first_bytes(scene) || has_long_header(scene) || filled_in(scene.ctx, &scene.scratch.packet) != FilledIn::Own
+    {
         return punt::to_engine(scene, flow, false);
     }
     pass(Counter::Forwarded)

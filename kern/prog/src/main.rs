@@ -16,6 +16,7 @@ mod answer;
 mod answer_frames;
 mod atomic;
 mod beside;
+mod checksum;
 mod copy;
 mod counters;
 mod hook;

@@ -54,7 +54,7 @@ pub struct Packet {
     pub fragment_id: u32,
     /// Of the L4 header, from the start of the frame.
     pub l4_offset: u32,
-    /// Of what follows the L4 header, from the start of the frame.
+    /// Of what follows the last header that was read, from the start of the frame. 0 if that could not be told.
     pub payload_offset: u32,
     /// Length of the IP packet.
     pub ip_length: u32,
@@ -176,10 +176,15 @@ fn parse_linear(ctx: &TcContext, packet: &mut Packet) -> Result<Frame, Fault> {
         ETHERTYPE_IPV4 => parse_ipv4(ctx, packet, &mut offset)?,
         ETHERTYPE_IPV6 => parse_ipv6(ctx, packet, &mut offset)?,
         ETHERTYPE_ARP => return Ok(Frame::Arp),
-        _ => return Err(Fault::Invalid(DropReason::UnsupportedL3Protocol)),
+        _ => {
+            packet.payload_offset = offset as u32;
+            return Err(Fault::Invalid(DropReason::UnsupportedL3Protocol));
+        }
     };
     packet.l4_offset = offset as u32;
-    if packet.fragment != FRAGMENT_LATER {
+    if packet.fragment == FRAGMENT_LATER {
+        packet.payload_offset = offset as u32;
+    } else {
         parse_l4(ctx, packet, offset, l4_length)?;
     }
     Ok(Frame::Ip)

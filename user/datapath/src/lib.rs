@@ -27,6 +27,7 @@ mod punt_pair;
 mod requests;
 mod schedule;
 mod shares;
+mod skb_layout;
 mod xsk;
 
 pub use attach::AttachMode;

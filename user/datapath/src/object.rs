@@ -10,13 +10,14 @@ use std::{
 use aya::{
     Ebpf, EbpfLoader, VerifierLogLevel,
     maps::ProgramArray,
-    programs::{Program, ProgramError, SchedClassifier, Xdp},
+    programs::{Program, ProgramError, ProgramType, SchedClassifier, Xdp},
+    sys::{BpfHelper, is_helper_supported},
     util::KernelVersion,
 };
-use seventh_abi::{ABI_VERSION, names};
-use tracing::info;
+use seventh_abi::{ABI_VERSION, SkbLayout, names};
+use tracing::{info, warn};
 
-use crate::{DatapathError, Settings, error::chain};
+use crate::{DatapathError, Settings, error::chain, skb_layout};
 
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/seventh-kern"));
 
@@ -54,8 +55,10 @@ pub(crate) fn load(settings: &Settings) -> Result<Ebpf, DatapathError> {
         create_private_dir(dir)?;
     }
     let flows = settings.flows_max;
+    let skb_layout = skb_layout();
     let mut loader = EbpfLoader::new();
     loader
+        .override_global(names::SKB_LAYOUT, &skb_layout, true)
         .map_max_entries(names::FLOWS, flows)
         .map_max_entries(names::POLICY, settings.policy_entries_max)
         .map_max_entries(names::IPCACHE, settings.ipcache_entries_max)
@@ -113,6 +116,20 @@ fn load_requests(object: &mut Ebpf) -> Result<(), DatapathError> {
         return Ok(());
     }
     load_tail(object, TAIL_REQUESTS, names::TC_REQUESTS)
+}
+
+/// What the programs need to see where checksums will be filled in. Not known, nothing is looked for.
+fn skb_layout() -> SkbLayout {
+    let reads = is_helper_supported(ProgramType::SchedClassifier, BpfHelper::BPF_FUNC_probe_read_kernel);
+    let layout = if reads.unwrap_or(false) {
+        skb_layout::of_kernel()
+    } else {
+        None
+    };
+    layout.unwrap_or_else(|| {
+        warn!("this kernel does not tell where checksums will be filled in: whoever sends raw frames can change one afterwards");
+        SkbLayout::UNKNOWN
+    })
 }
 
 fn kernel_is_before(major: u8, minor: u8) -> Result<bool, DatapathError> {

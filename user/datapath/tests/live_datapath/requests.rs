@@ -12,7 +12,7 @@ use seventh_policy::{
 const RULE_SET: u32 = 7;
 const PSH: u8 = 8;
 /// First number of the opener's data.
-const BASE: u32 = 1001;
+pub(super) const BASE: u32 = 1001;
 const POLICY: &str = "
 apiVersion: cilium.io/v2
 kind: CiliumNetworkPolicy
@@ -48,14 +48,14 @@ fn get(path: &str) -> Vec<u8> {
 }
 
 /// A connection whose opener sends what it likes, and a server that acknowledges.
-struct Talk {
-    lab: Lab,
+pub(super) struct Talk {
+    pub(super) lab: Lab,
     tables: RequestTables,
     told: RequestReader,
 }
 
 impl Talk {
-    fn open() -> Self {
+    pub(super) fn open() -> Self {
         let mut lab = open_inspected();
         let table = table();
         let (states, rules) = (table.states(), *table.rules());
