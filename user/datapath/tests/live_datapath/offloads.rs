@@ -326,6 +326,10 @@ fn asked_for(socket: &OwnedFd) -> Vec<String> {
 
 #[test]
 fn a_checksum_that_would_change_a_judged_request_is_never_filled_in() {
+    // Before, the engine judges them all.
+    if verifier::release_of_kernel() < (5, 17) {
+        return;
+    }
     isolated(|| {
         let talk = Talk::open();
         ip(&format!(
