@@ -225,7 +225,7 @@ impl<T> RingWriter<T> {
 
 #[cfg(all(test, not(loom)))]
 mod tests {
-    use super::{Read, Ring, RingCapacity, RingError};
+    use super::{CAPACITY_DEFAULT, Read, Ring, RingCapacity, RingError};
     use std::sync::Arc;
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::time::Duration;
@@ -313,10 +313,12 @@ mod tests {
     /// what each reader got and lost is together what was written.
     #[test]
     fn slow_readers_cost_neither_time_nor_memory_and_know_their_loss() {
-        const RECORDS: u64 = 100_000;
+        // Miri is a thousand times slower.
+        const RECORDS: u64 = if cfg!(miri) { 200 } else { 100_000 };
+        const CAPACITY: usize = if cfg!(miri) { 15 } else { CAPACITY_DEFAULT };
         const READERS: usize = 3;
         let alive = Arc::new(AtomicUsize::new(0));
-        let (mut writer, ring) = Ring::create(RingCapacity::default());
+        let (mut writer, ring) = Ring::create(capacity(CAPACITY));
         let readers: Vec<_> = (0..READERS)
             .map(|_| {
                 let ring = Arc::clone(&ring);
@@ -347,7 +349,7 @@ mod tests {
             let (got, lost) = reader.join().unwrap();
             assert_eq!(got + lost, RECORDS);
             assert!(
-                lost > 0,
+                lost > 0 || cfg!(miri),
                 "a reader that sleeps longer than the writer writes cannot have kept up"
             );
         }
