@@ -21,6 +21,8 @@ const QUERIES_MAX: usize = 65_536;
 const GUESSES_MAX: u32 = 8;
 /// Different questions under the same addresses, ports and id at most; the oldest gives way.
 const SLOT_QUERIES_MAX: usize = 4;
+/// Places in the order of queries that may be left behind, besides as many as queries wait, until they are cleared away.
+const PLACES_LEFT_MAX: usize = 64;
 
 /// Where an answer comes back to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -65,11 +67,28 @@ struct Watch {
 #[derive(Debug, Default)]
 struct Asked {
     /// Hardly ever more than one in a slot.
-    slots: HashMap<Slot, SmallVec<[Query; 1]>>,
+    slots: HashMap<Slot, SmallVec<[Waiting; 1]>>,
     watched: HashMap<Between, Watch>,
-    /// Slots in the order in which they were asked; those that were answered since are passed over.
-    order: VecDeque<(Slot, u64)>,
+    /// One place for each query that waits, in the order in which they were asked, and those of queries that do not wait
+    /// any more, which are passed over.
+    order: VecDeque<Place>,
+    /// Of the next query.
+    serial: u64,
     len: usize,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    /// Tells it from every other of its endpoint, also from one with the same questions in the same instant.
+    serial: u64,
+    query: Query,
+}
+
+#[derive(Debug)]
+struct Place {
+    slot: Slot,
+    serial: u64,
+    asked_ns: u64,
 }
 
 /// Questions in a form in which equal ones are equal bytes; most are this short.
@@ -117,7 +136,7 @@ impl Queries {
     pub(super) fn waits(&self, slot: &Slot, questions: Option<&[u8]>, now_ns: u64) -> bool {
         let asked = self.endpoints.get(&slot.flow.ifindex);
         let queries = asked.and_then(|asked| asked.slots.get(slot));
-        queries.into_iter().flatten().any(|query| {
+        queries.into_iter().flatten().any(|Waiting { query, .. }| {
             questions.is_none_or(|questions| *query.questions == *questions)
                 && now_ns.saturating_sub(query.asked_ns) < WAIT_NS
         })
@@ -163,8 +182,8 @@ impl Queries {
     fn take(&mut self, slot: &Slot, is: impl Fn(&Query) -> bool) -> Option<Query> {
         let asked = self.endpoints.get_mut(&slot.flow.ifindex)?;
         let queries = asked.slots.get_mut(slot)?;
-        let place = queries.iter().position(is)?;
-        let query = queries.remove(place);
+        let at = queries.iter().position(|waiting| is(&waiting.query))?;
+        let Waiting { query, .. } = queries.remove(at);
         if queries.is_empty() {
             asked.slots.remove(slot);
         }
@@ -179,32 +198,43 @@ impl Queries {
 
 impl Asked {
     fn insert(&mut self, slot: Slot, query: Query) {
-        let asked_ns = query.asked_ns;
+        let (serial, asked_ns) = (self.serial, query.asked_ns);
+        self.serial += 1;
         let queries = self.slots.entry(slot).or_default();
         // Asked again: it is awaited once, from now on.
-        let again = queries.iter().position(|known| known.questions == query.questions);
+        let again = queries
+            .iter()
+            .position(|known| known.query.questions == query.questions);
         let gives_way = again.or((queries.len() >= SLOT_QUERIES_MAX).then_some(0));
-        if let Some(place) = gives_way {
-            queries.remove(place);
+        if let Some(at) = gives_way {
+            queries.remove(at);
         } else {
             self.len += 1;
             self.watched.entry(slot.between()).or_default().waiting += 1;
         }
-        queries.push(query);
-        self.order.push_back((slot, asked_ns));
-        // What was answered leaves its place behind: not more of those than of others.
-        if self.order.len() > 2 * ENDPOINT_QUERIES_MAX {
-            let slots = &self.slots;
-            let waits = |slot: &Slot, at: u64| slots.get(slot).is_some_and(|q| q.iter().any(|q| q.asked_ns == at));
-            self.order.retain(|(slot, at)| waits(slot, *at));
+        queries.push(Waiting { serial, query });
+        self.order.push_back(Place { slot, serial, asked_ns });
+        self.clear_order();
+    }
+
+    /// What was answered or asked again leaves its place behind. When those are more than what waits they are cleared
+    /// away: fewer are looked at and kept than go, so that each query pays for two looks at most.
+    fn clear_order(&mut self) {
+        if self.order.len() <= 2 * self.len + PLACES_LEFT_MAX {
+            return;
         }
+        let slots = &self.slots;
+        self.order.retain(|place| {
+            let mut queries = slots.get(&place.slot).into_iter().flatten();
+            queries.any(|waiting| waiting.serial == place.serial)
+        });
     }
 
     fn expire(&mut self, now_ns: u64) {
         while self
             .order
             .front()
-            .is_some_and(|(_, at)| now_ns.saturating_sub(*at) >= WAIT_NS)
+            .is_some_and(|place| now_ns.saturating_sub(place.asked_ns) >= WAIT_NS)
         {
             self.drop_oldest();
         }
@@ -212,7 +242,7 @@ impl Asked {
 
     /// Forgets what was asked first.
     fn drop_oldest(&mut self) {
-        let Some((slot, at)) = self.order.pop_front() else {
+        let Some(Place { slot, serial, .. }) = self.order.pop_front() else {
             self.slots.clear();
             self.watched.clear();
             self.len = 0;
@@ -222,7 +252,7 @@ impl Asked {
             return;
         };
         let before = queries.len();
-        queries.retain(|query| query.asked_ns != at);
+        queries.retain(|waiting| waiting.serial != serial);
         let gone = before - queries.len();
         if queries.is_empty() {
             self.slots.remove(&slot);
@@ -245,9 +275,11 @@ impl Asked {
 #[cfg(test)]
 mod tests {
     use super::{
-        ENDPOINT_QUERIES_MAX, FlowId, GUESSES_MAX, QUERIES_MAX, Queries, Query, SLOT_QUERIES_MAX, Slot, WAIT_NS,
+        ENDPOINT_QUERIES_MAX, FlowId, GUESSES_MAX, PLACES_LEFT_MAX, QUERIES_MAX, Queries, Query, SLOT_QUERIES_MAX,
+        Slot, WAIT_NS,
     };
     use seventh_abi::Hook;
+    use std::collections::HashSet;
 
     fn slot(ifindex: u32, port: u16, id: u16) -> Slot {
         let flow = FlowId {
@@ -308,19 +340,50 @@ mod tests {
             ask(&mut queries, slot(2, (n >> 16) as u16, n as u16), b"x", n as u64);
         }
         assert_eq!(queries.len, ENDPOINT_QUERIES_MAX + 1);
-        assert_watched(&queries);
+        assert_sound(&queries);
         assert!(queries.endpoints[&2].order.len() <= 2 * ENDPOINT_QUERIES_MAX + 1);
         assert!(answered(&mut queries, &slot(1, 1, 1), b"a", 1));
     }
 
-    /// Whatever happens, what is watched is what waits.
-    fn assert_watched(queries: &Queries) {
+    #[test]
+    fn copies_of_queries_in_one_instant_take_up_no_more_than_what_waits() {
+        let mut queries = Queries::default();
+        let turns = 1000;
+        for turn in 0..turns {
+            for _ in 0..64 {
+                ask(&mut queries, slot(1, 1, turn), b"a", u64::from(turn));
+                places(&queries);
+            }
+        }
+        assert_eq!(queries.len, usize::from(turns));
+        assert_sound(&queries);
+        for turn in 1..turns {
+            assert!(answered(&mut queries, &slot(1, 1, turn), b"a", 1000));
+        }
+        ask(&mut queries, slot(1, 1, 1), b"a", 1000);
+        assert_eq!((queries.len, places(&queries)), (2, 2));
+        assert_sound(&queries);
+    }
+
+    /// Whatever happens, what is watched is what waits, each query has its place, and few others have one.
+    fn assert_sound(queries: &Queries) {
         for asked in queries.endpoints.values() {
             let waiting: usize = asked.watched.values().map(|watch| watch.waiting).sum();
             let slots: usize = asked.slots.values().map(smallvec::SmallVec::len).sum();
             assert_eq!((waiting, slots), (asked.len, asked.len));
             assert!(asked.watched.values().all(|watch| watch.waiting > 0));
+            let places: HashSet<_> = asked.order.iter().map(|place| (place.slot, place.serial)).collect();
+            for (slot, queries) in &asked.slots {
+                assert!(queries.iter().all(|waiting| places.contains(&(*slot, waiting.serial))));
+            }
         }
+    }
+
+    /// Places in the order of the queries of endpoint 1; not many more than wait.
+    fn places(queries: &Queries) -> usize {
+        let asked = &queries.endpoints[&1];
+        assert!(asked.order.len() <= 2 * asked.len + PLACES_LEFT_MAX);
+        asked.order.len()
     }
 
     #[test]
@@ -345,7 +408,7 @@ mod tests {
         assert!(!queries.waits(&slot(1, 1000, 8), Some(b"a"), 0));
         assert!(queries.waits(&slot(1, 1001, 7), Some(b"a"), 0), "between other ports");
         assert_eq!(queries.len, 1);
-        assert_watched(&queries);
+        assert_sound(&queries);
         ask(&mut queries, slot(1, 1000, 8), b"a", 0);
         assert!(answered(&mut queries, &slot(1, 1000, 8), b"a", 0), "asked again");
         queries.guessed(&slot(1, 1000, 8));
@@ -361,7 +424,7 @@ mod tests {
             }
         }
         assert_eq!(queries.len, QUERIES_MAX);
-        assert_watched(&queries);
+        assert_sound(&queries);
         queries.expire(5 + WAIT_NS);
         assert!(queries.len == 0 && queries.endpoints.is_empty());
     }
