@@ -283,7 +283,7 @@ reasons! {
     QuicUndecryptable = 195, "quic_undecryptable", hubble 0;
     /// A QUIC Initial packet holds an invalid frame, or pieces of the handshake contradict each other.
     QuicBadHandshake = 196, "quic_bad_handshake", hubble 0;
-    /// The ClientHello of a QUIC connection came in more datagrams than are held back.
+    /// The ClientHello of a QUIC connection came in more datagrams than are held back, or one has more packets than are read.
     QuicHelloTooLong = 197, "quic_hello_too_long", hubble 0;
     /// Connections with more names than are remembered began under the same addresses and ports.
     QuicTooManyNames = 198, "quic_too_many_names", hubble 0;

@@ -13,9 +13,13 @@ use seventh_parsers::quic::{
     split_packet_or_draft,
 };
 use seventh_parsers::tls::{Limits, ServerAnswer, ServerHelloScanner, read_hello};
+use smallvec::SmallVec;
 
 /// Datagrams of one connection that are held back: the initial window of RFC 9002 §7.2.
 pub(crate) const HELD_DATAGRAMS_MAX: usize = 10;
+/// Initial packets in one datagram at most. Clients and servers put one in a datagram, hardly ever two; each has to be
+/// decrypted, and the smallest leave room for dozens.
+const INITIALS_MAX: usize = 8;
 /// `CONNECTION_CLOSE` with the TLS alert `unrecognized_name` (RFC 9000 §19.19, RFC 9001 §4.8), about a CRYPTO frame.
 const CLOSE: &[u8] = &[0x1c, 0x41, 0x70, 0x06, 0x00];
 
@@ -113,9 +117,9 @@ impl Attempt {
             Version::Draft(_) => Versions::AndDrafts,
         };
         let initials = initials_of(datagram, versions).unwrap_or_default();
+        let mut keys = Keys::new(Side::Server, self.original);
         let mut payload = Vec::new();
         for initial in initials {
-            let keys = InitialKeys::new(initial.version, Side::Server, &self.original);
             if keys.open(&initial, 0, &mut payload).is_err() {
                 continue;
             }
@@ -178,10 +182,10 @@ impl Attempt {
     /// Takes the handshake pieces of a datagram's packets; all or none.
     fn take(&mut self, initials: &[Initial<'_>]) -> Result<(), DropReason> {
         let mut payloads = Vec::with_capacity(initials.len());
+        let mut keys = Keys::new(Side::Client, self.original);
         let mut next_number = self.next_number;
         for initial in initials {
             let mut payload = Vec::new();
-            let keys = InitialKeys::new(initial.version, Side::Client, &self.original);
             let number = keys.open(initial, next_number, &mut payload).map_err(quic_reason)?;
             next_number = next_number.max(number + 1);
             payloads.push(payload);
@@ -204,14 +208,45 @@ impl Attempt {
 /// Why the datagram cannot be read.
 pub(crate) fn is_of(datagram: &[u8], original: Option<&ConnectionId>) -> Result<bool, DropReason> {
     let initials = initials_of(datagram, Versions::Published)?;
+    let Some(original) = original else {
+        return Ok(initials.is_empty());
+    };
+    let mut keys = Keys::new(Side::Client, *original);
     let mut payload = Vec::new();
     // Whatever number comes next: the client has sent a few Initial packets at most.
-    Ok(initials.iter().all(|initial| {
-        original.is_some_and(|original| {
-            let keys = InitialKeys::new(initial.version, Side::Client, original);
-            initial.destination != *original && keys.open(initial, 0, &mut payload).is_ok()
-        })
-    }))
+    Ok(initials
+        .iter()
+        .all(|initial| initial.destination != *original && keys.open(initial, 0, &mut payload).is_ok()))
+}
+
+/// Keys of one side's Initial packets of a connection, made once for each version that is met: that costs several times
+/// what it costs to open a packet.
+struct Keys {
+    side: Side,
+    original: ConnectionId,
+    made: SmallVec<[(Version, InitialKeys); 1]>,
+}
+
+impl Keys {
+    fn new(side: Side, original: ConnectionId) -> Self {
+        Self {
+            side,
+            original,
+            made: SmallVec::new(),
+        }
+    }
+
+    /// [`InitialKeys::open`] with the keys of the packet's version.
+    fn open(&mut self, initial: &Initial<'_>, expected: u64, payload: &mut Vec<u8>) -> Result<u64, QuicFault> {
+        let version = initial.version;
+        if let Some((_, keys)) = self.made.iter().find(|(made, _)| *made == version) {
+            return keys.open(initial, expected, payload);
+        }
+        let keys = InitialKeys::new(version, self.side, &self.original);
+        let number = keys.open(initial, expected, payload);
+        self.made.push((version, keys));
+        number
+    }
 }
 
 /// The Initial packets of a datagram. All must be for the same connection (RFC 9000 §12.2).
@@ -231,6 +266,9 @@ fn initials_of(datagram: &[u8], versions: Versions) -> Result<Vec<Initial<'_>>, 
                     .is_some_and(|first| first.destination != initial.destination);
                 if other {
                     return Err(DropReason::QuicBadPacket);
+                }
+                if initials.len() >= INITIALS_MAX {
+                    return Err(DropReason::QuicHelloTooLong);
                 }
                 initials.push(initial);
             }
@@ -255,5 +293,52 @@ pub const fn quic_reason(fault: QuicFault) -> DropReason {
         QuicFault::Undecryptable => DropReason::QuicUndecryptable,
         QuicFault::BadFrame | QuicFault::PiecesDiffer => DropReason::QuicBadHandshake,
         QuicFault::TooLarge => DropReason::QuicHelloTooLong,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        Attempt, ConnectionId, DropReason, INITIALS_MAX, InitialKeys, Keys, Opening, Side, Version, Versions,
+        initials_of, is_of,
+    };
+
+    fn id(byte: u8) -> ConnectionId {
+        ConnectionId::new(&[byte; 8]).unwrap()
+    }
+
+    /// A datagram with so many Initial packets of the client, of these versions in turn.
+    fn datagram(versions: &[Version], to: ConnectionId, count: usize) -> Vec<u8> {
+        let packets = versions.iter().cycle().zip(0..).take(count).map(|(version, number)| {
+            let keys = InitialKeys::new(*version, Side::Client, &id(7));
+            keys.seal(*version, &to, &id(1), number, &[1; 20]).unwrap()
+        });
+        packets.collect::<Vec<_>>().concat()
+    }
+
+    #[test]
+    fn keys_are_made_once_for_each_version_in_a_datagram() {
+        for (versions, expected) in [(&[Version::V1][..], 1), (&[Version::V1, Version::V2], 2)] {
+            let datagram = datagram(versions, id(7), INITIALS_MAX);
+            let initials = initials_of(&datagram, Versions::Published).unwrap();
+            assert_eq!(initials.len(), INITIALS_MAX);
+            let mut keys = Keys::new(Side::Client, id(7));
+            for (initial, number) in initials.iter().zip(0..) {
+                assert_eq!(keys.open(initial, number, &mut Vec::new()), Ok(number));
+            }
+            assert_eq!(keys.made.len(), expected);
+        }
+    }
+
+    #[test]
+    fn a_datagram_with_more_initial_packets_than_anybody_sends_is_refused_unread() {
+        let read = |count| {
+            let begins = Attempt::read(None, &datagram(&[Version::V1], id(7), count), Versions::Published);
+            let goes_on = is_of(&datagram(&[Version::V1], id(2), count), Some(&id(7)));
+            (begins.map(|(opening, _)| opening), goes_on)
+        };
+        assert_eq!(read(INITIALS_MAX), (Ok(Opening::Another), Ok(true)));
+        let too_many = DropReason::QuicHelloTooLong;
+        assert_eq!(read(INITIALS_MAX + 1), (Err(too_many), Err(too_many)));
     }
 }
