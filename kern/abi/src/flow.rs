@@ -82,7 +82,7 @@ impl FlowFlags {
     pub const BASE_VALID: u16 = 1;
     /// The other side has answered.
     pub const REPLIED: u16 = 2;
-    /// A RST was seen, or a FIN from both sides.
+    /// A RST was seen and nothing after it, or a FIN from both sides.
     pub const CLOSING: u16 = 4;
     /// `bypass` is valid.
     pub const BYPASS_VALID: u16 = 8;

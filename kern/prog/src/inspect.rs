@@ -206,11 +206,17 @@ fn reply_ends(flow: &FlowState) -> Ends {
 }
 
 /// Notices a RST, or a FIN of the side whose flag this is, if it stands where one may (RFC 9293 section 3.10.7.4, RFC 5961
-/// section 3: others are ignored or asked back about). With a FIN of one side alone a connection may live on.
+/// section 3: others are ignored or asked back about). With a FIN of one side alone a connection may live on. So it does if
+/// either side speaks on after a RST, be it to ask back: who was reset is silent, and to what comes too late for that the
+/// next RST is the answer.
 #[inline(always)]
 pub fn track_end(packet: &Packet, ends: Ends, own_fin: u16, flow: &mut FlowState) {
     const BOTH: u16 = FlowFlags::OPENER_FIN | FlowFlags::OTHER_FIN;
     if packet.tcp_flags & (TCP_FIN | TCP_RST) == 0 {
+        let speaks = packet.tcp_flags & (TCP_ACK | TCP_SYN) == TCP_ACK;
+        if flow.flags & FlowFlags::CLOSING != 0 && speaks && flow.flags & BOTH != BOTH {
+            flow.flags &= !FlowFlags::CLOSING;
+        }
         return;
     }
     if let Ends::Between(acknowledged, sent) = ends {

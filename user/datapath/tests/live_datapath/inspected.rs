@@ -72,6 +72,39 @@ fn only_an_end_that_stands_where_one_may_counts() {
 }
 
 #[test]
+fn a_reset_that_nobody_believes_closes_nothing_for_long() {
+    isolated(|| {
+        let lab = open_inspected();
+        from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, 1001, 5001, ACK, 100));
+        let answer = |seq: u32, ack: u32, flags: u8, payload: usize| {
+            to_endpoint(&segment(OTHER_SERVER, OWN_CLIENT, seq, ack, flags, payload));
+            thread::sleep(Duration::from_millis(60));
+        };
+        let closing = || lab.tcp_flags() & FlowFlags::CLOSING != 0;
+        answer(5001, 1101, ACK, 200);
+        let forged = segment(OWN_CLIENT, OTHER_SERVER, 1101 + 5000, 5201, ACK | RST, 0);
+        from_endpoint(&lab, forged.clone());
+        assert!(closing());
+        answer(5201, 1101, ACK, 0);
+        assert!(!closing(), "its receiver asks back");
+        from_endpoint(&lab, forged);
+        from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, 1101, 5201, ACK, 100));
+        assert!(!closing(), "the side that is said to have reset goes on");
+        answer(5201 - 100, 1201, ACK | RST, 0);
+        from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, 9000, 0, SYN, 0));
+        assert!(closing(), "another connection may begin");
+        answer(5201, 1201, ACK, 0);
+        assert!(!closing());
+        from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, 1201, 5201, ACK | FIN, 0));
+        answer(5201, 1202, ACK | FIN, 0);
+        from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, 1202, 5202, ACK, 0));
+        answer(5202, 1202, ACK, 0);
+        assert!(closing(), "both have said all");
+        lab.end();
+    });
+}
+
+#[test]
 fn a_refusal_that_the_other_side_has_overtaken_reaches_nobody_and_the_next_one_does() {
     isolated(|| {
         let lab = open_inspected();
