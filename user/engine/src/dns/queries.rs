@@ -117,13 +117,13 @@ impl Queries {
         self.len = (self.len + asked.len).saturating_sub(before);
         while self.len > QUERIES_MAX {
             let own = self.endpoints.get(&endpoint).is_some_and(|asked| asked.len > 1);
-            let largest = self
-                .endpoints
-                .iter()
-                .max_by_key(|(_, asked)| asked.len)
-                .map(|(&at, _)| at);
-            let Some(asked) = (if own { Some(endpoint) } else { largest }).and_then(|at| self.endpoints.get_mut(&at))
-            else {
+            // All endpoints are only looked through for one that has nothing else to give.
+            let gives_way = if own {
+                self.endpoints.get_mut(&endpoint)
+            } else {
+                self.endpoints.values_mut().max_by_key(|asked| asked.len)
+            };
+            let Some(asked) = gives_way else {
                 return;
             };
             let before = asked.len;
