@@ -371,6 +371,13 @@ impl Publisher {
 
     /// Switches those whose rows are there. A policy in audit that lacks its rows keeps none from being enforced.
     fn switch_written(&mut self, lacking: &HashMap<u32, String>, failures: &mut Vec<String>) {
+        let devices: Vec<u32> = self
+            .waiting()
+            .filter_map(|index| self.endpoints[index].ifindex)
+            .collect();
+        if let Err(e) = self.datapath.forget_unmanaged(devices.into_iter()) {
+            failures.push(e.to_string());
+        }
         for index in self.waiting().collect::<Vec<_>>() {
             let Some(endpoint) = self.endpoints.get_mut(index) else {
                 continue;

@@ -334,6 +334,21 @@ impl Datapath {
         maps::set(&mut self.maps.endpoints, names::ENDPOINTS, ifindex, endpoint)
     }
 
+    /// To be called before policies speak of endpoints, by their devices, of which none spoke: what passed there meanwhile left
+    /// no mark in the flows that are known from before. Those that are read would go on from a place that is none any more, so
+    /// they are forgotten, and their connections taken for what they are, begun unseen.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn forget_unmanaged(&mut self, devices: impl Iterator<Item = u32>) -> Result<(), DatapathError> {
+        let unmanaged = |ifindex: &u32| self.maps.endpoints.get(ifindex, 0).is_ok_and(|known| known.flags == 0);
+        let devices: HashSet<u32> = devices.filter(unmanaged).collect();
+        if devices.is_empty() {
+            return Ok(());
+        }
+        self.maps.forget_read(&devices)
+    }
+
     /// Endpoints that the kernel knows, also those of an earlier agent: a new agent continues their epochs and uses
     /// policy ids beyond theirs.
     #[must_use]

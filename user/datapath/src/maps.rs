@@ -10,7 +10,8 @@ use aya::{
     maps::{Array, HashMap, LpmTrie, Map, MapData, MapError, RingBuf, XskMap, lpm_trie::Key},
 };
 use seventh_abi::{
-    Addr, DatapathConfig, Endpoint, FlowKey, FlowState, IpcacheEntry, IpcacheKey, PolicyEntry, PolicyKey, names,
+    Addr, DatapathConfig, Endpoint, FlowKey, FlowState, IpcacheEntry, IpcacheKey, PROTOCOL_TCP, PolicyEntry, PolicyKey,
+    Verdict, names,
 };
 
 use crate::{CounterReader, DatapathError};
@@ -156,6 +157,23 @@ impl Maps {
         let key = |prefix: IpcachePrefix| Key::new(prefix.prefix_len, IpcacheKey { addr: prefix.addr });
         let stale: Vec<_> = prefixes.map(key).collect();
         remove_all(&mut self.ipcache, &stale, names::IPCACHE)
+    }
+
+    /// Forgets flows of TCP at these devices whose bytes are read.
+    pub(crate) fn forget_read(&mut self, devices: &HashSet<u32>) -> Result<(), DatapathError> {
+        let is_read = |flow: &FlowState| flow.verdict != Verdict::Forward as u8;
+        let at_devices = self
+            .flows
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(key, flow)| key.protocol == PROTOCOL_TCP && devices.contains(&key.ifindex) && is_read(flow));
+        for (key, _) in at_devices.collect::<Vec<_>>() {
+            match self.flows.remove(&key) {
+                Ok(()) | Err(MapError::KeyNotFound) => {}
+                Err(error) => return Err(DatapathError::map(names::FLOWS)(error)),
+            }
+        }
+        Ok(())
     }
 
     /// A snapshot of the flow table, of so many entries at most; those that move meanwhile may be missing or come twice.

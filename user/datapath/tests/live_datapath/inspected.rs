@@ -248,3 +248,36 @@ fn a_connection_on_the_ports_of_a_settled_one_is_read_from_its_beginning() {
         lab.end();
     });
 }
+
+#[test]
+fn what_passed_while_no_policy_spoke_of_an_endpoint_has_been_read_by_nobody() {
+    isolated(|| {
+        let mut lab = open_inspected();
+        from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, 1001, 5001, ACK, 100));
+        assert_eq!(lab.counter(Counter::Punted), 1);
+        let device = lab.indices[0];
+        let managed = lab.datapath.endpoints()[&device];
+        let unmanaged = Endpoint {
+            flags: 0,
+            epoch: 2,
+            ..managed
+        };
+        lab.datapath.set_endpoint(device, unmanaged).unwrap();
+        from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, 1101, 5001, ACK, 100));
+        to_endpoint(&segment(OTHER_SERVER, OWN_CLIENT, 5001, 1201, ACK, 0));
+        lab.datapath.forget_unmanaged([device].into_iter()).unwrap();
+        let again = Endpoint { epoch: 3, ..managed };
+        lab.datapath.set_endpoint(device, again).unwrap();
+        from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, 1101, 5001, ACK, 200));
+        let meta = PuntMeta::decode(lab.last_frame.lock().unwrap().first_chunk().unwrap()).unwrap();
+        assert_eq!((lab.counter(Counter::Punted), meta.base_seq), (2, None));
+        // Where policies spoke all the time nothing is forgotten.
+        from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, 2000, 0, SYN, 0));
+        to_endpoint(&segment(OTHER_SERVER, OWN_CLIENT, 7000, 2001, SYN | ACK, 0));
+        lab.datapath.forget_unmanaged([device].into_iter()).unwrap();
+        from_endpoint(&lab, segment(OWN_CLIENT, OTHER_SERVER, 2001, 7001, ACK, 100));
+        let meta = PuntMeta::decode(lab.last_frame.lock().unwrap().first_chunk().unwrap()).unwrap();
+        assert_eq!(meta.base_seq, Some(2001));
+        lab.end();
+    });
+}
