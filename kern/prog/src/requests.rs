@@ -252,17 +252,27 @@ fn note_punted(packet: &Packet, flow: &mut FlowState) -> bool {
 /// again, is older than what is known: it neither goes back nor takes anything back.
 #[inline(always)]
 pub fn tell_boundary(flow: &mut FlowState, seq: u32, is_valid: bool) {
-    let (_, boundary) = FlowState::unpack_request(atomic::load(&flow.request));
-    if flow.flags & FlowFlags::BOUNDARY_VALID != 0 && !after(seq, boundary) {
+    let is_late = is_late(flow, seq);
+    // Written so, or the compiler reads parts of actions that this one does not have, which the verifier of 5.10 refuses.
+    if !is_valid {
+        if !is_late {
+            flow.flags &= !FlowFlags::BOUNDARY_VALID;
+        }
         return;
     }
-    if !is_valid {
-        flow.flags &= !FlowFlags::BOUNDARY_VALID;
+    if is_late {
         return;
     }
     atomic::store_low(&mut flow.request, seq);
     flow.told_seq = seq;
     flow.flags |= FlowFlags::BOUNDARY_VALID;
+}
+
+/// It is known of a later place already that a request begins there.
+#[inline(always)]
+fn is_late(flow: &FlowState, seq: u32) -> bool {
+    let (_, boundary) = FlowState::unpack_request(atomic::load(&flow.request));
+    flow.flags & FlowFlags::BOUNDARY_VALID != 0 && !after(seq, boundary)
 }
 
 /// Bytes of the opener go on from the engine. If it did not say where the next request begins, and they go beyond the last
