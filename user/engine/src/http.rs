@@ -155,9 +155,14 @@ impl HttpInspector {
         self.tunnel.is_some()
     }
 
-    /// Other rules: a connection that has become opaque goes on if they allow the request that made it so.
+    /// Other rules: a connection that has become opaque, or will when the server agrees, goes on if they allow the request
+    /// that makes it so.
     pub(crate) fn judge_again(&mut self, judge: &mut dyn HeadJudge) -> Result<(), DropReason> {
-        self.tunnel.as_ref().map_or(Ok(()), |head| judge.again(head))
+        if judge.is_beside() {
+            return Ok(());
+        }
+        let asked = self.asked.as_ref().map(|asked| &asked.head);
+        asked.or(self.tunnel.as_ref()).map_or(Ok(()), |head| judge.again(head))
     }
 
     /// Takes new bytes, which begin at `stream.next()`.

@@ -1,6 +1,7 @@
 //! Requests after which the connection speaks another protocol, if the server agrees.
 
 use crate::http2::{PREFACE, WINDOW_UPDATE, begin, frame, request};
+use crate::wire::{ACK, RST};
 use crate::world::{Connection, Outcome, POLICY, World, get};
 use seventh_abi::{DropReason, Hook, InjectAction, Replies};
 
@@ -8,6 +9,14 @@ const SWITCH: &[u8] = b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\
 
 fn upgrade(protocol: &str) -> String {
     format!("GET /public/ws HTTP/1.1\r\nHost: a\r\nConnection: Upgrade\r\nUpgrade: {protocol}\r\n\r\n")
+}
+
+/// [`POLICY`] with a rule that allows CONNECT to `a:443`.
+pub(crate) fn with_connect() -> String {
+    let rule = "        - {method: OPTIONS, path: \"[*]\"}\n";
+    let policy = POLICY.replace(rule, "        - {method: CONNECT, host: \"a:443\"}\n");
+    assert_ne!(policy, POLICY);
+    policy
 }
 
 /// The server's bytes, `offset` after its first; the opener has acknowledged those before.
@@ -134,6 +143,49 @@ fn an_opaque_connection_is_judged_again_when_the_rules_change() {
     assert_eq!(world.reason(DropReason::HttpPolicyDenied), 1);
 }
 
+/// A client can put the answer off as long as it likes, by a window of zero.
+#[test]
+fn an_upgrade_that_is_not_answered_yet_is_judged_again_when_the_rules_change() {
+    for (protocol, forbidden) in [("websocket", true), ("websocket", false), ("h2c", true), ("h2c", false)] {
+        for opener_first in [false, true] {
+            let mut world = World::new();
+            let (mut connection, at) = asked(&mut world, protocol);
+            let path = if forbidden { "/other" } else { "/public/ws" };
+            world.set_policy(&POLICY.replace("/public.*", path));
+            let early = opener_first.then(|| connection.send(&mut world, at, "frames"));
+            if forbidden {
+                let outcome = early.unwrap_or_else(|| reply(&mut world, &connection, at, 0, SWITCH));
+                assert!(outcome.forwarded.is_none(), "{outcome:?}");
+                assert!(outcome.made.len() > 1 && outcome.made.iter().all(|sent| sent.flags() == RST | ACK));
+                assert_eq!(world.reason(DropReason::HttpPolicyDenied), 1);
+                let agreed = reply(&mut world, &connection, at, 0, SWITCH);
+                assert!(agreed.forwarded.is_none(), "{agreed:?}");
+                connection.answered(at, SWITCH.len() as u32);
+                assert!(connection.send(&mut world, at, "frames").forwarded.is_none());
+            } else {
+                assert!(early.is_none_or(|outcome| outcome.forwarded.is_none() && outcome.made.is_empty()));
+                reply(&mut world, &connection, at, 0, SWITCH).forwarded();
+                connection.answered(at, SWITCH.len() as u32);
+                connection.send(&mut world, at, begin()).forwarded();
+                assert_eq!(world.reason(DropReason::HttpPolicyDenied), 0);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_connect_that_is_not_answered_yet_is_judged_again_when_the_rules_change() {
+    let connect = "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n";
+    let mut world = World::new();
+    world.set_policy(&with_connect());
+    let connection = Connection::new();
+    connection.send(&mut world, 0, connect).forwarded();
+    world.set_policy(POLICY);
+    let said = reply(&mut world, &connection, connect.len(), 0, b"HTTP/1.1 200 OK\r\n\r\n");
+    assert!(said.forwarded.is_none(), "{said:?}");
+    assert_eq!(world.reason(DropReason::HttpPolicyDenied), 1);
+}
+
 #[test]
 fn after_an_upgrade_to_http_2_every_stream_is_judged() {
     let mut world = World::new();
@@ -170,9 +222,7 @@ fn connect_is_followed_where_a_rule_without_a_path_allows_it() {
     let mut world = World::new();
     Connection::new().send(&mut world, 0, connect).refusal();
     assert_eq!(world.reason(DropReason::HttpPolicyDenied), 1);
-    let rule = "        - {method: OPTIONS, path: \"[*]\"}\n";
-    let policy = POLICY.replace(rule, "        - {method: CONNECT, host: \"a:443\"}\n");
-    assert_ne!(policy, POLICY);
+    let policy = with_connect();
     for (answer, opaque) in [("HTTP/1.1 200 OK\r\n\r\n", true), ("HTTP/1.1 407 No\r\n\r\n", false)] {
         let mut world = World::new();
         world.set_policy(&policy);
