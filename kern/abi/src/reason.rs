@@ -239,7 +239,7 @@ reasons! {
     Http2ResetFlood = 152, "http2_reset_flood", hubble 0;
     /// Content-Length and the data of an HTTP/2 stream differ.
     Http2LengthMismatch = 153, "http2_length_mismatch", hubble 0;
-    /// Too many HTTP/2 streams whose declared length is still to come.
+    /// Too many HTTP/2 streams whose declared length is still to come, or too many tunnels to judge them again.
     Http2TooManyStreams = 154, "http2_too_many_streams", hubble 0;
     /// DATA or trailers on a stream that the client has ended.
     Http2StreamClosed = 155, "http2_stream_closed", hubble 0;

@@ -15,6 +15,12 @@ impl Fields {
         self.ends.clear();
     }
 
+    /// Memory held, in bytes.
+    #[must_use]
+    pub const fn held(&self) -> usize {
+        self.bytes.capacity() + self.ends.capacity() * size_of::<(usize, usize)>()
+    }
+
     /// Number of fields.
     #[must_use]
     pub const fn len(&self) -> usize {

@@ -17,7 +17,7 @@ use crate::upgrade::{Agreed, Asked, Protocol, UPGRADE_HEAD_MAX};
 use seventh_abi::{DropReason, Replies};
 use seventh_parsers::http1::{
     BodyLength, ChunkProgress, ChunkedFollower, HeadScanner, HttpFault, Limits, LooseHead, LooseScanner, RequestHead,
-    read_loose,
+    read_head, read_loose,
 };
 use seventh_parsers::http2::PREFACE;
 
@@ -54,8 +54,8 @@ pub(crate) trait HeadJudge {
     /// Judges a request on a stream of HTTP/2, which was read already.
     fn request(&mut self, head: &RequestHead<'_>, stream: Http2Stream) -> Result<(), DropReason>;
 
-    /// Judges a head that was allowed before, under the rules of this moment. Nothing is recorded.
-    fn again(&mut self, head: &[u8]) -> Result<(), DropReason>;
+    /// Judges a request that was allowed before, under the rules of this moment. Nothing is recorded.
+    fn again(&mut self, head: &RequestHead<'_>) -> Result<(), DropReason>;
 
     /// What becomes of a request (or of something else) that is not to pass for that reason: an error, unless nothing
     /// is refused.
@@ -156,13 +156,19 @@ impl HttpInspector {
     }
 
     /// Other rules: a connection that has become opaque, or will when the server agrees, goes on if they allow the request
-    /// that makes it so.
+    /// that makes it so; the same holds for each tunnel inside HTTP/2.
     pub(crate) fn judge_again(&mut self, judge: &mut dyn HeadJudge) -> Result<(), DropReason> {
         if judge.is_beside() {
             return Ok(());
         }
+        if let Phase::Http2(http2) = &self.phase {
+            return http2.judge_again(judge);
+        }
         let asked = self.asked.as_ref().map(|asked| &asked.head);
-        asked.or(self.tunnel.as_ref()).map_or(Ok(()), |head| judge.again(head))
+        let Some(head) = asked.or(self.tunnel.as_ref()) else {
+            return Ok(());
+        };
+        judge.again(&read_head(head).map_err(http_reason)?)
     }
 
     /// Takes new bytes, which begin at `stream.next()`.
@@ -532,8 +538,8 @@ mod tests {
             self.judge(head)
         }
 
-        fn again(&mut self, head: &[u8]) -> Result<(), DropReason> {
-            self.head(head, true).map(|_| ())
+        fn again(&mut self, head: &RequestHead<'_>) -> Result<(), DropReason> {
+            self.judge(head)
         }
 
         fn loose(&mut self, _head: &[u8], reason: DropReason) -> Result<Judged, DropReason> {

@@ -5,8 +5,7 @@
 //! decompressor. Other frames are judged by their headers. Data is followed and, if there is much of it, given free.
 //!
 //! Kept for a connection: the decompressor's table ([`seventh_parsers::http2::TABLE_LEN_MAX`]), the streams that the
-//! opener has not ended, with the lengths that they have promised ([`OPEN_MAX`]), and five [`Allowance`]s. Numbers of new
-//! streams only rise (RFC 9113 §5.1.1), so a block on an older stream is trailers, and those cannot hold a request.
+//! opener has not ended ([`OpenStreams`]), and five [`Allowance`]s. Numbers of new streams only rise (RFC 9113 §5.1.1), so a block on an older stream is trailers, and those cannot hold a request.
 //!
 //! A server resets a stream on which something stands that must not be there. A client could have that done without end
 //! and without a `RST_STREAM` of its own, each time with the work of a request thrown away. So what can only be meant
@@ -14,6 +13,7 @@
 
 use crate::http::{HeadJudge, give_free, http_reason};
 use crate::http2_answer::{ErrorCode, forbidden, go_away};
+use crate::http2_open::OpenStreams;
 use crate::inspector::{Inspection, Patience, Refusal};
 use crate::record::Http2Stream;
 use crate::stream::Stream;
@@ -25,11 +25,6 @@ use seventh_parsers::http2::{
 };
 use std::borrow::Cow;
 
-/// Streams that the opener has not ended and that are remembered; the oldest without a promise gives way. Not all of
-/// them need to be alive: that the server has ended one is not seen.
-const OPEN_MAX: usize = 1024;
-/// Streams whose promised length is still to come. Servers allow a hundred or so at a time.
-const PROMISES_MAX: usize = 256;
 /// DATA with less content is more work than it is worth.
 const TINY_DATA_LEN: u32 = 16;
 /// A window that is opened so far at once may be more than a stream has (2^31 - 1, RFC 9113 §6.9.1).
@@ -39,6 +34,8 @@ const LARGE_WINDOW: u32 = 1 << 30;
 /// RFC 9113 §6.5.2.
 const SETTINGS_INITIAL_WINDOW_SIZE: u16 = 4;
 const FRAME_HEADER_LEN: usize = 9;
+/// Data of a tunnel that is given free at once at most: what is given free goes on when the policy changes.
+const TUNNEL_GRANT_MAX: u64 = 16 << 10;
 const SECOND_NS: u64 = 1_000_000_000;
 /// How long a refusal waits for the answers to earlier requests, which it would cut off.
 const POLITENESS_NS: u64 = SECOND_NS;
@@ -125,9 +122,8 @@ pub(crate) struct Http2Inspector {
     at_first: bool,
     /// The newest stream of the opener.
     newest: u32,
-    /// Streams that the opener has not ended, in the order of their numbers, and the bytes of data that their
-    /// Content-Length still promises, if it promises any.
-    open: Vec<(u32, Option<u64>)>,
+    /// Streams that the opener has not ended.
+    open: OpenStreams,
     /// What each stream's window begins with, by the opener's settings.
     initial_window: u32,
     settings: Allowance,
@@ -145,8 +141,17 @@ enum Phase {
     Preface(usize),
     /// In a frame, a header block, or before one.
     Unit(FrameScanner),
-    /// So many bytes of data are still to come.
-    Data(u64),
+    Data(Data),
+}
+
+/// The rest of a frame's data.
+#[derive(Clone, Copy, Debug)]
+struct Data {
+    stream: u32,
+    /// It ends the stream.
+    end_stream: bool,
+    /// So many bytes are still to come.
+    left: u64,
 }
 
 /// Why a unit may not go on, and what the opener is told.
@@ -164,7 +169,7 @@ impl Http2Inspector {
             decoder: Decoder::new(),
             at_first: true,
             newest: 0,
-            open: Vec::new(),
+            open: OpenStreams::default(),
             initial_window: 0xffff,
             settings: Allowance::full(SETTINGS),
             control: Allowance::full(CONTROL),
@@ -196,7 +201,19 @@ impl Http2Inspector {
 
     /// Memory held, in bytes.
     pub(crate) fn held(&self) -> usize {
-        size_of::<Self>() + self.decoder.held() + self.open.capacity() * size_of::<(u32, Option<u64>)>()
+        size_of::<Self>() + self.decoder.held() + self.open.held()
+    }
+
+    /// Other rules: the connection goes on if they allow every request that opened a tunnel which the opener has not
+    /// ended. Where one was not kept nobody can say so.
+    pub(crate) fn judge_again(&self, judge: &mut dyn HeadJudge) -> Result<(), DropReason> {
+        let mut lines = Vec::new();
+        for tunnel in self.open.tunnels() {
+            let fields = tunnel.ok_or(DropReason::Http2TooManyStreams)?;
+            let request = read_request(fields, &mut lines).map_err(http2_reason)?;
+            judge.again(&request.head)?;
+        }
+        Ok(())
     }
 
     /// Takes new bytes, which begin at `stream.next()`.
@@ -208,7 +225,7 @@ impl Http2Inspector {
             let step = match self.phase {
                 Phase::Preface(there) => self.preface(there, stream, rest),
                 Phase::Unit(scanner) => self.unit(scanner, stream, rest, judge, &mut allowed),
-                Phase::Data(left) => Ok(self.data(left, stream, rest)),
+                Phase::Data(data) => Ok(self.data(data, stream, rest)),
             };
             match step {
                 Ok(taken) => rest = rest.get(taken..).unwrap_or_default(),
@@ -227,17 +244,22 @@ impl Http2Inspector {
 
     /// Gives the rest of the present data free, if that pays: the range of sequence numbers.
     pub(crate) fn grant(&mut self, stream: &mut Stream) -> Option<(u32, u32)> {
-        let Phase::Data(left) = self.phase else { return None };
+        let Phase::Data(data) = self.phase else { return None };
+        let left = if self.open.is_tunnel(data.stream) {
+            data.left.min(TUNNEL_GRANT_MAX)
+        } else {
+            data.left
+        };
         let (len, range) = give_free(stream, left)?;
-        self.phase = self.after_data(left - len);
+        self.after_data(data, len);
         Some(range)
     }
 
     /// So many bytes will never be shown. False if it is not certain what they are.
     pub(crate) fn skip(&mut self, len: u64) -> bool {
         match self.phase {
-            Phase::Data(left) if left >= len => {
-                self.phase = self.after_data(left - len);
+            Phase::Data(data) if data.left >= len => {
+                self.after_data(data, len);
                 true
             }
             Phase::Data(_) | Phase::Unit(_) | Phase::Preface(_) => false,
@@ -273,26 +295,36 @@ impl Http2Inspector {
         }
         stream.append(here);
         self.phase = if here.len() == wanted.len() {
-            self.after_data(0)
+            self.next_unit()
         } else {
             Phase::Preface(there + here.len())
         };
         Ok(here.len())
     }
 
-    fn data(&mut self, left: u64, stream: &mut Stream, rest: &[u8]) -> usize {
-        let take = usize::try_from(left).unwrap_or(usize::MAX).min(rest.len());
+    fn data(&mut self, data: Data, stream: &mut Stream, rest: &[u8]) -> usize {
+        let take = usize::try_from(data.left).unwrap_or(usize::MAX).min(rest.len());
         stream.append(rest.get(..take).unwrap_or_default());
-        self.phase = self.after_data(left.saturating_sub(take as u64));
+        self.after_data(data, take as u64);
         take
     }
 
-    const fn after_data(&self, left: u64) -> Phase {
-        if left == 0 {
-            Phase::Unit(FrameScanner::new(&self.limits))
-        } else {
-            Phase::Data(left)
+    /// `len` bytes of the data have gone on. The stream ends with the last one, not with the frame's header: until then it
+    /// may be a tunnel.
+    fn after_data(&mut self, data: Data, len: u64) {
+        let left = data.left.saturating_sub(len);
+        if left > 0 {
+            self.phase = Phase::Data(Data { left, ..data });
+            return;
         }
+        if data.end_stream {
+            self.open.end(data.stream);
+        }
+        self.phase = self.next_unit();
+    }
+
+    const fn next_unit(&self) -> Phase {
+        Phase::Unit(FrameScanner::new(&self.limits))
     }
 
     fn unit(
@@ -326,7 +358,7 @@ impl Http2Inspector {
                     judged
                 };
                 *allowed += usize::from(judged?);
-                self.phase = self.after_data(0);
+                self.phase = self.next_unit();
             }
             Unit::Data {
                 stream: id,
@@ -335,7 +367,12 @@ impl Http2Inspector {
                 padding,
             } => {
                 self.data_frame(id, end_stream, len, padding, judge)?;
-                self.phase = self.after_data(u64::from(len));
+                let data = Data {
+                    stream: id,
+                    end_stream,
+                    left: u64::from(len),
+                };
+                self.after_data(data, 0);
             }
             Unit::Frame(frame) => {
                 if earlier == 0 {
@@ -346,7 +383,7 @@ impl Http2Inspector {
                     stream.retract(end);
                     judged?;
                 }
-                self.phase = self.after_data(0);
+                self.phase = self.next_unit();
             }
         }
         self.at_first = false;
@@ -400,7 +437,7 @@ impl Http2Inspector {
         let promise = request.content_length.filter(|_| !end_stream);
         let judged = if end_stream && promised > 0 {
             judge.refuse(Some(&request.head.loosely()), DropReason::Http2LengthMismatch)
-        } else if promise.is_some() && self.promises() >= PROMISES_MAX {
+        } else if promise.is_some() && self.open.is_full_of_promises() {
             judge.refuse(Some(&request.head.loosely()), DropReason::Http2TooManyStreams)
         } else {
             let stream = Http2Stream {
@@ -411,23 +448,11 @@ impl Http2Inspector {
         };
         judged.map_err(|reason| on_stream(reason, request.is_grpc))?;
         self.newest = id;
+        let opens_tunnel = request.head.method == "CONNECT";
         if !end_stream {
-            if self.open.len() >= OPEN_MAX
-                && let Some(at) = self.open.iter().position(|(_, promise)| promise.is_none())
-            {
-                self.open.remove(at);
-            }
-            // The newest stream has the highest number: the order is kept.
-            self.open.push((id, promise));
+            self.open.begin(id, promise, opens_tunnel.then(|| fields.clone()));
         }
         Ok(true)
-    }
-
-    fn promises(&self) -> usize {
-        if self.open.len() < PROMISES_MAX {
-            return 0;
-        }
-        self.open.iter().filter(|(_, promise)| promise.is_some()).count()
     }
 
     fn trailers(&mut self, id: u32, end_stream: bool, fields: &Fields) -> Result<(), Refused> {
@@ -436,7 +461,9 @@ impl Http2Inspector {
         if !end_stream {
             return Err(self.fault(Http2Fault::BadFrame));
         }
-        self.keep_promise(id, 0, true)
+        self.keep_promise(id, 0, true)?;
+        self.open.end(id);
+        Ok(())
     }
 
     fn data_frame(
@@ -471,12 +498,7 @@ impl Http2Inspector {
 
     /// Data of a stream that was not ended; if it has promised a length no more than that, and at the end no less.
     fn keep_promise(&mut self, id: u32, len: u32, end_stream: bool) -> Result<(), Refused> {
-        let Some((at, promise)) = self
-            .open
-            .binary_search_by_key(&id, |(stream, _)| *stream)
-            .ok()
-            .and_then(|at| self.open.get_mut(at).map(|(_, promise)| (at, promise)))
-        else {
+        let Some(promise) = self.open.promise(id) else {
             return Err(Refused {
                 reason: DropReason::Http2StreamClosed,
                 answer: go_away(self.newest, ErrorCode::StreamClosed),
@@ -492,9 +514,6 @@ impl Http2Inspector {
                     });
                 }
             }
-        }
-        if end_stream {
-            self.open.remove(at);
         }
         Ok(())
     }
@@ -530,7 +549,7 @@ impl Http2Inspector {
             judge.refuse(None, reason).map_err(|reason| self.flood(reason))?;
         }
         if frame.kind == FrameKind::ResetStream {
-            self.open.retain(|(stream, _)| *stream != frame.stream);
+            self.open.end(frame.stream);
         }
         Ok(())
     }

@@ -121,9 +121,8 @@ impl HeadJudge for Judge<'_> {
         self.desk.judge(head, Some(stream), self.policy, self.about, Ok(()))
     }
 
-    fn again(&mut self, head: &[u8]) -> Result<(), DropReason> {
-        let head = read_head(head).map_err(http_reason)?;
-        self.desk.verdict(&self.policy.rules, &head).map(|_| ())
+    fn again(&mut self, head: &RequestHead<'_>) -> Result<(), DropReason> {
+        self.desk.verdict(&self.policy.rules, head).map(|_| ())
     }
 
     fn refuse(&mut self, request: Option<&LooseHead<'_>>, reason: DropReason) -> Result<(), DropReason> {

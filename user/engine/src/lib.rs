@@ -50,6 +50,7 @@ mod generations;
 mod http;
 mod http2;
 mod http2_answer;
+mod http2_open;
 mod inspector;
 mod judge;
 mod names;

@@ -1,7 +1,8 @@
 //! Beside the traffic: what enforcement would have said, whatever is shown, in whatever order, however much of it.
 
+use crate::http2::{END_HEADERS, HEADERS, begin, block, frame, request};
 use crate::wire::{self, Shape};
-use crate::world::{Connection, IFINDEX, SECOND, World, get, post};
+use crate::world::{Connection, IFINDEX, POLICY, SECOND, World, get, post};
 use seventh_abi::{DropReason, Hook};
 use seventh_engine::{
     Beside, Denials, EndpointView, EngineCounter, EngineLimits, EngineShared, L7Record, PolicyView, RecordVerdict, Seen,
@@ -289,4 +290,22 @@ fn the_same_verdicts_as_in_the_way_of_the_traffic() {
             "{request}"
         );
     }
+}
+
+/// Nothing is refused here, so no change of policy ends what is read.
+#[test]
+fn tunnels_are_not_judged_again() {
+    let mut policies = World::new();
+    let mut world = BesideWorld {
+        shared: policies.shared.clone(),
+        beside: Beside::new(policies.shared.clone(), EngineLimits::default(), Denials::Audited),
+    };
+    let connection = Connection::new();
+    let connect = [(":method", "CONNECT"), (":authority", "a:443")];
+    let opened = [begin(), frame(HEADERS, END_HEADERS, 1, &block(&connect))].concat();
+    world.show(&connection.frame(0, &opened));
+    assert_eq!(world.records(), [audited(DropReason::HttpPolicyDenied, "")]);
+    policies.set_policy(&POLICY.replace("/public.*", "/other"));
+    world.show(&connection.frame(opened.len(), request(3, "/other")));
+    assert_eq!(world.records(), [forwarded("/other")]);
 }

@@ -19,6 +19,7 @@ mod reused;
 mod simulation;
 mod streams;
 mod tls;
+mod tunnels;
 mod upgrades;
 mod wire;
 mod world;
