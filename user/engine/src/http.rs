@@ -85,8 +85,8 @@ pub(crate) struct HttpInspector {
     at_first: bool,
     /// The request that asks for another protocol and is not answered yet.
     asked: Option<Box<Asked>>,
-    /// What was agreed to follow the request that asked.
-    agreed: Option<Protocol>,
+    /// HTTP/2 was agreed to follow the request that asked.
+    upgraded: Option<Box<Http2Inspector>>,
     /// Head of the request that made the connection opaque.
     tunnel: Option<Box<[u8]>>,
 }
@@ -111,7 +111,7 @@ impl HttpInspector {
             limits,
             at_first: true,
             asked: None,
-            agreed: None,
+            upgraded: None,
             tunnel: None,
         }
     }
@@ -138,12 +138,13 @@ impl HttpInspector {
             Phase::Http2(http2) => http2.held(),
         };
         let asked = self.asked.as_ref().map_or(0, |asked| asked.held());
-        phase + asked + self.tunnel.as_ref().map_or(0, |head| head.len())
+        let upgraded = self.upgraded.as_ref().map_or(0, |http2| http2.held());
+        phase + asked + upgraded + self.tunnel.as_ref().map_or(0, |head| head.len())
     }
 
     /// Whether the next byte begins a request, whatever came before it.
     pub(crate) const fn at_boundary(&self) -> bool {
-        let is_plain = self.asked.is_none() && self.agreed.is_none() && self.tunnel.is_none();
+        let is_plain = self.asked.is_none() && self.upgraded.is_none() && self.tunnel.is_none();
         match &self.phase {
             Phase::Head(scanner) => is_plain && scanner.taken() == 0,
             Phase::Loose(..) | Phase::Body(_) | Phase::Chunks(_) | Phase::Http2(_) => false,
@@ -181,9 +182,10 @@ impl HttpInspector {
         let mut allowed = 0;
         // Each turn takes at least one byte, changes the phase once, or ends the loop.
         while !rest.is_empty() {
-            if self.agreed == Some(Protocol::Http2) && self.at_next_request() {
-                self.agreed = None;
-                self.phase = Phase::Http2(Box::new(Http2Inspector::upgraded(self.limits)));
+            if self.at_next_request()
+                && let Some(http2) = self.upgraded.take()
+            {
+                self.phase = Phase::Http2(http2);
             }
             let passed = new.len() - rest.len();
             let in_body = matches!(self.phase, Phase::Body(_) | Phase::Chunks(_));
@@ -246,9 +248,14 @@ impl HttpInspector {
             && let Some(asked) = self.asked.take()
             && agreed == Agreed::Yes
         {
-            frames = (asked.protocol == Protocol::Http2).then(|| asked.behind_heads(new.len()));
-            self.agreed = Some(asked.protocol);
-            self.tunnel = (asked.protocol == Protocol::Opaque).then_some(asked.head);
+            match asked.protocol {
+                Protocol::Opaque => self.tunnel = Some(asked.head),
+                Protocol::Http2 => {
+                    frames = Some(asked.behind_heads(new.len()));
+                    let http2 = Http2Inspector::upgraded(self.limits, asked.settings().as_deref());
+                    self.upgraded = Some(Box::new(http2));
+                }
+            }
         }
         ReplyReading {
             not_on: None,

@@ -31,6 +31,8 @@ const TINY_DATA_LEN: u32 = 16;
 const LARGE_INCREMENT: u32 = 1 << 24;
 /// The same for what all streams begin with.
 const LARGE_WINDOW: u32 = 1 << 30;
+/// What a stream's window begins with unless settings say otherwise (RFC 9113 §6.9.2).
+const INITIAL_WINDOW: u32 = 0xffff;
 /// RFC 9113 §6.5.2.
 const SETTINGS_INITIAL_WINDOW_SIZE: u16 = 4;
 const FRAME_HEADER_LEN: usize = 9;
@@ -170,7 +172,7 @@ impl Http2Inspector {
             at_first: true,
             newest: 0,
             open: OpenStreams::default(),
-            initial_window: 0xffff,
+            initial_window: INITIAL_WINDOW,
             settings: Allowance::full(SETTINGS),
             control: Allowance::full(CONTROL),
             tiny: Allowance::full(TINY),
@@ -180,12 +182,16 @@ impl Http2Inspector {
         }
     }
 
-    /// After an upgrade: the request that asked for it was stream 1 (RFC 7540 §3.2). The settings that it brought
-    /// (`HTTP2-Settings`) were not read: until others come, windows may begin with anything.
-    pub(crate) fn upgraded(limits: Limits) -> Self {
+    /// After an upgrade: the request that asked for it was stream 1 (RFC 7540 §3.2). `settings`: the payload that it brought
+    /// with it. If that could not be read, windows may begin with anything until other settings come.
+    pub(crate) fn upgraded(limits: Limits, settings: Option<&[u8]>) -> Self {
+        let initial_window = match settings {
+            Some(settings) => initial_window(settings).unwrap_or(INITIAL_WINDOW),
+            None => u32::MAX,
+        };
         Self {
             newest: 1,
-            initial_window: u32::MAX,
+            initial_window,
             ..Self::new(limits, 0)
         }
     }
@@ -532,7 +538,7 @@ impl Http2Inspector {
         let payload = unit.get(FRAME_HEADER_LEN..).unwrap_or_default();
         let (is_within, reason) = match frame.kind {
             FrameKind::Settings if !frame.is_ack() => {
-                self.read_settings(payload);
+                self.initial_window = initial_window(payload).unwrap_or(self.initial_window);
                 (self.settings.take(SETTINGS, now_ns), DropReason::Http2SettingsFlood)
             }
             FrameKind::ResetStream => (self.resets.take(RESETS, now_ns), DropReason::Http2ResetFlood),
@@ -565,15 +571,6 @@ impl Http2Inspector {
         Ok(frame.stream != 0 && is_large)
     }
 
-    fn read_settings(&mut self, payload: &[u8]) {
-        let (settings, _) = payload.as_chunks::<6>();
-        for &[i0, i1, value @ ..] in settings {
-            if u16::from_be_bytes([i0, i1]) == SETTINGS_INITIAL_WINDOW_SIZE {
-                self.initial_window = u32::from_be_bytes(value);
-            }
-        }
-    }
-
     fn flood(&self, reason: DropReason) -> Refused {
         Refused {
             reason,
@@ -592,6 +589,14 @@ impl Http2Inspector {
             answer: go_away(self.newest, code),
         }
     }
+}
+
+/// What windows begin with by these settings, if they say so. The last word counts.
+fn initial_window(settings: &[u8]) -> Option<u32> {
+    let (settings, _) = settings.as_chunks::<6>();
+    settings.iter().rev().find_map(|&[i0, i1, value @ ..]| {
+        (u16::from_be_bytes([i0, i1]) == SETTINGS_INITIAL_WINDOW_SIZE).then_some(u32::from_be_bytes(value))
+    })
 }
 
 /// The first 31 bits of a payload after the one that is reserved.

@@ -8,7 +8,7 @@
 //! is followed only there.
 
 use seventh_abi::DropReason;
-use seventh_parsers::http1::RequestHead;
+use seventh_parsers::http1::{RequestHead, read_head};
 use seventh_parsers::http2::PREFACE;
 
 /// Bytes of a request that asks for another protocol at most: its head is kept, to be judged again under other rules.
@@ -125,6 +125,14 @@ impl Asked {
         self.preface.is_some()
     }
 
+    /// The payload of SETTINGS that came with a request for HTTP/2 (RFC 7540 §3.2.1); `None` if not everybody reads the same.
+    pub(crate) fn settings(&self) -> Option<Vec<u8>> {
+        let head = read_head(&self.head).ok()?;
+        let mut values = head.headers.values("HTTP2-Settings");
+        let settings = base64url(values.next()?)?;
+        (values.next().is_none() && settings.len().is_multiple_of(6)).then_some(settings)
+    }
+
     /// How many of the server's last `len` bytes come behind the last complete head.
     pub(crate) const fn behind_heads(&self, len: usize) -> usize {
         let behind = self.read.saturating_sub(self.heads_end);
@@ -154,6 +162,30 @@ impl Asked {
     }
 }
 
+/// Reads base64url without padding (RFC 4648 §5); `None` if it is anything else, or bits are left over that are not zero.
+fn base64url(text: &[u8]) -> Option<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(text.len() / 4 * 3);
+    let (mut bits, mut count) = (0_u32, 0_u32);
+    for &byte in text {
+        let value = match byte {
+            b'A'..=b'Z' => byte - b'A',
+            b'a'..=b'z' => byte - b'a' + 26,
+            b'0'..=b'9' => byte - b'0' + 52,
+            b'-' => 62,
+            b'_' => 63,
+            _ => return None,
+        };
+        bits = bits << 6 | u32::from(value);
+        count += 6;
+        if let Some(left) = count.checked_sub(8) {
+            bytes.push(u8::try_from(bits >> left).ok()?);
+            count = left;
+            bits &= (1 << left) - 1;
+        }
+    }
+    (bits == 0 && count < 6).then_some(bytes)
+}
+
 /// The status of an answer (RFC 9112 §4).
 fn status(head: &[u8]) -> Option<u16> {
     let rest = head.strip_prefix(b"HTTP/1.")?;
@@ -166,7 +198,7 @@ fn status(head: &[u8]) -> Option<u16> {
 
 #[cfg(test)]
 mod tests {
-    use super::{ANSWERS_LEN_MAX, Agreed, Asked, Protocol};
+    use super::{ANSWERS_LEN_MAX, Agreed, Asked, Protocol, base64url};
     use seventh_parsers::http1::{Limits, parse_head};
 
     const GET: &str = "GET /chat HTTP/1.1\r\nHost: a\r\n\r\n";
@@ -231,6 +263,38 @@ mod tests {
         }
         assert_eq!(endless.answer(b"x"), Agreed::No);
         assert!(endless.answer.len() <= ANSWERS_LEN_MAX + 64);
+    }
+
+    #[test]
+    fn base64_has_one_reading_or_none() {
+        for (text, bytes) in [
+            ("", Some(&b""[..])),
+            ("AAQAAP__", Some(b"\0\x04\0\0\xff\xff")),
+            ("-A", Some(b"\xf8")),
+            ("Zm8", Some(b"fo")),
+            ("Zg", Some(b"f")),
+            ("Zg==", None),
+            ("Zh", None),
+            ("Zm9", None),
+            ("A", None),
+            ("AAAAA", None),
+            ("AAQAAP//", None),
+            ("AAQA AP__", None),
+        ] {
+            assert_eq!(base64url(text.as_bytes()).as_deref(), bytes, "{text}");
+        }
+    }
+
+    #[test]
+    fn settings_come_once_and_whole_or_are_not_known() {
+        let settings = |lines: &str| asked(&format!("GET / HTTP/1.1\r\nHost: a\r\n{lines}\r\n")).settings();
+        assert_eq!(settings(""), None);
+        assert_eq!(settings("HTTP2-Settings:\r\n"), Some(Vec::new()));
+        let window = "http2-settings: AAQAAP__\r\n";
+        assert_eq!(settings(window).as_deref(), Some(&b"\0\x04\0\0\xff\xff"[..]));
+        assert_eq!(settings(&window.repeat(2)), None);
+        assert_eq!(settings("HTTP2-Settings: AAQAAP__AA\r\n"), None);
+        assert_eq!(settings("HTTP2-Settings: AAQAAP//\r\n"), None);
     }
 
     #[test]

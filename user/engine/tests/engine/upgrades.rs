@@ -1,6 +1,6 @@
 //! Requests after which the connection speaks another protocol, if the server agrees.
 
-use crate::http2::{PREFACE, WINDOW_UPDATE, begin, frame, request};
+use crate::http2::{PREFACE, SETTINGS, WINDOW_UPDATE, begin, frame, request};
 use crate::wire::{ACK, RST};
 use crate::world::{Connection, Outcome, POLICY, World, get};
 use seventh_abi::{DropReason, Hook, InjectAction, Replies};
@@ -346,22 +346,61 @@ fn behind_the_body_of_an_upgrade_http_2_begins() {
     }
 }
 
-#[test]
-fn settings_that_came_with_an_upgrade_hide_no_flood() {
+/// Window updates that go on after an upgrade to HTTP/2 with these header lines and these first SETTINGS, of 3000.
+fn updates_that_go_on(lines: &str, settings: &[u8]) -> usize {
     let mut world = World::new();
-    let (mut connection, mut at) = asked(&mut world, "h2c");
+    let mut connection = Connection::new();
+    let head = upgrade("h2c").replace("\r\n\r\n", &format!("\r\n{lines}\r\n"));
+    connection.send(&mut world, 0, &head).forwarded();
+    let mut at = head.len();
+    connection.answered(at, 0);
     reply(&mut world, &connection, at, 0, SWITCH).forwarded();
     connection.answered(at, SWITCH.len() as u32);
-    let opened = [begin(), request(3, "/public")].concat();
+    let opened = [PREFACE, &frame(SETTINGS, 0, 0, settings), &request(3, "/public")].concat();
     connection.send(&mut world, at, &opened).forwarded();
     at += opened.len();
-    let update = frame(WINDOW_UPDATE, 0, 3, &[0, 0, 0, 1]).repeat(100);
-    for _ in 0..10 {
+    let update = frame(WINDOW_UPDATE, 0, 3, &[0, 0, 0x80, 0]).repeat(100);
+    for sent in 0..30 {
         connection.answered(at, 1);
-        connection.send(&mut world, at, &update).forwarded();
+        if connection.send(&mut world, at, &update).forwarded.is_none() {
+            assert_eq!(world.reason(DropReason::Http2ResetFlood), 1);
+            return sent * 100;
+        }
         at += update.len();
     }
-    connection.answered(at, 1);
-    assert!(connection.send(&mut world, at, &update).forwarded.is_none());
-    assert_eq!(world.reason(DropReason::Http2ResetFlood), 1);
+    3000
+}
+
+#[test]
+fn settings_that_came_with_an_upgrade_hide_no_flood() {
+    for lines in [
+        // 0x7fff_ffff, and 0xffff before it.
+        "HTTP2-Settings: AAR_____\r\n",
+        "HTTP2-Settings: AAQAAP__AAR_____\r\n",
+        // What is not read alike by everybody.
+        "",
+        "HTTP2-Settings: AAQAAP__\r\nHTTP2-Settings: AAQAAP__\r\n",
+        "HTTP2-Settings: AAQAAP//\r\n",
+        "HTTP2-Settings: AAQAAP__AA\r\n",
+        "HTTP2-Settings: AAMAAABk=\r\n",
+    ] {
+        assert_eq!(updates_that_go_on(lines, &[]), 1000, "{lines}");
+        // Frames say what windows begin with from then on.
+        assert_eq!(updates_that_go_on(lines, &[0, 4, 0, 0, 0xff, 0xff]), 3000, "{lines}");
+    }
+}
+
+/// Clients that keep the window that is usual need not name it, neither with the request nor behind it.
+#[test]
+fn a_long_download_after_an_upgrade_is_not_cut() {
+    for lines in [
+        "HTTP2-Settings: AAQAAP__\r\n",
+        "HTTP2-Settings: AAR_____AAQAAP__\r\n",
+        "HTTP2-Settings: AAMAAABk\r\n",
+        "HTTP2-Settings:\r\n",
+    ] {
+        assert_eq!(updates_that_go_on(lines, &[]), 3000, "{lines}");
+        let large = [0, 4, 0x7f, 0xff, 0xff, 0xff];
+        assert_eq!(updates_that_go_on(lines, &large), 1000, "{lines}");
+    }
 }
