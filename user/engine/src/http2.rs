@@ -456,7 +456,8 @@ impl Http2Inspector {
         self.newest = id;
         let opens_tunnel = request.head.method == "CONNECT";
         if !end_stream {
-            self.open.begin(id, promise, opens_tunnel.then(|| fields.clone()));
+            let tunnel = opens_tunnel.then(|| fields.clone());
+            self.open.begin(id, promise, tunnel, judge.now_ns());
         }
         Ok(true)
     }
@@ -499,6 +500,7 @@ impl Http2Inspector {
             let flood = judge.refuse(None, reason);
             flood.map_err(|reason| self.flood(reason))?;
         }
+        self.open.hear(id, judge.now_ns());
         self.keep_promise(id, content, end_stream)
     }
 
@@ -546,6 +548,7 @@ impl Http2Inspector {
                 if self.may_provoke(frame, payload)? && !self.resets.take(RESETS, now_ns) {
                     return Err(self.flood(DropReason::Http2ResetFlood));
                 }
+                self.open.hear(frame.stream, now_ns);
                 (self.windows.take(WINDOWS, now_ns), DropReason::Http2ControlFlood)
             }
             FrameKind::Priority if word(payload) == frame.stream => return Err(self.fault(Http2Fault::BadFrame)),

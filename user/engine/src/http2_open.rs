@@ -5,8 +5,8 @@
 
 use seventh_parsers::http2::Fields;
 
-/// Streams that are remembered; the oldest without a promise gives way. Not all of them need to be alive: that the server has
-/// ended one is not seen.
+/// Streams that are remembered; of those without a promise the one gives way of which the opener has said nothing for the
+/// longest time. Not all of them need to be alive: that the server has ended one is not seen.
 const OPEN_MAX: usize = 1024;
 /// Streams whose promised length is still to come. Servers allow a hundred or so at a time.
 const PROMISES_MAX: usize = 256;
@@ -27,6 +27,8 @@ struct OpenStream {
     /// Bytes of data that its Content-Length still promises, if it promises any.
     promise: Option<u64>,
     tunnel: Option<Tunnel>,
+    /// When the opener last said something of it.
+    heard_ns: u64,
 }
 
 /// The request that opened a tunnel.
@@ -60,11 +62,13 @@ impl OpenStreams {
     }
 
     /// A stream with a higher number than all before. `tunnel`: the fields of the request, if it opens one.
-    pub(crate) fn begin(&mut self, number: u32, promise: Option<u64>, tunnel: Option<Fields>) {
-        if self.streams.len() >= OPEN_MAX
-            && let Some(at) = self.streams.iter().position(|stream| stream.promise.is_none())
-        {
-            self.remove(at);
+    pub(crate) fn begin(&mut self, number: u32, promise: Option<u64>, tunnel: Option<Fields>, now_ns: u64) {
+        if self.streams.len() >= OPEN_MAX {
+            let streams = self.streams.iter().enumerate();
+            let others = streams.filter(|(_, stream)| stream.promise.is_none());
+            if let Some((at, _)) = others.min_by_key(|(_, stream)| stream.heard_ns) {
+                self.remove(at);
+            }
         }
         let tunnel = tunnel.map(|fields| {
             let kept = Tunnel::Kept(Box::new(fields));
@@ -79,7 +83,15 @@ impl OpenStreams {
             number,
             promise,
             tunnel,
+            heard_ns: now_ns,
         });
+    }
+
+    /// The opener says something of the stream.
+    pub(crate) fn hear(&mut self, number: u32, now_ns: u64) {
+        if let Some(stream) = self.find(number).and_then(|at| self.streams.get_mut(at)) {
+            stream.heard_ns = now_ns;
+        }
     }
 
     /// What the stream promises; `None` if it is not open.

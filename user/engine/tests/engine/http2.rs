@@ -664,3 +664,32 @@ fn streams_that_the_server_has_ended_do_not_use_up_what_is_remembered() {
     refusal(&connection.send(&mut world, at + newest.len(), forgotten));
     assert_eq!(world.reason(DropReason::Http2StreamClosed), 1);
 }
+
+#[test]
+fn a_stream_that_lasts_is_remembered_while_something_is_heard_of_it() {
+    let mut world = World::new();
+    let mut connection = Connection::new();
+    connection.send(&mut world, 0, begin()).forwarded();
+    let mut at = begin().len();
+    let open = |stream| frame(HEADERS, END_HEADERS, stream, &block(&fields("POST", "/upload")));
+    let windows = |stream| frame(WINDOW_UPDATE, 0, stream, &[0, 0, 0x80, 0]);
+    let data = |stream| frame(DATA, 0, stream, b"a message of the one that lasts");
+    for n in 0..3000 {
+        let mut bytes = open(1 + 2 * n);
+        if n % 500 == 499 {
+            bytes.extend([windows(1), data(3)].concat());
+        }
+        connection.send(&mut world, at, &bytes).forwarded();
+        at += bytes.len();
+        connection.answered(at, 1);
+        world.now_ns += SECOND / 10;
+    }
+    for stream in [1, 3] {
+        let bytes = data(stream);
+        connection.send(&mut world, at, &bytes).forwarded();
+        at += bytes.len();
+        connection.answered(at, 1);
+    }
+    refusal(&connection.send(&mut world, at, data(5)));
+    assert_eq!(world.reason(DropReason::Http2StreamClosed), 1);
+}
