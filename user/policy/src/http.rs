@@ -56,7 +56,8 @@ pub struct HttpRequest<'a> {
     /// The method, as sent.
     pub method: &'a str,
     /// Path and query: percent-decoded where that cannot change the meaning, `.`, `..` and empty segments resolved.
-    /// Anything that could be read in two ways must have been refused before.
+    /// Anything that could be read in two ways must have been refused before. Empty if it has none, as CONNECT: no
+    /// pattern matches that, not even one for any text.
     pub path: &'a str,
     /// The authority (Host, or that of an absolute target) with its port if one was sent; empty if there is none.
     pub host: &'a str,
@@ -208,6 +209,13 @@ struct Matches<'a> {
     host: Option<Found<'a>>,
 }
 
+impl HttpRequest<'_> {
+    /// Whether a rule with a pattern for the path can match.
+    pub(crate) fn has_path(&self) -> bool {
+        !self.path.is_empty()
+    }
+}
+
 impl<'a> Matches<'a> {
     fn new(set: &'a HttpRuleSet, request: &'a HttpRequest<'a>) -> Self {
         Self {
@@ -222,6 +230,7 @@ impl<'a> Matches<'a> {
     fn rule(&mut self, rule: &CompiledRule) -> bool {
         let (set, request) = (self.set, self.request);
         holds(rule.method, &mut self.method, &set.methods, request.method)
+            && (rule.path.is_none() || request.has_path())
             && holds(rule.path, &mut self.path, &set.paths, request.path)
             && holds(rule.host, &mut self.host, &set.hosts, request.host)
             && rule

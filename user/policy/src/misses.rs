@@ -235,7 +235,8 @@ fn http_misses(rule: &HttpRule, request: &HttpRequest<'_>) -> Vec<Miss> {
         .into_iter()
         .filter_map(|(field, pattern, found)| {
             let wanted = pattern.as_ref()?;
-            (!matches_whole(wanted, found)).then(|| Miss {
+            let is_absent = field == MissedField::Path && !request.has_path();
+            (is_absent || !matches_whole(wanted, found)).then(|| Miss {
                 field,
                 wanted: wanted.clone(),
                 found: show_text(found),

@@ -663,6 +663,8 @@ fn http_rule_matches(rule: &HttpRuleText, request: &HttpRequest<'_>) -> bool {
         }
     };
     whole(&rule.method, request.method)
+        // What has no path, as CONNECT, fits no pattern for one.
+        && (rule.path.is_none() || !request.path.is_empty())
         && whole(&rule.path, request.path)
         && whole(&rule.host, request.host)
         && rule

@@ -1,6 +1,6 @@
 //! Requests after which the connection speaks another protocol, if the server agrees.
 
-use crate::http2::{PREFACE, SETTINGS, WINDOW_UPDATE, begin, frame, request};
+use crate::http2::{END_HEADERS, HEADERS, PREFACE, SETTINGS, WINDOW_UPDATE, begin, block, frame, request};
 use crate::wire::{ACK, RST};
 use crate::world::{Connection, Outcome, POLICY, World, get};
 use seventh_abi::{DropReason, Hook, InjectAction, Replies};
@@ -231,6 +231,29 @@ fn connect_is_followed_where_a_rule_without_a_path_allows_it() {
         let said = reply(&mut world, &connection, connect.len(), 0, answer.as_bytes());
         let is_forward = matches!(said.forwarded().meta.action, InjectAction::Forward { .. });
         assert_eq!(is_forward, opaque);
+    }
+}
+
+#[test]
+fn no_rule_with_a_path_allows_connect() {
+    let rule = "        - {method: OPTIONS, path: \"[*]\"}\n";
+    for pattern in [".*", "(/.*)?", "/.*"] {
+        let policy = POLICY.replace(rule, &format!("        - {{path: \"{pattern}\", host: \"a:443\"}}\n"));
+        assert_ne!(policy, POLICY);
+        let mut world = World::new();
+        world.set_policy(&policy);
+        let connect = "CONNECT a:443 HTTP/1.1\r\nHost: a:443\r\n\r\n";
+        Connection::new().send(&mut world, 0, connect).refusal();
+        assert_eq!(world.reason(DropReason::HttpPolicyDenied), 1, "{pattern}");
+        let mut world = World::new();
+        world.set_policy(&policy);
+        let mut connection = Connection::new();
+        connection.send(&mut world, 0, begin()).forwarded();
+        connection.answered(begin().len(), 9);
+        let fields = block(&[(":method", "CONNECT"), (":authority", "a:443")]);
+        let sent = connection.send(&mut world, begin().len(), frame(HEADERS, END_HEADERS, 1, &fields));
+        assert!(sent.forwarded.is_none());
+        assert_eq!(world.reason(DropReason::HttpPolicyDenied), 1, "{pattern}");
     }
 }
 

@@ -56,8 +56,18 @@ fn labelled(text: &str) -> Party {
     })
 }
 
-fn trace(from: &str, to: Party, (protocol, port): (u8, u16), content: Option<Content<'_>>) -> Trace {
-    let loaded = load_text("web.yaml", POLICY);
+fn trace(from: &str, to: Party, at: (u8, u16), content: Option<Content<'_>>) -> Trace {
+    trace_under(POLICY, from, to, at, content)
+}
+
+fn trace_under(
+    policy: &str,
+    from: &str,
+    to: Party,
+    (protocol, port): (u8, u16),
+    content: Option<Content<'_>>,
+) -> Trace {
+    let loaded = load_text("web.yaml", policy);
     assert!(!loaded.has_errors(), "{:?}", loaded.findings);
     let mut tracer = Tracer::new(
         resolve(&loaded.documents, &Surroundings::default()).rules,
@@ -91,6 +101,22 @@ fn an_allowed_request_names_its_http_rule() {
     );
     let egress = found.egress.unwrap();
     assert_eq!(egress.rule.unwrap().path, "spec.egress[0]");
+}
+
+#[test]
+fn a_request_without_a_path_misses_a_rule_for_any_path() {
+    let policy = POLICY
+        .replace("method: GET", "method: CONNECT")
+        .replace("path: /public", "path: '.*'");
+    let connect = Some(Content::Http(request("CONNECT", "")));
+    let found = trace_under(&policy, "app=front", labelled("app=web"), (TCP, 80), connect);
+    assert_eq!(found.verdict, Outcome::Denied);
+    let near = found.ingress.unwrap().nearest.unwrap();
+    assert_eq!(near.misses.len(), 1);
+    assert_eq!(
+        (near.misses[0].field, near.misses[0].found.as_str()),
+        (MissedField::Path, "absent")
+    );
 }
 
 #[test]

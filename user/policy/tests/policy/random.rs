@@ -43,10 +43,19 @@ const PATTERNS: &[&str] = &[
 ];
 pub(crate) const SERVER_NAMES: &[&str] = &["example.com", "www.example.com", "a.www.example.com", "example.org"];
 const SERVER_PATTERNS: &[&str] = &["*", "**", "*.example.com", "**.example.com", "www.*.com", "example.org"];
-pub(crate) const METHODS: &[&str] = &["GET", "POST", "DELETE"];
+pub(crate) const METHODS: &[&str] = &["GET", "POST", "DELETE", "CONNECT"];
 const METHOD_PATTERNS: &[&str] = &["GET", "POST", "GET|HEAD", "P.*", ".*"];
-pub(crate) const PATHS: &[&str] = &["/", "/a", "/a/b", "/b?x=1", "/public"];
-const PATH_PATTERNS: &[&str] = &["/", "/a", "/a/?.*", "/[ab].*", "/public$", "^/b\\?x=\\d+"];
+pub(crate) const PATHS: &[&str] = &["", "/", "/a", "/a/b", "/b?x=1", "/public"];
+const PATH_PATTERNS: &[&str] = &[
+    "/",
+    "/a",
+    "/a/?.*",
+    "/[ab].*",
+    "/public$",
+    "^/b\\?x=\\d+",
+    ".*",
+    "(/.*)?",
+];
 pub(crate) const HOSTS: &[&str] = &["", "example.com", "example.com:8080"];
 const HOST_PATTERNS: &[&str] = &["example.com", "example.com(:\\d+)?", ".*"];
 pub(crate) const PORTS: &[u16] = &[0, 1, 53, 53, 79, 80, 80, 80, 81, 85, 443, 443, 8080, 9000, 65535];

@@ -36,6 +36,16 @@ fn paths_match_in_full_with_their_query() {
 }
 
 #[test]
+fn a_request_without_a_path_matches_no_rule_with_one() {
+    for pattern in [".*", "(/.*)?", "()", "/.*"] {
+        let rule = format!("{{path: '{pattern}'}}");
+        assert_eq!(verdict(&rule, &request("CONNECT", "")), 403, "{pattern}");
+    }
+    assert_eq!(verdict("{path: '.*'}", &request("CONNECT", "/ws")), 200);
+    assert_eq!(verdict("{method: CONNECT}", &request("CONNECT", "")), 200);
+}
+
+#[test]
 fn every_part_of_a_rule_must_match_and_any_rule_is_enough() {
     let rules = "{method: GET, path: /a, host: 'example[.]com'}, {method: POST}";
     assert_eq!(verdict(rules, &request("GET", "/a")), 200);
