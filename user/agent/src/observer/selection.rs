@@ -1,6 +1,6 @@
 //! Which records of a ring a caller gets: the first or the last so many, of a span of time, and what follows.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Instant};
 
 use prost_types::Timestamp;
 use seventh_flows::{
@@ -9,9 +9,6 @@ use seventh_flows::{
 };
 
 use super::noted::Noted;
-
-/// Records that are looked at before somebody else has a turn.
-const LOOKS_MAX: usize = 1024;
 
 /// A record with its time.
 pub(super) trait Recorded {
@@ -90,12 +87,16 @@ pub(super) struct Selection<T> {
     ring: Arc<Ring<T>>,
     cursor: Cursor,
     window: Window,
+    /// Of the last so many, those that were found on the way back to where the cursor shall begin; `None`: it is there.
+    found: Option<u64>,
     /// Records that may still be given; `None`: without end.
     left: Option<u64>,
     wanted: Box<dyn Fn(&T) -> bool + Send + Sync>,
 }
 
 impl<T: Recorded> Selection<T> {
+    /// Looks at no record yet.
+    ///
     /// # Errors
     /// The window contradicts itself.
     pub(super) fn new(
@@ -106,24 +107,30 @@ impl<T: Recorded> Selection<T> {
         if window.first && window.follow {
             return Err("`first` cannot be combined with `follow`");
         }
-        let cursor = if window.first {
-            ring.oldest()
-        } else {
-            beginning(ring, &window, &wanted)
-        };
+        let cursor = if window.first { ring.oldest() } else { ring.newest() };
+        let only_new = window.follow && window.number == 0 && window.since.is_none();
+        let goes_back = !window.first && !only_new;
         // The last so many are where the cursor stands; those who follow want all that comes after them, too.
         let counted = window.number > 0 && !window.follow;
         Ok(Self {
             ring: Arc::clone(ring),
             cursor,
+            found: goes_back.then_some(0),
             left: counted.then_some(window.number),
             window,
             wanted: Box::new(wanted),
         })
     }
 
-    pub(super) fn step(&mut self) -> Step<T> {
-        for _ in 0..LOOKS_MAX {
+    /// Goes on until there is something to say, or at that time, at least by one record.
+    pub(super) fn step(&mut self, until: Instant) -> Step<T> {
+        while self.found.is_some() {
+            self.look_back();
+            if Instant::now() >= until {
+                return Step::Yield;
+            }
+        }
+        loop {
             if self.left == Some(0) {
                 return Step::End;
             }
@@ -135,42 +142,43 @@ impl<T: Recorded> Selection<T> {
                     if is_after(record.time(), self.window.until) {
                         return Step::End;
                     }
-                    if is_before(record.time(), self.window.since) {
-                        continue;
-                    }
-                    if record.is_loss() {
-                        return Step::Record(record);
-                    }
-                    if (self.wanted)(&record) {
-                        self.left = self.left.map(|left| left - 1);
-                        return Step::Record(record);
+                    if !is_before(record.time(), self.window.since) {
+                        if record.is_loss() {
+                            return Step::Record(record);
+                        }
+                        if (self.wanted)(&record) {
+                            self.left = self.left.map(|left| left - 1);
+                            return Step::Record(record);
+                        }
                     }
                 }
             }
-        }
-        Step::Yield
-    }
-}
-
-/// Backwards from the newest, until there are as many as are wanted, or the beginning of the span.
-fn beginning<T: Recorded>(ring: &Ring<T>, window: &Window, wanted: &impl Fn(&T) -> bool) -> Cursor {
-    let mut cursor = ring.newest();
-    if window.follow && window.number == 0 && window.since.is_none() {
-        return cursor;
-    }
-    let mut found = 0;
-    while window.number == 0 || found < window.number {
-        let before = cursor;
-        match ring.read_back(&mut cursor) {
-            None => break,
-            Some(record) if is_before(record.time(), window.since) => return before,
-            Some(record) => {
-                let counts = !record.is_loss() && !is_after(record.time(), window.until) && wanted(&record);
-                found += u64::from(counts);
+            if Instant::now() >= until {
+                return Step::Yield;
             }
         }
     }
-    cursor
+
+    /// One record back from the newest, until there are as many as are wanted, or the beginning of the span.
+    fn look_back(&mut self) {
+        let Some(found) = self.found else { return };
+        if self.window.number != 0 && found >= self.window.number {
+            self.found = None;
+            return;
+        }
+        let before = self.cursor;
+        match self.ring.read_back(&mut self.cursor) {
+            None => self.found = None,
+            Some(record) if is_before(record.time(), self.window.since) => {
+                self.cursor = before;
+                self.found = None;
+            }
+            Some(record) => {
+                let counts = !record.is_loss() && !is_after(record.time(), self.window.until) && (self.wanted)(&record);
+                self.found = Some(found + u64::from(counts));
+            }
+        }
+    }
 }
 
 fn is_before(time: Option<Timestamp>, bound: Option<Timestamp>) -> bool {
@@ -194,7 +202,7 @@ mod tests {
             atomic::{AtomicBool, AtomicUsize, Ordering},
         },
         thread,
-        time::Duration,
+        time::{Duration, Instant},
     };
 
     #[derive(Debug)]
@@ -208,6 +216,10 @@ mod tests {
 
     fn second(seconds: i64) -> Timestamp {
         Timestamp { seconds, nanos: 0 }
+    }
+
+    fn soon() -> Instant {
+        Instant::now() + Duration::from_millis(10)
     }
 
     fn ring(seconds: std::ops::Range<i64>) -> RingWriter<At> {
@@ -226,7 +238,7 @@ mod tests {
     fn drain(selection: &mut Selection<At>) -> (Vec<i64>, &'static str) {
         let mut got = Vec::new();
         loop {
-            match selection.step() {
+            match selection.step(soon()) {
                 Step::Record(at) => got.push(at.0.seconds),
                 Step::Lost(number) => got.push(-i64::try_from(number).unwrap()),
                 Step::Wait => return (got, "wait"),
@@ -371,7 +383,7 @@ mod tests {
         let (mut records, mut lost) = (0, 0);
         loop {
             let last = done.load(Ordering::SeqCst);
-            match selection.step() {
+            match selection.step(soon()) {
                 Step::Record(record) => {
                     records += 1;
                     if !last {
@@ -412,6 +424,36 @@ mod tests {
         assert!(lost > 0 && records >= 4095, "{records} read, {lost} lost");
         // What the ring holds, the one that is being put in, and the one that the reader holds.
         assert!(most <= 4095 + 2, "{most} at once");
+    }
+
+    #[test]
+    fn others_have_a_turn_on_the_way_back_and_on_the_way_forth() {
+        let writer = ring(0..10);
+        let looks = Arc::new(AtomicUsize::new(0));
+        let counted = Arc::clone(&looks);
+        let wanted = move |at: &At| {
+            counted.fetch_add(1, Ordering::SeqCst);
+            at.0.seconds == 9
+        };
+        let mut selection = Selection::new(writer.ring(), Window::default(), wanted).unwrap();
+        assert_eq!(
+            looks.load(Ordering::SeqCst),
+            0,
+            "nothing is looked at before the first turn"
+        );
+        let over = Instant::now();
+        for look in 1..=10 {
+            assert!(matches!(selection.step(over), Step::Yield));
+            assert_eq!(looks.load(Ordering::SeqCst), look);
+        }
+        // There, and one look further for each turn.
+        assert!(matches!(selection.step(over), Step::Yield));
+        for look in 11..=19 {
+            assert!(matches!(selection.step(over), Step::Yield));
+            assert_eq!(looks.load(Ordering::SeqCst), look);
+        }
+        assert!(matches!(selection.step(over), Step::Record(_)));
+        assert!(matches!(selection.step(over), Step::End));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::label::LabelSelector;
-use super::pattern::{full_node_name, name_pattern, node_pattern, regex};
+use super::pattern::{Room, full_node_name, name_pattern, node_pattern, regex};
 use super::{Check, FilterError, error, http};
 use crate::pb::flow::{
     Endpoint, Flow, FlowFilter, NetworkInterface, Service, TcpFlags, Verdict, Workload, layer4::Protocol,
@@ -15,16 +15,16 @@ use crate::pb::flow::{
 /// Namespace of a pod or service that names none.
 const NAMESPACE_DEFAULT: &str = "default";
 
-pub(super) fn of(filter: &FlowFilter) -> Result<Vec<Check>, FilterError> {
+pub(super) fn of(filter: &FlowFilter, room: &mut Room) -> Result<Vec<Check>, FilterError> {
     let mut checks: Vec<Check> = Vec::new();
-    ends(filter, &mut checks)?;
+    ends(filter, room, &mut checks)?;
     packets(filter, &mut checks)?;
-    origins(filter, &mut checks)?;
+    origins(filter, room, &mut checks)?;
     Ok(checks)
 }
 
 /// What is asked of source and destination alike.
-fn ends(f: &FlowFilter, checks: &mut Vec<Check>) -> Result<(), FilterError> {
+fn ends(f: &FlowFilter, room: &mut Room, checks: &mut Vec<Check>) -> Result<(), FilterError> {
     checks.extend(address("source_ip", &f.source_ip, |flow| {
         Some(&flow.ip.as_ref()?.source)
     })?);
@@ -44,17 +44,20 @@ fn ends(f: &FlowFilter, checks: &mut Vec<Check>) -> Result<(), FilterError> {
     checks.extend(named("destination_service", &f.destination_service, |flow| {
         service(flow.destination_service.as_ref())
     })?);
-    checks.extend(names("source_fqdn", &f.source_fqdn, |flow| flow.source_names.clone())?);
-    checks.extend(names("destination_fqdn", &f.destination_fqdn, |flow| {
+    checks.extend(names("source_fqdn", &f.source_fqdn, room, |flow| {
+        flow.source_names.clone()
+    })?);
+    checks.extend(names("destination_fqdn", &f.destination_fqdn, room, |flow| {
         flow.destination_names.clone()
     })?);
-    checks.extend(names("source_cluster_name", &f.source_cluster_name, |flow| {
+    checks.extend(names("source_cluster_name", &f.source_cluster_name, room, |flow| {
         cluster(flow.source.as_ref())
     })?);
     let destination = |flow: &Flow| cluster(flow.destination.as_ref());
     checks.extend(names(
         "destination_cluster_name",
         &f.destination_cluster_name,
+        room,
         destination,
     )?);
     checks.extend(labels("source_label", &f.source_label, |flow| {
@@ -97,7 +100,7 @@ fn packets(f: &FlowFilter, checks: &mut Vec<Check>) -> Result<(), FilterError> {
 }
 
 /// What is asked of the record.
-fn origins(f: &FlowFilter, checks: &mut Vec<Check>) -> Result<(), FilterError> {
+fn origins(f: &FlowFilter, room: &mut Room, checks: &mut Vec<Check>) -> Result<(), FilterError> {
     checks.extend(one_of(&f.verdict, |flow| Some(flow.verdict)));
     checks.extend(one_of(&f.traffic_direction, |flow| Some(flow.traffic_direction)));
     // Only what was dropped has a reason.
@@ -114,7 +117,7 @@ fn origins(f: &FlowFilter, checks: &mut Vec<Check>) -> Result<(), FilterError> {
     })?);
     if !f.node_name.is_empty() {
         let pattern = node_pattern(f.node_name.iter().map(String::as_str)).map_err(|e| error("node_name", e))?;
-        let pattern = regex("node_name", &pattern)?;
+        let pattern = regex("node_name", &pattern, room)?;
         checks.push(Box::new(move |flow| {
             full_node_name(&flow.node_name).is_some_and(|name| pattern.is_match(&name))
         }));
@@ -208,13 +211,14 @@ fn cluster(end: Option<&Endpoint>) -> Vec<String> {
 fn names(
     field: &'static str,
     wanted: &[String],
+    room: &mut Room,
     is: impl Fn(&Flow) -> Vec<String> + Send + Sync + 'static,
 ) -> Result<Option<Check>, FilterError> {
     if wanted.is_empty() {
         return Ok(None);
     }
     let pattern = name_pattern(wanted.iter().map(String::as_str)).map_err(|e| error(field, e))?;
-    let pattern = regex(field, &pattern)?;
+    let pattern = regex(field, &pattern, room)?;
     Ok(Some(Box::new(move |flow| {
         is(flow).iter().any(|name| pattern.is_match(name))
     })))

@@ -2,7 +2,7 @@
 
 use regex_automata::meta::Regex;
 
-use super::pattern::regex;
+use super::pattern::{Room, regex};
 use super::{Check, FilterError, error};
 use crate::event_type;
 use crate::pb::flow::{Dns, Flow, FlowFilter, Http, layer7::Record};
@@ -23,10 +23,10 @@ pub(crate) fn dns(flow: &Flow) -> Option<&Dns> {
     }
 }
 
-pub(super) fn of(filter: &FlowFilter) -> Result<Vec<Check>, FilterError> {
+pub(super) fn of(filter: &FlowFilter, room: &mut Room) -> Result<Vec<Check>, FilterError> {
     let mut checks: Vec<Check> = Vec::new();
     if !filter.dns_query.is_empty() {
-        let patterns = regexes("dns_query", &filter.dns_query)?;
+        let patterns = regexes("dns_query", &filter.dns_query, room)?;
         checks.push(Box::new(move |flow| {
             dns(flow).is_some_and(|dns| any(&patterns, &dns.query))
         }));
@@ -51,7 +51,7 @@ pub(super) fn of(filter: &FlowFilter) -> Result<Vec<Check>, FilterError> {
     }
     if !filter.http_path.is_empty() {
         fits_event_types(filter, "http_path", "http path")?;
-        let patterns = regexes("http_path", &filter.http_path)?;
+        let patterns = regexes("http_path", &filter.http_path, room)?;
         checks.push(Box::new(move |flow| {
             http(flow)
                 .and_then(|http| path(&http.url))
@@ -60,7 +60,7 @@ pub(super) fn of(filter: &FlowFilter) -> Result<Vec<Check>, FilterError> {
     }
     if !filter.http_url.is_empty() {
         fits_event_types(filter, "http_url", "http url")?;
-        let patterns = regexes("http_url", &filter.http_url)?;
+        let patterns = regexes("http_url", &filter.http_url, room)?;
         checks.push(Box::new(move |flow| {
             http(flow).is_some_and(|http| any(&patterns, &http.url))
         }));
@@ -91,8 +91,8 @@ fn fits_event_types(filter: &FlowFilter, field: &'static str, words: &str) -> Re
     Err(error(field, reason))
 }
 
-fn regexes(field: &'static str, patterns: &[String]) -> Result<Vec<Regex>, FilterError> {
-    patterns.iter().map(|pattern| regex(field, pattern)).collect()
+fn regexes(field: &'static str, patterns: &[String], room: &mut Room) -> Result<Vec<Regex>, FilterError> {
+    patterns.iter().map(|pattern| regex(field, pattern, room)).collect()
 }
 
 fn any(patterns: &[Regex], text: &str) -> bool {

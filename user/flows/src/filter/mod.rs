@@ -13,13 +13,16 @@ pub use label::{LabelSelector, SelectorError};
 pub use pattern::{name_pattern, node_pattern};
 
 use crate::pb::flow::{Flow, FlowFilter};
+use pattern::Room;
 
 /// Filters of one list at most.
 pub const FILTERS_MAX: usize = 256;
 /// Values in all filters of a set at most.
 pub const VALUES_MAX: usize = 2048;
-/// Regular expressions in all filters of a set at most; each takes up to [`pattern::PROGRAM_BYTES_MAX`].
+/// Regular expressions in all filters of a set at most.
 pub const PATTERNS_MAX: usize = 256;
+/// Requirements of all label selectors of a set at most, and values that they ask for.
+pub const REQUIREMENTS_MAX: usize = 512;
 
 /// A filter that cannot be.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,9 +60,13 @@ impl FilterSet {
     /// A field has a value that cannot be, or there are too many of something.
     pub fn new(allow: &[FlowFilter], deny: &[FlowFilter]) -> Result<Self, FilterError> {
         bounded(allow.iter().chain(deny))?;
+        let mut room = Room::default();
+        let mut compiled = |filters: &[FlowFilter]| -> Result<Vec<Filter>, FilterError> {
+            filters.iter().map(|filter| Filter::new(filter, &mut room)).collect()
+        };
         Ok(Self {
-            allow: allow.iter().map(Filter::new).collect::<Result<_, _>>()?,
-            deny: deny.iter().map(Filter::new).collect::<Result<_, _>>()?,
+            allow: compiled(allow)?,
+            deny: compiled(deny)?,
         })
     }
 
@@ -78,9 +85,9 @@ impl std::fmt::Debug for FilterSet {
 }
 
 impl Filter {
-    fn new(filter: &FlowFilter) -> Result<Self, FilterError> {
-        let mut checks = checks::of(filter)?;
-        checks.extend(http::of(filter)?);
+    fn new(filter: &FlowFilter, room: &mut Room) -> Result<Self, FilterError> {
+        let mut checks = checks::of(filter, room)?;
+        checks.extend(http::of(filter, room)?);
         if filter
             .experimental
             .as_ref()
@@ -98,9 +105,17 @@ impl Filter {
 }
 
 fn bounded<'a>(filters: impl Iterator<Item = &'a FlowFilter>) -> Result<(), FilterError> {
-    let (mut count, mut values, mut patterns) = (0, 0, 0);
+    let (mut count, mut values, mut patterns, mut requirements) = (0, 0, 0, 0);
     for filter in filters {
         count += 1;
+        for (field, selectors) in selectors_of(filter) {
+            // What stands between commas is a requirement, or a value of one.
+            requirements += selectors.iter().map(|text| text.split(',').count()).sum::<usize>();
+            if requirements > REQUIREMENTS_MAX {
+                let reason = format!("more than {REQUIREMENTS_MAX} requirements and values in all label selectors");
+                return Err(error(field, reason));
+            }
+        }
         patterns += pattern_count(filter);
         // Every value takes at least a byte of what the filter takes.
         values += values_of(filter);
@@ -115,6 +130,14 @@ fn bounded<'a>(filters: impl Iterator<Item = &'a FlowFilter>) -> Result<(), Filt
     within("filters", count, FILTERS_MAX)?;
     within("values", values, VALUES_MAX)?;
     within("patterns", patterns, PATTERNS_MAX)
+}
+
+fn selectors_of(f: &FlowFilter) -> [(&'static str, &[String]); 3] {
+    [
+        ("source_label", &f.source_label),
+        ("destination_label", &f.destination_label),
+        ("node_labels", &f.node_labels),
+    ]
 }
 
 fn pattern_count(f: &FlowFilter) -> usize {
@@ -217,6 +240,45 @@ mod tests {
             ..FlowFilter::default()
         };
         assert!(FilterSet::new(&[large], &[]).is_err());
+    }
+
+    #[test]
+    fn requirements_and_the_values_they_ask_for_are_counted_over_all_selectors() {
+        let refused = |allow: &[FlowFilter], deny: &[FlowFilter]| FilterSet::new(allow, deny).unwrap_err().to_string();
+        let labels = |number: usize| vec![vec!["a=1"; number].join(",")];
+        let source = FlowFilter {
+            source_label: labels(200),
+            ..FlowFilter::default()
+        };
+        let node = FlowFilter {
+            node_labels: labels(200),
+            ..FlowFilter::default()
+        };
+        let (two, three) = (vec![source.clone(); 2], vec![source; 3]);
+        assert!(FilterSet::new(&two, &[]).is_ok());
+        assert!(refused(&three, &[]).contains("invalid source_label filter: more than 512 requirements"));
+        assert!(refused(&two, &[node]).contains("invalid node_labels filter"));
+        let values = FlowFilter {
+            destination_label: vec![format!("a in ({})", vec!["b"; 600].join(","))],
+            ..FlowFilter::default()
+        };
+        assert!(refused(&[values], &[]).contains("invalid destination_label filter"));
+    }
+
+    #[test]
+    fn patterns_that_are_small_each_may_be_too_large_together() {
+        let path = |number: usize| FlowFilter {
+            http_path: vec!["a{1000}".into(); number],
+            ..FlowFilter::default()
+        };
+        assert!(FilterSet::new(&[path(1)], &[]).is_ok());
+        let refused = FilterSet::new(&[path(250)], &[]).unwrap_err().to_string();
+        assert!(refused.contains("invalid http_path filter: the patterns of all filters together"));
+        let plain = FlowFilter {
+            http_path: (0..250).map(|n| format!("/shop/{n}/.*")).collect(),
+            ..FlowFilter::default()
+        };
+        assert!(FilterSet::new(&[plain], &[]).is_ok());
     }
 
     proptest! {

@@ -9,15 +9,29 @@ use super::{FilterError, error};
 /// Bytes of a regular expression at most.
 pub(super) const PATTERN_BYTES_MAX: usize = 4096;
 /// Bytes of what becomes of it at most.
-pub(super) const PROGRAM_BYTES_MAX: usize = 1 << 20;
+const PROGRAM_BYTES_MAX: usize = 1 << 20;
+/// Bytes of what becomes of all regular expressions of a set at most.
+const PROGRAMS_BYTES_MAX: usize = 4 << 20;
+/// Bytes that matching one may keep for the next match, for each way through a text.
+const CACHE_BYTES_MAX: usize = 64 << 10;
 
 /// Any name, for the empty part of a node pattern.
 const ANY_NAME: &str = r"(?:[-0-9_a-z]+(?:\.[-0-9_a-z]+)*)";
 /// The cluster of a node that names none.
 const CLUSTER_DEFAULT: &str = "default";
 
+/// What the regular expressions of a set may still take.
+#[derive(Debug)]
+pub(super) struct Room(usize);
+
+impl Default for Room {
+    fn default() -> Self {
+        Self(PROGRAMS_BYTES_MAX)
+    }
+}
+
 /// A regular expression that is searched for, not anchored.
-pub(crate) fn regex(field: &'static str, pattern: &str) -> Result<Regex, FilterError> {
+pub(super) fn regex(field: &'static str, pattern: &str, room: &mut Room) -> Result<Regex, FilterError> {
     if pattern.len() > PATTERN_BYTES_MAX {
         let reason = format!(
             "a pattern of {} bytes; at most {PATTERN_BYTES_MAX} are read",
@@ -28,8 +42,8 @@ pub(crate) fn regex(field: &'static str, pattern: &str) -> Result<Regex, FilterE
     let config = Regex::config()
         .nfa_size_limit(Some(PROGRAM_BYTES_MAX))
         .onepass_size_limit(Some(PROGRAM_BYTES_MAX))
-        .hybrid_cache_capacity(PROGRAM_BYTES_MAX);
-    Regex::builder().configure(config).build(pattern).map_err(|e| {
+        .hybrid_cache_capacity(CACHE_BYTES_MAX);
+    let regex = Regex::builder().configure(config).build(pattern).map_err(|e| {
         error(
             field,
             format!(
@@ -37,7 +51,12 @@ pub(crate) fn regex(field: &'static str, pattern: &str) -> Result<Regex, FilterE
                 e.syntax_error().map_or_else(|| e.to_string(), ToString::to_string)
             ),
         )
-    })
+    })?;
+    room.0 = room.0.checked_sub(regex.memory_usage()).ok_or_else(|| {
+        let reason = format!("the patterns of all filters together are too large (over {PROGRAMS_BYTES_MAX} bytes)");
+        error(field, reason)
+    })?;
+    Ok(regex)
 }
 
 /// One expression for names with stars, such as `*.cilium.io`; a star stands for letters, digits, dots and hyphens.
