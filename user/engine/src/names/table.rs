@@ -1,7 +1,10 @@
 //! Names, the addresses under them, and what each address means because of them.
 
+mod pending;
+
 use super::{Lacking, Lesson, NameChange, NameClass, NameRules, SCOPE_NODE};
 use ahash::AHashMap as HashMap;
+use pending::{LINGERING_MAX, Pending};
 use seventh_abi::{Addr, NameEntry};
 use seventh_policy::IdentityId;
 use seventh_policy::name_pattern::NamePattern;
@@ -13,9 +16,6 @@ const SECOND_NS: u64 = 1_000_000_000;
 /// Longest time for which one answer opens an address, as resolvers cap it (RFC 8767 §4): whoever could forge one answer is
 /// not served for 68 years.
 pub const TTL_MAX_NS: u64 = 86_400 * SECOND_NS;
-/// Addresses that stay for flows under names whose time is over, at most. Beyond, an address goes at once; its flows
-/// then last as long as the policy does not change.
-const LINGERING_MAX: usize = 10_000;
 
 /// Bounds and waiting times of the table of names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -125,15 +125,6 @@ pub(super) struct Table {
     lesson: u64,
     /// Raised with every change of what is known.
     revision: u64,
-}
-
-/// Addresses that somebody has to come back to.
-#[derive(Debug, Default)]
-struct Pending {
-    /// May mean something else than what is written.
-    dirty: BTreeSet<(u32, Addr)>,
-    /// Have selectors of names whose time is over.
-    lingering: BTreeSet<(u32, Addr)>,
 }
 
 /// Names that open addresses for the same endpoints.
@@ -300,6 +291,7 @@ impl Table {
                 .dirty
                 .extend(scope.addresses.keys().map(|addr| (number, *addr)));
         }
+        self.scopes.retain(|_, scope| !scope.is_empty());
         self.waiting.clear();
     }
 
@@ -369,25 +361,30 @@ impl Table {
     }
 
     pub(super) fn lingering(&self) -> usize {
-        self.pending.lingering.len()
+        self.pending.lingering().len()
     }
 
     pub(super) fn collect(&mut self, has_flow: impl Fn(u32, &Addr) -> bool) {
         let over: Vec<_> = self
             .pending
-            .lingering
+            .lingering()
             .iter()
             .filter(|(scope, addr)| !has_flow(*scope, addr))
             .copied()
             .collect();
         self.revision += u64::from(!over.is_empty());
-        for (scope, addr) in over {
-            self.pending.lingering.remove(&(scope, addr));
-            self.pending.dirty.insert((scope, addr));
-            if let Some(address) = self.scopes.get_mut(&scope).and_then(|s| s.addresses.get_mut(&addr)) {
-                address.lingering.clear();
-                address.shrunk = true;
-            }
+        for key in over {
+            self.pending.no_longer(key);
+            self.shut(key);
+        }
+    }
+
+    /// What lingers at the address goes.
+    fn shut(&mut self, (scope, addr): (u32, Addr)) {
+        self.pending.dirty.insert((scope, addr));
+        if let Some(address) = self.scopes.get_mut(&scope).and_then(|s| s.addresses.get_mut(&addr)) {
+            address.lingering.clear();
+            address.shrunk = true;
         }
     }
 
@@ -426,6 +423,11 @@ impl Table {
 
     /// What is to be written, and classes that lack an identity. Changes stay due until [`Table::written`].
     pub(super) fn due(&mut self) -> Due {
+        let given_up = self.pending.take_given_up();
+        self.revision += u64::from(!given_up.is_empty());
+        for key in given_up {
+            self.shut(key);
+        }
         let mut due = Due::default();
         let mut settled = Vec::new();
         for &(number, addr) in &self.pending.dirty {
@@ -492,6 +494,14 @@ impl Table {
             if address.live.is_empty() && address.lingering.is_empty() && address.written.is_none() {
                 scope.addresses.remove(&addr);
             }
+        }
+        self.drop_empty(number);
+    }
+
+    /// A scope of which nothing is known goes: its endpoint may be gone.
+    fn drop_empty(&mut self, number: u32) {
+        if self.scopes.get(&number).is_some_and(Scope::is_empty) {
+            self.scopes.remove(&number);
         }
     }
 
@@ -580,6 +590,7 @@ impl Table {
             scope
                 .order
                 .remove(&(!state.selectors.is_empty(), state.lesson, name.clone()));
+            self.drop_empty(number);
             return;
         }
         state.ends_ns = state.addresses.iter().map(|(_, at)| *at).min().unwrap_or(0);
@@ -615,13 +626,9 @@ impl Table {
     }
 }
 
-impl Pending {
-    /// Marks the address as lingering, if the bound lets it.
-    fn may_linger(&mut self, number: u32, addr: Addr) -> bool {
-        if self.lingering.len() < LINGERING_MAX {
-            self.lingering.insert((number, addr));
-        }
-        self.lingering.contains(&(number, addr))
+impl Scope {
+    fn is_empty(&self) -> bool {
+        self.names.is_empty() && self.addresses.is_empty() && self.ended.is_empty()
     }
 }
 

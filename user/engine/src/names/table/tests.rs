@@ -56,7 +56,7 @@ fn a_million_random_names_stay_within_bounds() {
     let due = table.due();
     table.written(&due.changes);
     assert!(table.list().is_empty() && table.pairs == 0 && table.ends.is_empty());
-    assert!(table.scopes.values().all(|scope| scope.addresses.is_empty()));
+    assert!(table.scopes.is_empty());
 }
 
 const SECOND: u64 = super::SECOND_NS;
@@ -108,4 +108,62 @@ fn a_name_that_is_asked_for_all_the_time_is_not_the_oldest() {
         table.learn(1, &lesson("always.", 3600), 0);
     }
     assert!(table.list().iter().any(|learned| learned.name == "always."));
+}
+
+/// A table in which a rule asks for every name.
+fn asked() -> Table {
+    let mut table = table(100_000);
+    let selector = NamePattern::pattern("*").unwrap();
+    table.set_rules(NameRules::new(vec![selector], Arc::new(Ipcache::new()), []));
+    table
+}
+
+/// What lingers, by scope.
+fn lingering(table: &mut Table, scope: u32) -> usize {
+    let due = table.due();
+    table.written(&due.changes);
+    let open = |learned: &&super::LearnedName| learned.lingers && learned.scope == scope;
+    table.list().iter().filter(open).count()
+}
+
+#[test]
+fn one_endpoint_that_floods_leaves_another_its_lingering() {
+    let mut table = asked();
+    for n in 0..super::LINGERING_MAX as u32 + 100 {
+        let [_, b, c, d] = n.to_be_bytes();
+        let flood = Lesson {
+            names: vec![(format!("{n}."), 1)],
+            addresses: vec![(mapped_v4([10, b, c, d]), 1)],
+        };
+        table.learn(1, &flood, 0);
+    }
+    table.expire(2 * SECOND);
+    assert_eq!(lingering(&mut table, 1), super::LINGERING_MAX);
+    table.learn(2, &lesson("a.", 1), 2 * SECOND);
+    table.expire(4 * SECOND);
+    assert_eq!(lingering(&mut table, 2), 1);
+    assert_eq!(lingering(&mut table, 1), super::LINGERING_MAX - 1);
+    assert_eq!(table.lingering(), super::LINGERING_MAX);
+    // Who has most takes nobody else's place.
+    table.learn(1, &lesson("b.", 1), 4 * SECOND);
+    table.expire(6 * SECOND);
+    assert_eq!((lingering(&mut table, 2), table.lingering()), (1, super::LINGERING_MAX));
+}
+
+#[test]
+fn nothing_is_kept_of_an_endpoint_that_is_gone() {
+    let mut table = asked();
+    for scope in 1..100 {
+        table.learn(scope, &lesson("a.", 60), 0);
+        table.forget(|number, _| number == scope);
+    }
+    assert_eq!(lingering(&mut table, 1), 1);
+    table.collect(|_, _| false);
+    assert_eq!(lingering(&mut table, 1), 0);
+    assert!(table.scopes.is_empty());
+    // Nor of names that no rule asks for.
+    let mut table = self::table(10);
+    table.learn(1, &lesson("a.", 60), 0);
+    table.forget(|_, _| true);
+    assert!(table.scopes.is_empty());
 }
