@@ -333,10 +333,11 @@ impl Engine {
     /// The kernel has let requests pass by itself since the connection was last seen here: what is known of it begins where the
     /// next one does.
     fn catch_up(&mut self, place: usize, segment: &Segment<'_>) -> Result<(), Decision> {
+        let looks_on = self.desk.beside.is_some();
         let flow = self.flow(place)?;
         let meta = &segment.punted.meta;
         let unknown = meta.frontier.is_none() && !meta.clean && meta.acked_seq == Some(flow.stream.next());
-        if unknown && flow.closed.is_none() {
+        if unknown && flow.closed.is_none() && !looks_on {
             // Something went on behind what is known here: the bytes that come now may not take its place.
             return Err(Decision::Defer);
         }
