@@ -67,14 +67,7 @@ fn http1_streams(
                 bad.splice(at..at, header.into_bytes());
             }
         }
-        let (first, second) = if rng.random_bool(goodness) {
-            (&good, &bad)
-        } else {
-            (&bad, &good)
-        };
-        streams[0].extend(first);
-        streams[1].extend(second);
-        edges.extend(streams.iter().map(Vec::len));
+        goes_on(rng, goodness, [&good, &bad], &mut streams, &mut edges);
     }
     (streams, edges)
 }
@@ -95,16 +88,21 @@ fn http2_streams(rng: &mut StdRng, first: u32) -> (Vec<Vec<u8>>, Vec<usize>) {
         if long - short.len() >= 9 {
             short.extend(frame(0xfa, 0, 0, &vec![b'f'; long - short.len() - 9]));
         }
-        let (first, second) = if rng.random_bool(0.8) {
-            (&good, &bad)
-        } else {
-            (&bad, &good)
-        };
-        streams[0].extend(first);
-        streams[1].extend(second);
-        edges.extend(streams.iter().map(Vec::len));
+        goes_on(rng, 0.8, [&good, &bad], &mut streams, &mut edges);
     }
     (streams, edges)
+}
+
+/// One of the two comes next in the first stream, with this probability the good one, and the other one in the second.
+fn goes_on(rng: &mut StdRng, goodness: f64, [good, bad]: [&[u8]; 2], streams: &mut [Vec<u8>], edges: &mut Vec<usize>) {
+    let (first, second) = if rng.random_bool(goodness) {
+        (good, bad)
+    } else {
+        (bad, good)
+    };
+    streams[0].extend(first);
+    streams[1].extend(second);
+    edges.extend(streams.iter().map(Vec::len));
 }
 
 /// What a body holds if it wants to be taken for requests.
