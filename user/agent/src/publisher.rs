@@ -373,7 +373,9 @@ impl Publisher {
     fn switch_written(&mut self, lacking: &HashMap<u32, String>, failures: &mut Vec<String>) {
         let devices: Vec<u32> = self
             .waiting()
-            .filter_map(|index| self.endpoints[index].ifindex)
+            .map(|index| &self.endpoints[index])
+            .filter(|endpoint| self.speaks_of(endpoint))
+            .filter_map(|endpoint| endpoint.ifindex)
             .collect();
         if let Err(e) = self.datapath.forget_unmanaged(devices.into_iter()) {
             failures.push(e.to_string());
@@ -407,6 +409,12 @@ impl Publisher {
         })
     }
 
+    /// Something is enforced at the endpoint by its policies, or looked at.
+    fn speaks_of(&self, endpoint: &Enforced) -> bool {
+        let enforced = endpoint.policy.as_ref().map_or(0, |policy| flags(policy));
+        enforced | beside_flags(endpoint, self.named.as_ref()) != 0
+    }
+
     /// Lets nothing pass at an endpoint's device.
     fn shut(&mut self, index: usize, reason: &str, failures: &mut Vec<String>) {
         let Some(endpoint) = self.endpoints.get_mut(index) else {
@@ -426,6 +434,9 @@ impl Publisher {
             name_scope: self.names.scope(endpoint.id, self.node_wide_names),
             audit_policy_id: 0,
         };
+        if let Err(e) = self.datapath.forget_unmanaged(std::iter::once(ifindex)) {
+            failures.push(e.to_string());
+        }
         let set = self.datapath.set_endpoint(ifindex, value);
         if let Err(e) = &set {
             failures.push(format!("endpoint {}: {e}", endpoint.config.name));
